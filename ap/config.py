@@ -1,0 +1,355 @@
+"""Every setting of every script, with its meaning and, where it is known, the paper's value.
+
+One dataclass, three presets, and a command line derived from both. A preset changes sizes and who plays the
+roles; it never changes the algorithm or the code path.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Iterable
+
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
+
+
+def setting(default, help: str, choices: tuple | None = None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass
+class Config:
+    # --- the run
+    preset: str = setting("mini", "which preset the other settings start from")
+    name: str = setting("mini", "the run's name; everything it makes lies in OUT/NAME")
+    out: str = setting("runs", "folder of all runs")
+    seed: int = setting(0, "every random draw is keyed by it")
+    domain: str = setting("mini", "what the problems are about", choices=("mini",))
+    # --- the model
+    model: str = setting("", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")
+    device: str = setting("auto", "auto: cuda when there is one, else cpu", choices=("auto", "cpu", "cuda"))
+    dtype: str = setting("float32", "of weights and compute", choices=("float32", "bfloat16"))
+    hidden_size: int = setting(128, "only for a model made from scratch, like the next four")
+    layers: int = setting(4, "decoder layers")
+    heads: int = setting(4, "attention heads; half as many key-value heads")
+    intermediate_size: int = setting(384, "width of the MLP")
+    vocab_size: int = setting(1024, "tokens of the mini tokenizer, at most")
+    micro_batch_tokens: int = setting(4096, "padded tokens in one forward-backward pass; lower it when memory is short")
+    # --- stage 1: skills
+    skills: str = setting("skills", "folder of your own SKILL.md packages, used beside the acquired ones")
+    corpus: str = setting("", "a folder of .md/.txt or a JSONL of {question, answer}; empty: the domain's own corpus")
+    corpus_size: int = setting(600, "worked problems in the domain's own corpus")
+    tau_r: float = setting(0.5, "candidate skills with r(k) below it are rejected")
+    # --- curriculum
+    mastery_alpha: float = setting(0.1, "m_c <- (1 - alpha) m_c + alpha * success rate")
+    mastery_eps: float = setting(0.1, "p(c) proportional to 1 / (m_c + eps)")
+    skills_min: int = setting(2, "fewest skills in K_0")
+    skills_max: int = setting(4, "most skills in K_0")
+    # --- environment
+    max_turns: int = setting(14, "an episode of more turns ends as turn_limit")
+    max_tokens: int = setting(512, "an episode of more tokens, prompt included, ends as token_limit")
+    exec_timeout: float = setting(2.0, "seconds a program may run in the sandbox")
+    actions: str = setting("think,exec,edit,submit", "what the proposer may do; leave one out to ablate it")
+    one_shot: bool = setting(False, "ablation: the first message must be the submission")
+    # --- stage 2: agentic SFT
+    sft_trajectories: int = setting(3000, "expert trajectories to keep, all with V(q) = 1")
+    sft_steps: int = setting(900, "optimiser updates")
+    sft_batch: int = setting(8, "trajectories an update")
+    sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    sft_save_every: int = setting(300, "updates between checkpoints")
+    acq_batch: int = setting(2, "extraction examples an update")
+    acq_weight: float = setting(0.1, "weight of L_acq, the skill extraction loss, beside L_SFT")
+    # --- stage 3: MGPO
+    algorithm: str = setting("mgpo", "mgpo, or grpo on the same rollouts", choices=("mgpo", "grpo"))
+    steps: int = setting(25, "reinforcement learning steps, one rollout each")
+    groups: int = setting(24, "groups of a rollout, over all ranks")
+    group_size: int = setting(8, "G, trajectories of a group")
+    updates: int = setting(1, "optimiser updates on each rollout; groups are split evenly")
+    lr: float = setting(3e-4, "learning rate of MGPO and GRPO")
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm")
+    temperature: float = setting(1.0, "of sampling and of every log-prob; training samples the whole distribution")
+    omega: float = setting(0.5, "A = A_E + omega * A_S; 0 is MGPO without stage advantage (paper: 0.5)")
+    beta: float = setting(0.1, "R_theta = beta * log(pi_theta / pi_ref)")
+    tau_pos: float = setting(1.0, "gate temperature for w > 0")
+    tau_neg: float = setting(2.0, "gate temperature for w <= 0; larger closes faster")
+    gate: str = setting("asymmetric", "symmetric uses tau_pos for both signs", choices=("asymmetric", "symmetric", "off"))
+    implicit_reward: bool = setting(True, "ablation: false drops R_theta from the zero-sum weight")
+    placebo: bool = setting(False, "ablation: stage advantages permuted among the actions of a group")
+    normalise_std: bool = setting(True, "divide advantages by the group's std, as the paper does")
+    clip_low: float = setting(0.2, "GRPO: ratio clipped below at 1 - clip_low")
+    clip_high: float = setting(0.2, "GRPO: ratio clipped above at 1 + clip_high")
+    kl_weight: float = setting(0.0, "GRPO: weight of the k3 KL to pi_ref")
+    # --- reward
+    r_base: float = setting(1.0, "R_base: terminal reward of a valid problem")
+    hardness: float = setting(1.0, "lambda: at most this much more for a hard one")
+    pass_rate: str = setting("rate", "rho as success rate of 16 attempts, or literal pass@16", choices=("rate", "passk"))
+    prober_k: int = setting(16, "attempts of the prober at a problem (paper: 16)")
+    prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
+    prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
+    # --- evaluation
+    eval_sets: int = setting(400, "fixed skill sets, never drawn in training")
+    eval_every: int = setting(0, "RL steps between evaluations; 0: only before and after")
+    save_every: int = setting(5, "steps between checkpoints")
+    reference: str = setting("", "folder of another run whose stages 1 and 2 to start from, for paired comparisons")
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.out) / self.name
+
+    @property
+    def source(self) -> Path:
+        """Where stages 1 and 2 of this run lie."""
+        return Path(self.reference) if self.reference else self.folder
+
+
+# ------------------------------------------------------------------------------------------------ presets
+
+# What differs from the defaults above, which are the preset `mini`. The two big ones need --model and GPUs; their values
+# are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
+_BIG = {
+    "dtype": "bfloat16", "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0, "max_turns": 24,
+    "group_size": 8, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "beta": 0.1, "omega": 0.5,
+    "save_every": 10,
+}
+PRESETS: dict[str, dict] = {
+    "mini": {},
+    "qwen3-4b": _BIG | {"name": "qwen3-4b", "groups": 32, "steps": 200},
+    "qwen3-30b-a3b": _BIG | {"name": "qwen3-30b-a3b", "groups": 64, "steps": 100},
+}
+
+# A stage is there when one of these lies in the run's folder. The settings that it was made with are then fixed: another
+# value would silently not be used, or would mix two experiments in one file.
+_STAGES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("the skills", ("skills/candidates.jsonl",), (
+        "seed", "domain", "model", "vocab_size", "corpus", "corpus_size", "tau_r")),
+    ("the expert episodes", ("expert.jsonl",), (
+        "skills", "skills_min", "skills_max", "max_turns", "max_tokens", "exec_timeout", "actions", "one_shot",
+        "sft_trajectories", "eval_sets")),
+    ("the reference policy", ("sft",), (
+        "dtype", "hidden_size", "layers", "heads", "intermediate_size", "sft_steps", "sft_batch", "sft_lr", "acq_weight",
+        "max_grad_norm")),
+    ("the first evaluation", ("evaluation_before.json",), ("temperature", "r_base", "hardness", "pass_rate", "prober_k")),
+    ("the checkpoints of reinforcement learning", ("mgpo",), (
+        "mastery_alpha", "mastery_eps", "algorithm", "groups", "group_size", "updates", "lr", "temperature", "omega",
+        "beta", "tau_pos", "tau_neg", "gate", "implicit_reward", "placebo", "normalise_std", "clip_low", "clip_high",
+        "kl_weight", "r_base", "hardness", "pass_rate", "prober_k", "prober_window", "prober_floor")),
+    ("the last evaluation", ("evaluation_after.json",), ("steps",)),
+)
+
+
+# -------------------------------------------------------------------------------------------- command line
+
+
+def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None = None) -> Config:
+    """The settings of a script: its command line, over the run's config.json if there is one, over the preset.
+
+    `uses` names the settings that the script has as options (None: all of them). UserError for an unknown preset or
+    setting, a value of the wrong type, values that do not go together, and a value that would contradict what is
+    already in the run's folder. `--help` prints every option and leaves.
+    """
+    names = uses or tuple(field.name for field in dataclasses.fields(Config))
+    given = _options(argv, names, description)
+    preset = given.get("preset", Config.preset)
+    config = _preset_config(preset, given)
+    saved = load_config(config.folder) if _is_run(config.folder) else None
+    if saved is not None:
+        config = dataclasses.replace(saved, **given | {"out": config.out, "name": config.name})
+    validate(config)
+    if saved is not None:
+        _refuse_contradiction(saved, config)
+    return config
+
+
+def save_config(config: Config) -> None:
+    """Write OUT/NAME/config.json, atomically. Later scripts of the same run start from it."""
+    path = config.folder / "config.json"
+    temporary = path.with_name(".config.json.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out.") from error
+
+
+def load_config(folder: Path) -> Config:
+    """Read the settings that a run was made with. UserError when FOLDER/config.json is missing or spoilt."""
+    path = Path(folder) / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; is {folder} the folder of a run?") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); correct it, or use another --name.") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} does not hold settings; correct it, or use another --name.")
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    for name, value in record.items():
+        if name not in fields:
+            raise UserError(f"{path}: unknown setting {name!r}{_close(name, fields)}; correct it, or use another --name.")
+        record[name] = _convert(fields[name], str(value).lower() if isinstance(value, bool) else str(value), f"{path}, {name}")
+    return dataclasses.replace(_preset_config(record.get("preset", Config.preset), {}), **record)
+
+
+def run_main(main: Callable[[list[str]], None]) -> None:
+    """Run a script's `main(argv)`. Bad input ends with its one sentence on stderr and exit code 2, without a traceback."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        rank = os.environ.get("RANK", "0")
+        print(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def validate(config: Config) -> None:
+    """UserError, one sentence, for the first value that makes no sense, by itself or beside the others."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        least = 0 if field.name in ("seed", "eval_every") else 1
+        if field.type == "int" and value < least:
+            raise UserError(f"--{field.name} {value}: must be at least {least}.")
+        if field.type == "float" and not 0 <= value < math.inf:
+            raise UserError(f"--{field.name} {value}: must be a number of at least 0.")
+    for name in ("temperature", "tau_pos", "tau_neg", "mastery_eps", "exec_timeout", "max_grad_norm"):
+        if getattr(config, name) == 0:
+            raise UserError(f"--{name} 0: must be more than 0.")
+    for name in ("mastery_alpha", "tau_r", "prober_floor"):
+        if getattr(config, name) > 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1.")
+
+    if config.name in ("", ".", "..") or Path(config.name).name != config.name:
+        raise UserError(f"--name {config.name!r}: must be a plain folder name, without a path.")
+    if config.preset != "mini" and not config.model:
+        raise UserError(f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
+    if config.model and not (Path(config.model) / "config.json").is_file():
+        raise UserError(f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
+                        "download it first and give the folder's path.")
+    if not config.model and (config.heads % 2 or config.hidden_size % (2 * config.heads)):
+        raise UserError(f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and hidden_size "
+                        "a multiple of twice the heads.")
+    if config.skills_min > config.skills_max:
+        raise UserError(f"--skills_min {config.skills_min} is more than --skills_max {config.skills_max}.")
+
+    known = ("think", "exec", "edit", "submit")
+    chosen = config.actions.split(",")
+    for action in chosen:
+        if action not in known:
+            raise UserError(f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
+    if "submit" not in chosen:
+        raise UserError(f"--actions {config.actions}: submit must be among them, or no episode can end well.")
+
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
+    if config.group_size < 2:
+        raise UserError(f"--group_size {config.group_size}: must be at least 2, since a trajectory is compared with the others.")
+    if config.groups % config.updates:
+        raise UserError(f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
+    if config.groups // config.updates < ranks:
+        raise UserError(f"--groups {config.groups} in --updates {config.updates} are {config.groups // config.updates} an "
+                        f"update, for {ranks} ranks: use more groups, fewer updates or fewer processes.")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; --help lists the settings.")
+
+
+def _options(argv: list[str], names: tuple[str, ...], description: str) -> dict:
+    """What the command line gives, converted: {setting: value}. Help shows the defaults of the preset asked for."""
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        description=description, usage="%(prog)s [--setting value ...]", formatter_class=formatter, allow_abbrev=False,
+        add_help=False)
+    for name in names:
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="print this and leave")
+    options, unknown = parser.parse_known_args(argv)
+    given = {name: text for name, text in vars(options).items() if name != "help"}
+    for word in unknown:
+        name = word.lstrip("-").split("=")[0]
+        if not word.startswith("--"):
+            raise UserError(f"{word!r} belongs to no setting; write --setting value.")
+        if name in fields:
+            raise UserError(f"--{name} is a setting of other scripts; this one does not use it.")
+        raise UserError(f"unknown setting --{name}{_close(name, names, '--')}; --help lists the settings.")
+    given = {name: _convert(fields[name], text, f"--{name}") for name, text in given.items()}
+    if "help" in options:
+        defaults = _preset_config(given.get("preset", Config.preset), {})
+        for action in parser._actions:
+            if action.dest in fields:
+                field = fields[action.dest]
+                choices = PRESETS if field.name == "preset" else field.metadata["choices"]
+                action.metavar = "|".join(choices or ()) or {"bool": "true|false", "str": "TEXT"}.get(field.type, field.type.upper())
+                default = getattr(defaults, field.name)
+                shown = str(default).lower() if isinstance(default, bool) else default if default != "" else "none"
+                action.help = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
+        parser.print_help()
+        sys.exit(0)
+    return given
+
+
+def _convert(field: dataclasses.Field, text: str, where: str):
+    """`text` as the field's type, or a UserError that begins with `where`."""
+    if field.type == "bool":
+        if text not in ("true", "false"):
+            raise UserError(f"{where}: must be true or false, not {text!r}.")
+        return text == "true"
+    if field.type in ("int", "float"):
+        try:
+            return int(text) if field.type == "int" else float(text)
+        except ValueError:
+            kind = "a whole number" if field.type == "int" else "a number"
+            raise UserError(f"{where}: must be {kind}, not {text!r}.") from None
+    choices = field.metadata["choices"]
+    if choices and text not in choices:
+        raise UserError(f"{where}: cannot be {text!r}{_close(text, choices)}; choose among {', '.join(choices)}.")
+    return text
+
+
+def _preset_config(preset: str, given: dict) -> Config:
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}{_close(preset, PRESETS)}; choose among {', '.join(PRESETS)}.")
+    return Config(**{"preset": preset} | PRESETS[preset] | given)
+
+
+def _close(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """' (did you mean ...?)', or nothing when no word is near."""
+    near = difflib.get_close_matches(word, list(words), n=3)
+    return f" (did you mean {' or '.join(prefix + match for match in near)}?)" if near else ""
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder holds a run. UserError when it holds something, but not a run's config.json."""
+    if (folder / "config.json").exists():
+        return True
+    try:
+        found = sorted(path.name for path in folder.iterdir() if path.name != ".config.json.tmp")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{folder} cannot be a run's folder ({error.strerror}); use another --out or --name.") from error
+    if found:
+        raise UserError(f"{folder} holds {found[0]} but no config.json, so it is not the folder of a run, or of one that is "
+                        "half-written; delete it or use another --name.")
+    return False
+
+
+def _refuse_contradiction(saved: Config, config: Config) -> None:
+    if config.preset != saved.preset:
+        raise UserError(f"{config.folder} was started with --preset {saved.preset}; for {config.preset} use another --name.")
+    for stage, marks, names in _STAGES:
+        if any((config.folder / mark).exists() for mark in marks):
+            for name in names:
+                old, new = getattr(saved, name), getattr(config, name)
+                if old != new:
+                    raise UserError(f"{stage} in {config.folder} were made with {name} = {old}, not {new}; "
+                                    f"leave --{name} out, or use another --name.")

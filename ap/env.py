@@ -1,0 +1,174 @@
+"""The environment: a partially observed decision process (method: POMDP) in which problems are written.
+
+Observation o_t = <K_t, h_t, sigma_t>: the active skills, the history with every tool output, the cognitive stage.
+Actions: think (a message without a tool call), exec, edit, submit. Whether the draft is solvable is hidden; the
+agent learns it only by running code or by thinking.
+
+Stages are not a rigid machine. *Choice*: the stage follows what happened last:
+
+    start -> draft; a new draft -> check; a check that passed -> finalize; a check that failed, a fault named in a
+    reflection, an edit -> refine; anything else leaves the stage as it is.
+
+An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ap.chat import Message, read_message, reply_text
+from ap.config import Config
+from ap.sandbox import Sandbox
+from ap.skills import Skill
+from ap.trajectory import STAGES, Problem
+
+DRAFT, CHECK, REFINE, FINALIZE = range(4)
+
+INSTRUCTIONS = """\
+You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
+Stages: draft, check, refine, finalize. You may go back.
+Write a draft between <problem> and </problem>. A message without a tool call is a reflection: say `Sound.` or `Fault: skill.`
+Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit together. Then submit."""
+
+ONE_SHOT = """\
+You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
+Submit it at once."""
+
+SOUND, FAULT = "Sound.", "Fault: "
+
+
+@dataclass
+class Env:
+    """What all episodes share. `domain` is a module of ap/domains."""
+
+    domain: object
+    library: dict[str, Skill]
+    sandbox: Sandbox
+    config: Config
+
+    @property
+    def actions(self) -> list[str]:
+        return [name for name in self.config.actions.split(",") if not (self.config.one_shot and name != "submit")]
+
+    @property
+    def tools(self) -> list[str]:
+        return [name for name in self.actions if name != "think"]
+
+    def describe(self, skills: tuple[str, ...]) -> str:
+        """K_t as text: level 1 and level 2 of each active skill."""
+        return "\n".join(f"{self.library[name].level_1()}\n{self.library[name].body.strip()}" for name in skills)
+
+    def messages(self, skills: tuple[str, ...]) -> list[dict]:
+        """The first observation, for a chat template."""
+        instructions = ONE_SHOT if self.config.one_shot else INSTRUCTIONS
+        return [
+            {"role": "system", "content": f"{instructions}\n{self.domain.INSTRUCTIONS}"},
+            {"role": "user", "content": f"Active skills:\n{self.describe(skills)}\nstage: {STAGES[DRAFT]}"},
+        ]
+
+
+@dataclass
+class Episode:
+    """One episode: the hidden state, and one `step` for each message of the agent."""
+
+    env: Env
+    skills: tuple[str, ...]  # K_t
+    stage: int = DRAFT  # sigma_t
+    draft: str | None = None
+    passed: tuple[str, str] | None = None  # (draft, output) of the last check that passed
+    programs: set[str] = field(default_factory=set)
+    turns: int = 0
+    outcome: str = ""  # set when the episode has ended
+    problem: Problem | None = None
+
+    def step(self, text: str) -> tuple[str, int, dict, str | None]:
+        """Take one message of the agent.
+
+        Returns (action, stage in which it was taken, facts, reply): facts are what rewards.process_reward needs;
+        reply is the environment's text in chat format, or None when the episode has ended.
+        """
+        message = read_message(text)
+        stage, self.turns = self.stage, self.turns + 1
+        if message.error:
+            self.outcome = "unusable"
+            return "unusable", stage, {"error": message.error}, None
+        action = message.tool or "think"
+        if self.env.config.one_shot and action != "submit":
+            self.outcome = "unusable"
+            return "unusable", stage, {"error": "one message only"}, None
+        if action not in self.env.actions and message.draft is None:
+            facts, output = {"status": "not available", "legal": False, "judged": None}, f"{action} is not available"
+        else:
+            facts, output = getattr(self, "_" + action)(message)
+        if action == "submit":
+            self.outcome = "submitted"
+            return action, stage, facts, None
+        if self.turns >= self.env.config.max_turns:
+            self.outcome = "turn_limit"
+            return action, stage, facts, None
+        content = f"{output}\nstage: {STAGES[self.stage]}" if output else f"stage: {STAGES[self.stage]}"
+        return action, stage, facts, reply_text(content, to_tool=message.tool is not None)
+
+    # Each action changes the state and returns (facts, output).
+
+    def _take_draft(self, message: Message) -> dict:
+        """A draft in a message, whatever else the message does. Facts name what the exact check of the domain says."""
+        if message.draft is None:
+            return {}
+        self.draft, self.passed, self.stage = message.draft, None, CHECK
+        check = self.env.domain.check(self.draft, self.skills)
+        state = {"ok": "sound", "unreadable": "unreadable"}.get(check.status, "faulty")
+        return {"draft": state, "fault": check.status}
+
+    def _think(self, message: Message) -> tuple[dict, str]:
+        facts = self._take_draft(message)
+        if message.draft is not None:
+            return facts, ""
+        facts["judged"] = None
+        sound, fault = message.text.startswith(SOUND), message.text.startswith(FAULT)
+        if self.draft is not None and (sound or fault):
+            check = self.env.domain.check(self.draft, self.skills)
+            named = message.text.removeprefix(FAULT).strip(" .")
+            facts["judged"] = check.status == "ok" if sound else (check.status != "ok" and named == check.culprit)
+        if fault:
+            self.stage = REFINE
+        return facts, ""
+
+    def _exec(self, message: Message) -> tuple[dict, str]:
+        facts, code = self._take_draft(message), message.arguments["code"]
+        result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout)
+        lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
+        output = lines[-1][:200] if lines else "(no output)"
+        facts |= {"status": result.status, "repeated": code in self.programs, "output": output}
+        self.programs.add(code)
+        if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
+            self.passed, self.stage = (self.draft, output), FINALIZE
+        else:
+            self.stage = REFINE
+        return facts, output
+
+    def _edit(self, message: Message) -> tuple[dict, str]:
+        facts, arguments = self._take_draft(message), message.arguments
+        old, new = arguments.get("prune") or arguments.get("replace"), arguments.get("by")
+        replacing = "replace" in arguments
+        legal = (
+            old in self.skills and ("prune" in arguments) != replacing and replacing == (new is not None)
+            and (len(self.skills) > self.env.config.skills_min if not replacing
+                 else new in self.env.library and new not in self.skills)
+        )
+        facts["legal"] = legal
+        if not legal:
+            facts["in_conflict"] = False
+            return facts, f"edit refused, at least {self.env.config.skills_min} known skills must stay"
+        culprit = self.env.domain.check(self.draft, self.skills).culprit if self.draft is not None else None
+        facts["in_conflict"] = old == culprit or self.env.domain.in_conflict(self.skills, old)
+        self.skills = tuple(new if name == old else name for name in self.skills if replacing or name != old)
+        self.stage, self.passed = REFINE, None
+        shown = self.env.describe((new,)) + "\n" if replacing else ""
+        return facts, f"{shown}active: {', '.join(self.skills)}"
+
+    def _submit(self, message: Message) -> tuple[dict, str]:
+        question, answer = message.arguments["problem"].strip(), message.arguments["answer"].strip()
+        self.problem = Problem(question, answer, self.skills, self.env.config.domain)
+        # Choice: a submission is backed by its check when the text is the one that passed and the check printed the answer.
+        backed = self.passed is not None and self.passed[0] == question and answer in self.passed[1].split()
+        return {"checked": backed}, ""

@@ -1,0 +1,65 @@
+"""Judge: what an episode is worth. V(q) by the committee, rho(q) by the prober, then the rewards of rewards.py."""
+from __future__ import annotations
+
+from collections import Counter
+from typing import Sequence
+
+from ap.config import Config
+from ap.prober import Prober
+from ap.rewards import process_reward, terminal_reward
+from ap.trajectory import STAGES, Trajectory
+from ap.verifier import Committee
+
+
+def judge(
+    trajectories: Sequence[Trajectory], committee: Committee, prober: Prober, known: set[str], config: Config, key: str
+) -> None:
+    """Fill in V(q), rho(q), r_T and every r_proc, in place.
+
+    `known` holds canonical forms of problems that do not count again. `key` seeds the prober's attempts. The prober sees
+    valid problems only: an invalid one earns 0 whatever its pass rate.
+    """
+    for trajectory in trajectories:
+        trajectory.valid, trajectory.reason = False, trajectory.outcome
+        if trajectory.problem is not None:
+            judgement = committee.judge(trajectory.problem, known=known)
+            trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
+        for turn in trajectory.turns:
+            turn.process_reward = process_reward(turn.action, turn.facts)
+    valid = [trajectory for trajectory in trajectories if trajectory.valid]
+    seeds = [f"{key}/{index}" for index, trajectory in enumerate(trajectories) if trajectory.valid]
+    for trajectory, rate in zip(valid, prober.pass_rates([t.problem for t in valid], seeds)):
+        trajectory.pass_rate = rate
+    for trajectory in trajectories:
+        trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, config.r_base, config.hardness)
+
+
+def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The rates of a set of judged trajectories, by the names that the metrics and the tables use."""
+    count = max(len(trajectories), 1)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    valid = [trajectory for trajectory in trajectories if trajectory.valid]
+    outcomes = Counter(trajectory.outcome for trajectory in trajectories)
+    reasons = Counter(trajectory.reason for trajectory in trajectories if trajectory.outcome == "submitted")
+
+    def share(action: str) -> float:  # of episodes that took the action at least once
+        return sum(any(turn.action == action for turn in t.turns) for t in trajectories) / count
+
+    metrics = {
+        "reward": sum(t.reward for t in trajectories) / count,
+        "valid_rate": len(valid) / count,
+        "pass_rate": sum(t.pass_rate for t in valid) / max(len(valid), 1),
+        "hard_yield": sum(0 < t.pass_rate < 0.5 for t in valid) / count,
+        "skills_kept": sum(len(t.problem.skills) for t in valid) / max(len(valid), 1),
+        "turns": len(turns) / count,
+        "tokens": sum(len(t.ids) for t in trajectories) / count,
+        "exec_calls": sum(turn.action == "exec" for turn in turns) / count,
+        "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
+        "checked_rate": sum(t.turns[-1].facts.get("checked", False) for t in trajectories if t.turns) / count,
+    }
+    metrics |= {f"outcome/{name}": outcomes[name] / count for name in ("submitted", "turn_limit", "token_limit", "unusable")}
+    metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
+    for index, stage in enumerate(STAGES):
+        rewards = [turn.process_reward for turn in turns if turn.stage == index]
+        metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)
+    return metrics

@@ -1,0 +1,76 @@
+"""What a run reports: one JSON object a line, each with its `step`, so that a run can be watched while it lives."""
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Sequence
+
+from ap.checkpoint import read_jsonl, write_jsonl
+from ap.config import UserError
+from ap.ranks import Ranks
+
+
+class Metrics:
+    """Appends to a JSONL file. On ranks other than the main one it has the same methods and writes nothing.
+
+    `resume_step` is the step of the checkpoint that the run continues from (0: from the start). Lines of later steps,
+    and a last line that was cut when the process was killed, are dropped: they will be written again.
+    """
+
+    def __init__(self, path: Path, resume_step: int = 0, ranks: Ranks = Ranks()):
+        self.path, self.last = Path(path), {}
+        if ranks.is_main:
+            _drop_after(self.path, resume_step)
+        try:
+            self.file = open(self.path if ranks.is_main else os.devnull, "a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out.") from error
+
+    def write(self, step: int, record: dict) -> None:
+        """Write one line. NaN and infinity become null, because JSON has no word for them."""
+        self.write_all(step, [record])
+
+    def write_all(self, step: int, records: Sequence[dict]) -> None:
+        """Write a line for each record, all of the same step."""
+        for record in records:
+            self.last = _plain({"step": step} | record)
+            self.file.write(json.dumps(self.last, ensure_ascii=False, allow_nan=False) + "\n")
+        self.file.flush()
+
+    def line(self, *fields: str) -> str:
+        """The last record's step and chosen fields, for the console."""
+        shown = [f"step {self.last.get('step')}"]
+        for name in fields:
+            value = self.last.get(name)
+            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+        return "  ".join(shown)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    written = path.read_bytes()
+    os.truncate(path, written.rfind(b"\n") + 1)  # a last line that was cut
+    records = read_jsonl(path)
+    kept = [record for record in records if record["step"] <= step]
+    if len(kept) < len(records):
+        write_jsonl(path, kept)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it: numbers out of tensors and arrays, None for NaN and infinity."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,184 @@
+"""Prober: how hard is a problem? It attempts the question k times and sees nothing else, which gives rho(q).
+
+The pool is ordered from weak to strong; when the one in charge solves too little, the next takes over.
+"""
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Callable, Mapping, Sequence
+
+from ap.rewards import pass_rate
+from ap.roles import Attempter
+from ap.trajectory import Problem
+from ap.verifier import same_answer
+
+# ---------------------------------------------------------------- attempters
+
+# How error-prone a step is, relative to the others. *Choice*: what has to be inverted or searched is harder.
+STEP_WEIGHTS = {
+    "shift": 1.0, "differ": 1.0, "digits": 1.0, "pick": 1.0, "scale": 2.0, "share": 2.0, "residue": 2.0, "case": 2.0,
+    "pair": 3.0, "least": 3.0, "invert": 3.0, "congr": 4.0,
+}
+
+
+@dataclass(frozen=True)
+class ProgramSolver:
+    """A simulated solver. Its mistakes are random noise that we put in, not those of a real model.
+
+    It knows the domain's exact answer and walks through the problem's steps; each of them goes wrong, independently, with
+    probability slip * weight(kind). One wrong step makes a wrong answer, so success follows the product law:
+
+    Eq. (product law): P(success) = prod over steps of (1 - min(1, slip * weight(kind)))
+
+    domain: has `step_kinds(text)` and `check(text)`. The numbers it gives say how pass rates move through the system, and
+    nothing about how hard a real solver would find a problem.
+    """
+
+    name: str
+    slip: float
+    domain: ModuleType
+    weights: Mapping[str, float] | None = None
+
+    def success_probability(self, text: str) -> float:
+        """Eq. (product law). 0 for a text without an answer."""
+        if self.domain.check(text).answer is None:
+            return 0.0
+        probability = 1.0
+        for risk in self._risks(text):
+            probability *= 1 - risk
+        return probability
+
+    def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
+        """k answers. The same problem, solver and key give the same answers."""
+        answer = self.domain.check(problem.question).answer
+        risks = self._risks(problem.question)
+        rng = random.Random(f"{seed_key}/{self.name}/attempt")
+        answers = []
+        for _ in range(k):
+            wrong_steps = sum([rng.random() < risk for risk in risks])  # a list: every step takes its draw
+            answers.append(answer if answer is not None and wrong_steps == 0 else _wrong(answer, rng))
+        return answers
+
+    def _risks(self, text: str) -> list[float]:
+        weights = STEP_WEIGHTS if self.weights is None else self.weights
+        return [min(1.0, self.slip * weights.get(kind, 1.0)) for kind in self.domain.step_kinds(text)]
+
+
+def _wrong(answer: str | None, rng: random.Random) -> str:
+    """A number near the answer, but never the answer."""
+    if answer is None:
+        return str(rng.randint(0, 999))
+    offset = rng.choice((1, 2, 3, 10))
+    return str(int(answer) + (offset if rng.random() < 0.5 or int(answer) < offset else -offset))
+
+
+def program_pool(domain: ModuleType, slips: Sequence[float] = (0.12, 0.06, 0.03)) -> list[ProgramSolver]:
+    """Simulated solvers from weak to strong."""
+    return [ProgramSolver(f"slip-{slip:g}", slip, domain) for slip in slips]
+
+
+SOLVE = "{question}\nThink step by step, and put the final answer in \\boxed{{}}."
+
+
+@dataclass(frozen=True)
+class SampledSolver:
+    """A language model as attempter. `sample`: (prompt, k, seed key) -> k replies, with fixed decoding settings.
+
+    A reply without an answer in it counts as a wrong attempt.
+    """
+
+    name: str
+    sample: Callable[[str, int, str], list[str]]
+    prompt: str = SOLVE
+
+    def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
+        from ap.answers import extract_answer  # here: programs need no answer parser
+
+        replies = self.sample(self.prompt.format(question=problem.question), k, f"{seed_key}/{self.name}")
+        return [extract_answer(reply) or "" for reply in replies]
+
+
+# ---------------------------------------------------------------- prober
+
+
+class Prober:
+    """The pass rate of problems, and who of the pool attempts them.
+
+    Eq. (prober EMA): ema <- (1 - smoothing) * ema + smoothing * (mean pass rate of the last `window` problems)
+
+    Looked at after every `window` problems; ema < floor -> the next stronger prober, until the strongest. *Choices*:
+    smoothing 0.5; the first window after a start or a switch sets the EMA, so that a prober is judged by itself only.
+    """
+
+    def __init__(
+        self, pool: Sequence[Attempter], k: int = 16, kind: str = "rate", window: int = 500, floor: float = 0.3,
+        smoothing: float = 0.5, same: Callable[[str, str], bool] = same_answer,
+    ):
+        if not pool:
+            raise ValueError("a prober needs at least one attempter")
+        self.pool, self.k, self.kind, self.window, self.floor = list(pool), k, kind, window, floor
+        self.smoothing, self.same = smoothing, same
+        self.level = 0  # index into the pool
+        self.problems = 0  # observed so far
+        self.ema: float | None = None
+        self.pending: tuple[float, int] = (0.0, 0)  # sum and number of the rates of the unfinished window
+        self.switches: list[dict] = []  # what happened, for the log
+
+    def pass_rates(self, problems: Sequence[Problem], seed_keys: Sequence[str]) -> list[float]:
+        """rho(q) of each problem. The attempter is given the question alone."""
+        rates = []
+        for problem, key in zip(problems, seed_keys, strict=True):
+            attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
+            if len(attempts) != self.k:
+                raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")
+            successes = sum(self.same(attempt, problem.answer) for attempt in attempts)
+            rates.append(pass_rate(successes, n=self.k, k=self.k, kind=self.kind))
+        return rates
+
+    def observe(self, rates: Sequence[float]) -> bool:
+        """Take the pass rates of new problems, in their order. Returns True when a stronger prober has taken over."""
+        level = self.level
+        for rate in rates:
+            self.problems += 1
+            total, count = self.pending[0] + rate, self.pending[1] + 1
+            self.pending = (total, count)
+            if count == self.window:
+                self.pending = (0.0, 0)
+                self._look(total / count)
+        return self.level > level
+
+    def _look(self, mean: float) -> None:
+        self.ema = mean if self.ema is None else (1 - self.smoothing) * self.ema + self.smoothing * mean
+        if self.ema < self.floor and self.level + 1 < len(self.pool):
+            self.switches.append({"problems": self.problems, "ema": self.ema, "level": self.level + 1})
+            self.level, self.ema = self.level + 1, None
+
+    def state(self) -> dict:
+        """JSON-able; all that a resumed run needs."""
+        return {
+            "level": self.level, "problems": self.problems, "ema": self.ema, "pending": list(self.pending),
+            "switches": [dict(switch) for switch in self.switches],
+        }
+
+    def load_state(self, state: Mapping) -> None:
+        if not 0 <= state["level"] < len(self.pool):
+            raise ValueError(f"prober {state['level']} of a pool of {len(self.pool)}")
+        self.level, self.problems, self.ema = state["level"], state["problems"], state["ema"]
+        self.pending = (float(state["pending"][0]), int(state["pending"][1]))
+        self.switches = [dict(switch) for switch in state["switches"]]
+
+
+def chance_rate(answers: Sequence[str], k: int = 16, kind: str = "rate") -> float:
+    """The pass rate of one who guesses from how often each answer occurs: the floor to print beside rho.
+
+    Eq. (chance floor): p(q) = (n_a - 1) / (n - 1), how many of the other problems share q's answer a; then the mean of p
+    ("rate") or of 1 - (1 - p)^k ("passk"). 0 for fewer than two answers.
+    """
+    if len(answers) < 2:
+        return 0.0
+    counts = Counter(answer.strip() for answer in answers)
+    shares = [(counts[answer.strip()] - 1) / (len(answers) - 1) for answer in answers]
+    return sum(p if kind == "rate" else 1 - (1 - p) ** k for p in shares) / len(shares)

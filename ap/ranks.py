@@ -1,0 +1,117 @@
+"""The processes of a run: who am I, and the few things that all of us do together.
+
+`torchrun --nproc_per_node 8 run_mgpo.py` starts eight of them, one a GPU; `torchrun run_mgpo.py` and plain
+`python run_mgpo.py` start one. One process makes no process group and otherwise takes the same road.
+"""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Sequence
+
+import torch
+import torch.distributed as dist
+
+from ap.config import Config, UserError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process (`rank` of `world`, `local_rank` on this machine) and its device. A context manager."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def start(cls, config: Config) -> "Ranks":
+        """Read torchrun's environment and join the others: gloo between CPUs, nccl between GPUs.
+
+        UserError when a GPU is asked for that is not there, or when more processes than GPUs are started.
+        """
+        rank, world, local_rank = (int(os.environ.get(name, default)) for name, default in
+                                   (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+        kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu, or install a CUDA build of torch.")
+        if kind == "cuda" and local_rank >= torch.cuda.device_count():
+            raise UserError(f"process {local_rank} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()}; "
+                            "lower torchrun's --nproc_per_node.")
+        device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
+        if kind == "cuda":
+            torch.cuda.set_device(device)
+        if world > 1:
+            _set_num_threads()
+            # Objects, counts and barriers always travel through gloo, so nccl only ever carries gradients. The long
+            # timeout is for the others to wait while the main rank alone builds a stage or saves.
+            backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(hours=4))
+        return cls(rank, world, local_rank, device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence) -> Sequence:
+        """This rank's part of what all ranks hold alike: every world-th item."""
+        return items[self.rank::self.world]
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sum over the ranks, in float64."""
+        if self.world == 1:
+            return [float(value) for value in values]
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over the ranks, in place, on the tensor's own device."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, value: Any) -> list:
+        """What every rank gave, in the order of the ranks; the same list on all of them."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The main rank's value, on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.sum([0.0])
+
+    def print(self, *values, **options) -> None:
+        if self.is_main:
+            print(*values, **{"flush": True} | options)
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        # After an error the others may still wait for us inside a collective: leave, and let torchrun end them.
+        if kind is None and self.world > 1:
+            self.barrier()
+            dist.destroy_process_group()
+
+
+def _set_num_threads() -> None:
+    """Share this machine's cores among its processes.
+
+    torchrun exports OMP_NUM_THREADS=1 when it starts several processes and nobody has set it (with one process it sets
+    nothing, and torch takes all cores). *Choice*: a 1 is therefore read as torchrun's; any other value is respected.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1))

@@ -1,0 +1,86 @@
+"""Rewards: what a finished episode is worth (r_T), and what one action of it is worth (r_proc).
+
+One equation, one function. Nothing here compares episodes: that is advantages.py.
+"""
+from __future__ import annotations
+
+
+def terminal_reward(valid: bool, pass_rate: float, r_base: float, hardness: float) -> float:
+    """The reward of a whole episode.
+
+    Eq. (terminal reward): r_T = V(q) * ( R_base + 1[rho(q) > 0] * lambda * (1 - rho(q)) )
+
+    V(q) = valid, rho(q) = pass_rate in [0, 1], R_base = r_base, lambda = hardness. Invalid: 0. Valid and easy: R_base.
+    Valid, solved at times and hard: up to R_base + lambda. Valid but never solved (rho = 0): R_base only, so that
+    "unsolvable" is never paid as "hard".
+    """
+    solved = pass_rate > 0
+    return float(valid) * (r_base + float(solved) * hardness * (1.0 - pass_rate))
+
+
+def pass_rate(successes: int, n: int, k: int, kind: str) -> float:
+    """How often the prober solves a problem, from `n` independent attempts of which `successes` were right.
+
+    Eq. (pass rate):  kind "rate":   rho = c / n
+                      kind "passk":  rho = 1 - C(n - c, k) / C(n, k) = 1 - prod_{i=0}^{k-1} (n - c - i) / (n - i)
+
+    c = successes. *Choice*: the paper writes Pass@16 of 16 attempts; with n = k that is 0 or 1, and the bonus for
+    hardness in Eq. (terminal reward) would always be 0. So "rate" is the default, and "passk" the unbiased estimate
+    of Pass@k, which is useful when n > k.
+
+    Raises ValueError unless 0 <= c <= n and 1 <= k <= n.
+    """
+    if not 0 <= successes <= n or not 1 <= k <= n:
+        raise ValueError(f"need 0 <= successes <= n and 1 <= k <= n, got successes={successes}, n={n}, k={k}")
+    if kind == "rate":
+        return successes / n
+    if kind != "passk":
+        raise ValueError(f"kind must be rate or passk, got {kind!r}")
+    all_fail = 1.0  # a product of ratios: the binomials themselves are huge
+    for i in range(min(k, n - successes + 1)):  # the factor at i = n - c is 0, and ends it
+        all_fail *= (n - successes - i) / (n - i)
+    return 1.0 - all_fail
+
+
+def process_reward(action: str, facts: dict) -> float:
+    """The reward of one action, from what the environment saw happen.
+
+    Eq. (process reward): r_proc(i, t) in {-1, 0, +1}. *Choice*: the paper names what is rewarded (a tool call that
+    ran, a reflection that was right, an edit of a skill in conflict), not the values. Ours:
+
+        action    facts                                            r_proc
+        think     it wrote a draft: draft = "sound"                    +1
+                                    draft = "faulty"                    0   most first drafts are: to be mended
+                                    draft = "unreadable"               -1
+                  it reflected:     judged = True                      +1   named a fault that was there, or passed a
+                                                                            sound draft
+                                    judged = False                     -1
+                                    judged = None                       0   it claimed nothing
+        exec      status = "ok"                                        +1
+                  status = "ok", repeated = True                        0   a program already run earns nothing again
+                  any other status                                     -1
+        edit      legal and in_conflict                                +1
+                  otherwise                                            -1
+        submit    checked: what is submitted is what a check passed    +1
+                  otherwise                                            -1
+        unusable                                                       -1
+
+    Only differences count: Eq. (stage advantage) compares these values within a group and a stage.
+
+    Raises ValueError for an unknown action, KeyError for a missing fact.
+    """
+    if action == "think":
+        if facts.get("draft") is not None:
+            return {"sound": 1.0, "faulty": 0.0, "unreadable": -1.0}[facts["draft"]]
+        return {True: 1.0, False: -1.0, None: 0.0}[facts.get("judged")]
+    if action == "exec":
+        if facts["status"] != "ok":
+            return -1.0
+        return 0.0 if facts.get("repeated") else 1.0
+    if action == "edit":
+        return 1.0 if facts["legal"] and facts["in_conflict"] else -1.0
+    if action == "submit":
+        return 1.0 if facts["checked"] else -1.0
+    if action == "unusable":
+        return -1.0
+    raise ValueError(f"unknown action {action!r}")

@@ -1,0 +1,44 @@
+"""Who teaches, judges and attempts: one small interface for each role. Any object with the method can play it.
+
+    role        method                                       a program           a local checkpoint or an endpoint
+    teacher     candidates(documents)                        teacher.py          your class around a prompt
+    verifier    verify(problem, trace) -> Verdict            ProgramVerifier     ChatVerifier(ask)
+    auditor     the same as a verifier
+    prober      attempt(problem, k, seed_key) -> answers     ProgramSolver       SampledSolver(name, sample)
+
+`ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies) are plain functions. For a local checkpoint they
+wrap ap/generate.py. For an OpenAI-compatible endpoint they wrap its client, with a time limit, for example
+
+    client = huggingface_hub.InferenceClient(base_url=..., timeout=60)
+    def ask(prompt):
+        return client.chat_completion([{"role": "user", "content": prompt}]).choices[0].message.content
+
+A role's bad output is data, never an exception: an abstention, an attempt that is wrong.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Sequence
+
+from ap.skills import Candidate, Document
+from ap.trajectory import Problem
+
+if TYPE_CHECKING:
+    from ap.verifier import Verdict
+
+
+class Teacher(Protocol):
+    """Reads the corpus and proposes skills, each with a quality score r(k) from 0 to 1."""
+
+    def candidates(self, documents: Sequence[Document]) -> list[Candidate]: ...
+
+
+class Verifier(Protocol):
+    """Votes on a submitted problem. Sees the whole trace. Also the second auditor and the program check."""
+
+    def verify(self, problem: Problem, trace: str) -> Verdict: ...
+
+
+class Attempter(Protocol):
+    """Attempts a question k times; the rest of `problem` is blank. Depends on the key, never on global state."""
+
+    def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]: ...

@@ -1,0 +1,124 @@
+"""Roll out: engine + environment -> trajectories, token in and token out.
+
+The engine decodes all episodes together. When some of them finish a message, their actions are taken (programs run in
+sandbox processes, several at a time) and the replies go back to the engine as ids with loss mask 0.
+"""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Sequence
+
+from ap.chat import STOP, decode_message, encode, prompt_ids, stop_id
+from ap.config import Config
+from ap.env import Env, Episode
+from ap.generate import Conversation, Engine
+from ap.trajectory import Trajectory, Turn
+
+
+class _Recorder:
+    """One episode on its way to become a Trajectory: the conversation's ids and the environment's facts."""
+
+    def __init__(self, env: Env, tokenizer, skills: tuple[str, ...], group: int, seed: str):
+        self.episode, self.tokenizer, self.group, self.skills = Episode(env, skills), tokenizer, group, skills
+        ids = prompt_ids(tokenizer, env.messages(skills), env.tools)
+        self.conversation = Conversation(ids=ids, loss_mask=[0] * len(ids), logprobs=[0.0] * len(ids), seed=seed)
+        self.turns: list[Turn] = []
+        self.turn_start = len(ids)
+
+    def take_action(self, text: str | None = None) -> list[int] | None:
+        """Read the message that has just been written, act, and return the reply's ids (None: ended)."""
+        ids, start = self.conversation.ids, self.turn_start
+        if self.conversation.stopped == "length":  # cut in the middle of a message
+            self.episode.outcome = "token_limit"
+            if len(ids) > start:
+                self.turns.append(Turn("unusable", self.episode.stage, start, len(ids), {"error": "cut"}))
+            return None
+        if text is None:
+            text = decode_message(self.tokenizer, ids[start:])
+        action, stage, facts, reply = self.episode.step(text)
+        self.turns.append(Turn(action, stage, start, len(ids), facts))
+        if reply is None:
+            return None
+        reply_ids = encode(self.tokenizer, reply)
+        self.turn_start = len(ids) + len(reply_ids)
+        return reply_ids
+
+    def trajectory(self) -> Trajectory:
+        conversation = self.conversation
+        turn_ids = [-1] * len(conversation.ids)
+        for index, turn in enumerate(self.turns):
+            turn_ids[turn.start:turn.end] = [index] * (turn.end - turn.start)
+        return Trajectory(
+            ids=conversation.ids, loss_mask=conversation.loss_mask, logprobs=conversation.logprobs, turn_ids=turn_ids,
+            turns=self.turns, skills=self.skills, group=self.group, problem=self.episode.problem,
+            outcome=self.episode.outcome or "token_limit",  # the engine found no room for the reply
+        )
+
+
+def roll_out(
+    env: Env, model, tokenizer, starts: Sequence[tuple[tuple[str, ...], int, str]], config: Config, progress=None
+) -> tuple[list[Trajectory], dict]:
+    """Sample one episode for each start (K_0, group, seed key).
+
+    Returns the trajectories in the order of the starts, and the engine's counts and seconds.
+    """
+    engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature)
+    recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
+    owner = {id(recorder.conversation): recorder for recorder in recorders}
+    with ThreadPoolExecutor(max_workers=4) as tools:
+
+        def on_stop(conversations: list[Conversation]) -> list[list[int] | None]:
+            waiting = [owner[id(conversation)] for conversation in conversations]
+            if len(waiting) == 1:
+                return [waiting[0].take_action()]
+            return list(tools.map(_Recorder.take_action, waiting))
+
+        stats = engine.run([recorder.conversation for recorder in recorders], on_stop, progress=progress)
+    return [recorder.trajectory() for recorder in recorders], stats
+
+
+def play_script(
+    env: Env, tokenizer, skills: tuple[str, ...], write: Callable[[Episode], str], group: int = 0, max_tokens: int = 512
+) -> Trajectory:
+    """The same episode with a scripted author: `write(episode)` gives each message. For expert trajectories and tests."""
+    recorder = _Recorder(env, tokenizer, skills, group, seed="")
+    conversation = recorder.conversation
+    while True:
+        text = write(recorder.episode)
+        written = encode(tokenizer, text + STOP)
+        recorder.turn_start = len(conversation.ids)
+        _append(conversation, written, mask=1)
+        if len(conversation.ids) > max_tokens:
+            conversation.stopped = "length"
+        reply = recorder.take_action(text)
+        if reply is None or len(conversation.ids) + len(reply) >= max_tokens:
+            return recorder.trajectory()
+        _append(conversation, reply, mask=0)
+
+
+def _append(conversation: Conversation, ids: list[int], mask: int) -> None:
+    conversation.ids += ids
+    conversation.loss_mask += [mask] * len(ids)
+    conversation.logprobs += [0.0] * len(ids)
+
+
+def transcript(tokenizer, trajectory: Trajectory) -> dict:
+    """A trajectory as text, for the report: each turn with the environment's reply that follows it."""
+    record = {
+        "skills": list(trajectory.skills), "outcome": trajectory.outcome, "valid": trajectory.valid,
+        "reason": trajectory.reason, "pass_rate": trajectory.pass_rate, "reward": trajectory.reward,
+        "advantage": trajectory.advantage, "problem": None, "turns": [],
+    }
+    if trajectory.problem is not None:
+        record["problem"] = {"question": trajectory.problem.question, "answer": trajectory.problem.answer}
+    starts = [turn.start for turn in trajectory.turns[1:]] + [len(trajectory.ids)]
+    for turn, next_start in zip(trajectory.turns, starts):
+        reply = decode_message(tokenizer, trajectory.ids[turn.end:next_start])
+        for glue in ("\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<tool_response>\n", "\n</tool_response>"):
+            reply = reply.replace(glue, "")
+        record["turns"].append({
+            "action": turn.action, "stage": turn.stage, "process_reward": turn.process_reward,
+            "advantage": turn.advantage, "stage_advantage": turn.stage_advantage, "facts": turn.facts,
+            "text": decode_message(tokenizer, trajectory.ids[turn.start:turn.end]), "observation": reply,
+        })
+    return record

@@ -1,0 +1,112 @@
+"""The one record that flows through everything: an episode as token ids, and who wrote each of them.
+
+Ids are appended once, by the engine or by the environment, and never rebuilt from text. Text is a view.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+import torch
+
+STAGES = ("draft", "check", "refine", "finalize")  # sigma in the paper
+ACTIONS = ("think", "exec", "edit", "submit", "unusable")
+
+
+@dataclass
+class Problem:
+    """What the proposer submits. The solver only ever sees `question` and `answer`."""
+
+    question: str
+    answer: str
+    skills: tuple[str, ...] = ()  # K_T: the skills that were still active when it was submitted
+    domain: str = "mini"
+
+
+@dataclass
+class Turn:
+    """One action of the policy: one assistant message, taken in one stage."""
+
+    action: str  # one of ACTIONS
+    stage: int  # index into STAGES: the stage shown in the observation o_t that the action answers
+    start: int  # ids[start:end] are the sampled tokens of the action, its stop token included
+    end: int
+    facts: dict = field(default_factory=dict)  # what happened, as the environment saw it (env.py)
+    process_reward: float = 0.0  # r_proc(i, t), from rewards.process_reward
+    advantage: float = 0.0  # A(i, t), for the report
+    stage_advantage: float = 0.0  # A_S(i, t), for the report
+
+
+@dataclass
+class Trajectory:
+    """One episode. `loss_mask`, `logprobs` and `turn_ids` are parallel to `ids`."""
+
+    ids: list[int]
+    loss_mask: list[int]  # 1 where the policy sampled the token
+    logprobs: list[float]  # of the sampling policy, 0.0 where loss_mask is 0
+    turn_ids: list[int]  # index into `turns`, -1 where loss_mask is 0
+    turns: list[Turn]
+    skills: tuple[str, ...]  # K_0: the skills that were drawn
+    group: int = 0  # trajectories of the same prompt share it
+    outcome: str = ""  # submitted | turn_limit | token_limit | unusable
+    problem: Problem | None = None  # set when outcome is "submitted"
+    valid: bool = False  # V(q)
+    reason: str = ""  # why V(q) = 0, or "valid"
+    pass_rate: float = 0.0  # rho(q)
+    reward: float = 0.0  # r_T
+    advantage: float = 0.0  # A_E(i), for the report
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict) -> "Trajectory":
+        record = dict(record)
+        record["turns"] = [Turn(**turn) for turn in record["turns"]]
+        record["skills"] = tuple(record["skills"])
+        if record["problem"] is not None:
+            problem = dict(record["problem"])
+            problem["skills"] = tuple(problem["skills"])
+            record["problem"] = Problem(**problem)
+        return cls(**record)
+
+
+@dataclass
+class Batch:
+    """Trajectories as right-padded tensors, all (B, T). Position t describes token t; position 0 is never scored."""
+
+    ids: torch.Tensor  # int64
+    loss_mask: torch.Tensor  # float32: 1 where a loss counts the token
+    old_logprobs: torch.Tensor  # float32: log-probs of the policy that sampled
+    turn_ids: torch.Tensor  # int64: -1 where not trained
+    lengths: torch.Tensor  # (B,) int64: tokens of each row without padding
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.loss_mask.sum().item())
+
+    def to(self, device) -> "Batch":
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @property
+    def action_ids(self) -> torch.Tensor:
+        """Turn ids numbered through the whole batch, (B, T): the index of each token's action, -1 where not trained."""
+        num_turns = self.turn_ids.amax(dim=1) + 1  # (B,)
+        first = (num_turns.cumsum(0) - num_turns).unsqueeze(1)  # (B, 1)
+        return torch.where(self.turn_ids >= 0, self.turn_ids + first, -1)
+
+
+def collate(trajectories: list[Trajectory], pad_id: int) -> Batch:
+    """Pad on the right to the longest. Padding has loss_mask 0 and turn_id -1; causal attention never looks at it."""
+    length = max(len(trajectory.ids) for trajectory in trajectories)
+
+    def padded(field_name: str, fill, dtype) -> torch.Tensor:
+        rows = [getattr(trajectory, field_name) for trajectory in trajectories]
+        return torch.tensor([list(row) + [fill] * (length - len(row)) for row in rows], dtype=dtype)
+
+    return Batch(
+        ids=padded("ids", pad_id, torch.int64),
+        loss_mask=padded("loss_mask", 0, torch.float32),
+        old_logprobs=padded("logprobs", 0.0, torch.float32),
+        turn_ids=padded("turn_ids", -1, torch.int64),
+        lengths=torch.tensor([len(trajectory.ids) for trajectory in trajectories]),
+    )

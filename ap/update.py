@@ -1,0 +1,142 @@
+"""One optimiser step over micro-batches and ranks. The only place where gradients of several ranks meet.
+
+Every loss of this repository is a *sum* over tokens. It is divided once, by the number of tokens of the whole step:
+over all micro-batches and all ranks. So neither the sizes of the micro-batches nor the number of ranks changes the
+gradient, and a long sequence counts as much as its tokens do.
+"""
+from __future__ import annotations
+
+import math
+from typing import Callable, Iterable
+
+import torch
+
+from ap.ranks import Ranks
+
+
+def micro_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
+    """Split rows 0..len(lengths)-1 so that rows * longest <= max_tokens in each part, with at least one row in each.
+
+    Rows of similar length go together, so little is padding. The longest come first: memory runs out at once or never.
+    """
+    parts: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= max_tokens:  # the first row is the longest
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
+
+
+def warmup_cosine(step: int, steps: int, peak: float, warmup: float = 0.03, floor: float = 0.1) -> float:
+    """Learning rate of update `step` (0 .. steps-1): a linear rise over the first `warmup` share of the updates, then
+
+    lr = peak * (floor + (1 - floor) * (1 + cos(pi * t)) / 2),  t from 0 to 1 at the last update.
+    """
+    rise = math.ceil(warmup * steps)
+    if step < rise:
+        return peak * (step + 1) / rise
+    t = min((step - rise) / max(steps - 1 - rise, 1), 1.0)
+    return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * t)) / 2)
+
+
+class Updater:
+    """AdamW on the trainable parameters of `model`, whose weights are alike on all ranks and stay so.
+
+    Weights that are not float32 are trained through float32 copies (`masters`): an update of lr 1e-6 is far below the
+    resolution of a bfloat16 weight, and would be lost in it.
+
+    *Choices* (the paper is silent): betas (0.9, 0.99), no weight decay.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, ranks: Ranks, lr: float, betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0, max_grad_norm: float = 1.0,
+    ):
+        self.ranks, self.max_grad_norm, self.skipped_updates = ranks, max_grad_norm, 0
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.masters = [
+            weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_() for weight in self.weights
+        ]
+        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=betas, weight_decay=weight_decay)
+
+    def step(
+        self, losses: Iterable[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None
+    ) -> dict[str, float]:
+        """One update. All ranks must call it, each with its own part, which may be empty.
+
+        losses: one function a micro-batch. It returns the loss summed over its tokens (a scalar with gradient) and
+            statistics, summed over its tokens too.
+        num_tokens: tokens in this rank's part; the ranks' sum N divides the loss and every statistic.
+        lr: the learning rate from now on, when given.
+
+        Returns, the same on all ranks: `loss` and the statistics per token, `grad_norm` before clipping, `num_tokens`
+        N, and `skipped`: 1.0 if the weights were left alone because the gradient was not finite or N was 0.
+        """
+        if lr is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+        (total,) = self.ranks.sum([num_tokens])
+        divisor = total or 1.0
+        sums: dict[str, float] = {}
+        for compute in losses:
+            loss, statistics = compute()
+            (loss / divisor).backward()
+            self._collect_gradients()
+            for name, value in ({"loss": loss} | statistics).items():
+                sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach().double()
+        metrics: dict[str, float] = {"loss": 0.0}
+        for part in self.ranks.gather({name: float(value) for name, value in sums.items()}):
+            for name, value in part.items():  # a rank with an empty part has no names
+                metrics[name] = metrics.get(name, 0.0) + value / divisor
+
+        grad_norm = self._sum_and_clip_gradients()
+        skipped = total == 0 or not math.isfinite(grad_norm)  # alike on all ranks, as the summed gradient is
+        if skipped:
+            self.skipped_updates += 1
+        else:
+            self.optimizer.step()
+            self._copy_to_weights()
+        self.optimizer.zero_grad()
+        return metrics | {"grad_norm": grad_norm, "num_tokens": total, "skipped": float(skipped)}
+
+    def _collect_gradients(self) -> None:
+        """Add a micro-batch's gradient to the masters', in float32. Float32 weights are their own masters."""
+        for weight, master in zip(self.weights, self.masters):
+            if weight is not master and weight.grad is not None:
+                gradient = weight.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
+                weight.grad = None
+
+    def _sum_and_clip_gradients(self) -> float:
+        """Sum the gradients over the ranks in one flat all-reduce and clip them. Returns their global norm."""
+        for master in self.masters:  # no part, or not reached by the loss: a gradient of zero, as on the other ranks
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        gradients = [master.grad for master in self.masters]
+        if self.ranks.world > 1:
+            flat = self.ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
+            for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+                gradient.copy_(part.view_as(gradient))
+        return float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
+
+    @torch.no_grad()
+    def _copy_to_weights(self) -> None:
+        for weight, master in zip(self.weights, self.masters):
+            if weight is not master:
+                weight.copy_(master)
+
+    def state(self) -> dict:
+        """Everything that the next step depends on, besides the weights of the model."""
+        masters = [None if weight is master else master.detach() for weight, master in zip(self.weights, self.masters)]
+        return {"optimizer": self.optimizer.state_dict(), "masters": masters, "skipped_updates": self.skipped_updates}
+
+    @torch.no_grad()
+    def load_state(self, state: dict) -> None:
+        """Continue from `state()`. The weights of the model are loaded before."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.skipped_updates = state["skipped_updates"]
+        for weight, master, saved in zip(self.weights, self.masters, state["masters"]):
+            if weight is not master:
+                # a checkpoint of a float32 run has no masters: its weights, just loaded, are the nearest thing
+                master.copy_(weight if saved is None else saved)

@@ -1,0 +1,228 @@
+"""Verifier: is a submitted problem valid? V(q) from a committee of three, a second auditor and a program check.
+
+Three outcomes are kept apart: valid, invalid (with a named reason), and "could not judge". An abstention or an unusable
+verdict is never a vote. In the miniature the verifiers are programs that always return, so they are simply called;
+a model or an endpoint that plays a verifier brings its own time limit and abstains when it runs out.
+"""
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Callable, Iterable, Sequence
+
+from ap.roles import Verifier
+from ap.trajectory import Problem
+
+VALID, COULD_NOT_JUDGE = "valid", "could not judge"
+
+# Reasons that name ambiguity, missing information or unsolvability. One of them is enough for V(q) = 0.
+BLOCKING = {
+    "ambiguous", "several answers", "missing information", "undefined name", "no answer", "unsolvable", "contradiction",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one verifier says. A vote of None is an abstention."""
+
+    vote: int | None  # v_i: 1 valid, 0 invalid
+    answer: str | None = None  # its own
+    reason: str = ""  # a short name, such as "several answers"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the committee says. `reason` is a short name that logs can count."""
+
+    valid: bool  # V(q)
+    answer: str | None  # that the committee agreed on, where it did
+    reason: str
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def outcome(self) -> str:
+        """valid | invalid | could not judge"""
+        return self.reason if self.reason in (VALID, COULD_NOT_JUDGE) else "invalid"
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Are two answers equal? Equal text at once, whole numbers as numbers, all else by ap.answers."""
+    one, other = one.strip(), other.strip()
+    if one == other:
+        return True
+    if re.fullmatch(r"[+-]?\d{1,18}", one) and re.fullmatch(r"[+-]?\d{1,18}", other):
+        return int(one) == int(other)
+    from ap.answers import match_answer  # here: it loads sympy, which whole numbers do not need
+
+    return match_answer(one, other).status == "equal"
+
+
+class Committee:
+    """V(q) = 1 iff all of these hold, asked in this order:
+
+    1. at least two of the three verifiers vote valid, each with an answer of its own;
+    2. no verdict's reason names ambiguity, missing information or unsolvability (BLOCKING);
+    3. the answers of those who vote valid agree, or the second auditor votes valid and sides with one of them;
+    4. the claimed answer is the one agreed on;
+    5. the program check, where the domain has one, finds the problem sound and its answer the same;
+    6. the problem is not a known one under other names.
+
+    *Choices*: with neither two votes for nor two against it could not judge, as when the auditor abstains. A blocking
+    reason counts beside any vote, but not beside an abstention. The reason of a lost vote is the commonest among those
+    against. The auditor is asked only when it is needed.
+    """
+
+    def __init__(
+        self, verifiers: Sequence[Verifier], auditor: Verifier, program_check: Verifier | None = None,
+        canonical: Callable[[str], str] = lambda text: " ".join(text.split()),
+        same: Callable[[str, str], bool] = same_answer,
+    ):
+        """canonical: question -> one form for all of its renamings. same: are two answers equal?"""
+        if len(verifiers) != 3:
+            raise ValueError(f"a committee has three verifiers, not {len(verifiers)}")
+        self.verifiers, self.auditor, self.program_check = list(verifiers), auditor, program_check
+        self.canonical, self.same = canonical, same
+
+    def judge(self, problem: Problem, trace: str = "", known: Set[str] = frozenset()) -> Judgement:
+        """V(q). trace: the proposer's whole episode as text. known: canonical forms that do not count again."""
+        verdicts = tuple(verifier.verify(problem, trace) for verifier in self.verifiers)
+        answer, reason = self._vote(problem, trace, verdicts)
+        if reason == VALID:
+            reason = self._check(problem, trace, answer, known)
+        return Judgement(reason == VALID, answer, reason, verdicts)
+
+    def _vote(self, problem: Problem, trace: str, verdicts: Sequence[Verdict]) -> tuple[str | None, str]:
+        """Conditions 1 to 3: (answer, reason)."""
+        against = [verdict for verdict in verdicts if verdict.vote == 0]
+        answers = [verdict.answer for verdict in verdicts if verdict.vote == 1 and verdict.answer is not None]
+        if len(against) >= 2:
+            return None, _commonest(against)
+        if len(answers) < 2:
+            return None, COULD_NOT_JUDGE
+        blocking = [verdict for verdict in verdicts if verdict.vote is not None and verdict.reason in BLOCKING]
+        if blocking:
+            return None, _commonest(blocking)
+        if all(self.same(answer, answers[0]) for answer in answers[1:]):
+            return answers[0], VALID
+        audit = self.auditor.verify(problem, trace)
+        if audit.vote is None:
+            return None, COULD_NOT_JUDGE
+        if audit.reason in BLOCKING:
+            return None, audit.reason
+        if audit.vote == 1 and audit.answer is not None:
+            sided = [answer for answer in answers if self.same(answer, audit.answer)]
+            if sided:
+                return sided[0], VALID
+        return None, "disagreement"
+
+    def _check(self, problem: Problem, trace: str, answer: str, known: Set[str]) -> str:
+        """Conditions 4 to 6: "valid" or the reason against."""
+        if not self.same(problem.answer, answer):
+            return "wrong answer"
+        if self.program_check is not None:
+            checked = self.program_check.verify(problem, trace)
+            if checked.vote is None:
+                return COULD_NOT_JUDGE
+            if checked.vote == 0:
+                return checked.reason or "invalid"
+            if checked.answer is not None and not self.same(checked.answer, answer):
+                return "wrong answer"
+        return "known problem" if self.canonical(problem.question) in known else VALID
+
+
+def _commonest(verdicts: Sequence[Verdict]) -> str:
+    """The commonest reason, the first of them at a tie. Never "valid" or "could not judge", which name outcomes."""
+    reasons = Counter(v.reason for v in verdicts if v.reason and v.reason not in (VALID, COULD_NOT_JUDGE))
+    return reasons.most_common(1)[0][0] if reasons else "invalid"
+
+
+# ---------------------------------------------------------------- who can verify
+
+
+@dataclass(frozen=True)
+class ProgramVerifier:
+    """A program as verifier or auditor. `solve`: question -> an object with `status` ("ok" or a failure) and `answer`.
+
+    A status in `gave_up` is an abstention: the program did not get to an end.
+    """
+
+    solve: Callable[[str], object]
+    gave_up: frozenset[str] = frozenset({"too many cases", "unknown"})
+
+    def verify(self, problem: Problem, trace: str = "") -> Verdict:
+        solution = self.solve(problem.question)
+        if solution.status == "ok":
+            return Verdict(1, solution.answer, VALID)
+        return Verdict(None if solution.status in self.gave_up else 0, None, solution.status)
+
+
+@dataclass(frozen=True)
+class ProgramCheck:
+    """The domain's exact check of a submission. `check`: (question, skills) -> status, answer.
+
+    Beside soundness and the answer it looks at the skills: all that were active at the end (K_T) must be there.
+    """
+
+    check: Callable[[str, Sequence[str]], object]
+
+    def verify(self, problem: Problem, trace: str = "") -> Verdict:
+        result = self.check(problem.question, problem.skills)
+        return Verdict(1, result.answer, VALID) if result.status == "ok" else Verdict(0, None, result.status)
+
+
+REQUEST = """\
+Judge whether this problem is valid: it can be solved from what it says, and has exactly one answer. Solve it yourself.
+Reply with one JSON record: {{"valid": true or false, "answer": "your own answer", "reason": "one of: {reasons}"}}
+
+How it was written:
+{trace}
+
+Problem:
+{question}"""
+
+
+@dataclass(frozen=True)
+class ChatVerifier:
+    """A language model as verifier or auditor. `ask`: prompt -> reply, of a local checkpoint or of an endpoint.
+
+    `ask` raises TimeoutError or OSError when the model cannot be reached in time; that is an abstention, and so is a
+    reply that holds no usable record.
+    """
+
+    ask: Callable[[str], str]
+
+    def verify(self, problem: Problem, trace: str = "") -> Verdict:
+        reasons = ", ".join(["valid", "wrong", *sorted(BLOCKING)])
+        try:
+            return read_verdict(self.ask(REQUEST.format(reasons=reasons, trace=trace, question=problem.question)))
+        except (TimeoutError, OSError):
+            return Verdict(None, None, "no reply")
+
+
+def read_verdict(reply: str) -> Verdict:
+    """The last JSON record {valid, answer, reason} in a reply. Never raises: without one it is an abstention."""
+    for text in reversed(re.findall(r"\{[^{}]*\}", reply)):
+        try:
+            record = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("valid"), bool):
+            answer = record.get("answer")
+            answer = str(answer).strip() if isinstance(answer, (str, int, float)) and not isinstance(answer, bool) else ""
+            return Verdict(int(record["valid"]), answer or None, str(record.get("reason") or "").strip().lower())
+    return Verdict(None, None, "unreadable verdict")
+
+
+def program_committee(
+    solvers: Iterable[Callable[[str], object]], second_audit: Callable[[str], object],
+    check: Callable[[str, Sequence[str]], object], canonical: Callable[[str], str],
+) -> Committee:
+    """A committee of programs, for a domain that a program can decide.
+
+    solvers: three independent ones, question -> status and answer. second_audit: the same by another road.
+    """
+    verifiers = [ProgramVerifier(solve) for solve in solvers]
+    return Committee(verifiers, ProgramVerifier(second_audit), ProgramCheck(check), canonical)

@@ -1,0 +1,49 @@
+"""Everything that the stages share, opened from a run's folder: the environment, and who plays which role."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ap import domains
+from ap.config import Config
+from ap.domains import mini_checks
+from ap.env import Env
+from ap.prober import Prober, program_pool
+from ap.sandbox import Sandbox
+from ap.skills import Curriculum, load_library, split_skill_sets
+from ap.verifier import program_committee
+
+
+class World:
+    """A context manager, since the sandbox behind it is a process.
+
+    `eval_sets` are the fixed skill sets that training never draws; `known` the canonical forms of the corpus's problems,
+    which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after are
+    measured by the same one.
+    """
+
+    def __init__(self, config: Config):
+        self.domain = domain = domains.get(config.domain)
+        own = [Path(config.skills)] if any(Path(config.skills).glob("*/SKILL.md")) else []
+        self.library = load_library([config.source / "skills", *own])
+        scripts = [skill.scripts for skill in self.library.values() if skill.scripts.is_dir()]
+        self.sandbox = Sandbox([*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=domain.PRELOAD)
+        self.env = Env(domain, self.library, self.sandbox, config)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            config.model or config.source / "tokenizer", local_files_only=True)
+        self.committee = program_committee(
+            tuple(mini_checks.SOLVERS.values()), mini_checks.second_audit, domain.check, domain.canonical)
+        pool = program_pool(domain)
+        self.prober = Prober(pool, config.prober_k, config.pass_rate, config.prober_window, config.prober_floor)
+        self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", config.prober_window, 0.0)
+        sizes = range(config.skills_min, config.skills_max + 1)
+        self.eval_sets, held_out = split_skill_sets(sorted(self.library), sizes, config.eval_sets, seed=0)
+        self.curriculum = Curriculum(self.library, sizes, held_out, config.mastery_alpha, config.mastery_eps)
+        self.known: frozenset[str] = frozenset()
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.sandbox.close()

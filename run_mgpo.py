@@ -1,0 +1,285 @@
+"""Stage 3: MGPO. The main job of the repository.
+
+    torchrun run_mgpo.py [--preset mini] [--name NAME] [any setting of ap/config.py]
+
+Uses what stages 1 and 2 left in OUT/NAME, builds what is missing, then trains the proposer from pi_ref. One step is
+five verbs:
+
+    draw (curriculum)  ->  roll out (engine, environment, sandbox)  ->  judge (V, rho, rewards)
+    ->  compare (advantages)  ->  update (zero-sum weights, gates, loss)
+
+It ends with the problems that the proposer wrote, a before/after table on skill sets that training never drew, and a
+page to look at. Killed at any moment, the same command continues with the same numbers.
+"""
+from __future__ import annotations
+
+import random
+import time
+from typing import Sequence
+
+import torch
+from tqdm import tqdm
+
+from ap import checkpoint
+from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
+from ap.config import Config, UserError, parse_config, run_main
+from ap.evaluation import paired_difference
+from ap.judge import judge, summary
+from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights
+from ap.metrics import Metrics
+from ap.model import load_model, token_logprobs
+from ap.ranks import Ranks
+from ap.report import write_report
+from ap.rollout import roll_out, transcript
+from ap.trajectory import Batch, Trajectory, collate
+from ap.update import Updater, micro_batches
+from run_sft import build_reference
+from run_skills import World
+
+
+# ------------------------------------------------------------------------------------------------ compare
+
+
+def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> None:
+    """A(i, t) = A_E(i) + omega * A_S(i, t) for every action, in place. All groups must be whole."""
+    groups = [trajectory.group for trajectory in trajectories]
+    episode = trajectory_advantages([t.reward for t in trajectories], groups, config.normalise_std)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    turn_groups = [trajectory.group for trajectory in trajectories for _ in trajectory.turns]
+    turn_episode = [a for a, trajectory in zip(episode, trajectories) for _ in trajectory.turns]
+    stage = stage_advantages([t.process_reward for t in turns], turn_groups, [t.stage for t in turns], config.normalise_std)
+    if config.placebo:
+        stage = permute_within_groups(stage, turn_groups, random.Random(f"{config.seed}/{key}/placebo"))
+    omega = config.omega if config.algorithm == "mgpo" else 0.0
+    fused = fused_advantages(turn_episode, stage, omega)
+    for trajectory, advantage in zip(trajectories, episode):
+        trajectory.advantage = advantage
+    for turn, stage_advantage, advantage in zip(turns, stage, fused):
+        turn.stage_advantage, turn.advantage = stage_advantage, advantage
+
+
+# ------------------------------------------------------------------------------------------------- update
+
+
+@torch.no_grad()
+def score(model, batch: Batch, micro: list[list[int]], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropies (B, T) of a whole batch, in micro-batches, without gradient."""
+    logprobs, entropy = torch.zeros_like(batch.old_logprobs), torch.zeros_like(batch.old_logprobs)
+    for rows in micro:
+        length = int(batch.lengths[rows].max())
+        logprobs[rows, :length], entropy[rows, :length] = token_logprobs(
+            model, batch.ids[rows, :length], batch.loss_mask[rows, :length], temperature)
+    return logprobs, entropy
+
+
+def update(model, reference, updater: Updater, trajectories: list[Trajectory], config: Config, pad_id: int) -> dict:
+    """One or more policy updates on this rank's groups of one rollout. Returns the metrics of the last, over all ranks."""
+    groups = sorted({trajectory.group for trajectory in trajectories})
+    metrics: dict[str, float] = {}
+    for part in range(config.updates):
+        chosen = set(groups[part::config.updates])
+        mine = [t for t in trajectories if t.group in chosen and sum(t.loss_mask) > 0]
+        metrics = update_once(model, reference, updater, mine, config, pad_id, on_policy=part == 0)
+    return metrics
+
+
+def update_once(model, reference, updater, trajectories, config: Config, pad_id: int, on_policy: bool) -> dict:
+    if not trajectories:  # the other ranks still need this one's gradient, of zero
+        return updater.step([], num_tokens=0)
+    batch = collate(trajectories, pad_id).to(model.device)
+    action_ids = batch.action_ids  # (B, T)
+    micro = micro_batches(batch.lengths.tolist(), config.micro_batch_tokens)
+    ref_logprobs, _ = score(reference, batch, micro, config.temperature)
+    # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
+    logprobs = batch.old_logprobs if on_policy else score(model, batch, micro, config.temperature)[0]
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    advantages = torch.tensor([turn.advantage for turn in turns], dtype=torch.float32, device=model.device)  # (num_actions,)
+    action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
+    weights, statistics = mgpo_weights(
+        logprobs=logprobs, old_logprobs=batch.old_logprobs, ref_logprobs=ref_logprobs, action_ids=action_ids,
+        advantages=advantages, groups=action_groups, beta=config.beta, tau_pos=config.tau_pos, tau_neg=config.tau_neg,
+        gate=config.gate, implicit_reward=config.implicit_reward,
+    )
+
+    def loss_of(rows: list[int]):
+        length = int(batch.lengths[rows].max())
+        ids, mask, old = batch.ids[rows, :length], batch.loss_mask[rows, :length], batch.old_logprobs[rows, :length]
+        actions, ref = action_ids[rows, :length], ref_logprobs[rows, :length]
+        logprobs, entropy = token_logprobs(model, ids, mask, config.temperature)
+        if config.algorithm == "mgpo":
+            loss = mgpo_loss(logprobs, actions, weights)
+        else:
+            per_token = torch.where(actions >= 0, advantages[actions.clamp(min=0)], 0.0)
+            loss, _ = grpo_loss(logprobs, old, per_token, mask, config.clip_low, config.clip_high, ref, config.kl_weight)
+        with torch.no_grad():
+            log_ratio = (logprobs - old) * mask
+            sums = {
+                "entropy": entropy.sum(), "kl_to_ref": (k3(logprobs, ref) * mask).sum(), "log_ratio": log_ratio.sum(),
+                "log_ratio_abs": log_ratio.abs().sum(), "logprob": (logprobs * mask).sum(),
+            }
+        return loss, sums
+
+    metrics = updater.step([lambda rows=rows: loss_of(rows) for rows in micro], num_tokens=batch.num_tokens)
+    padded = sum(len(rows) * int(batch.lengths[rows].max()) for rows in micro)
+    return metrics | statistics | {"padding_share": 1 - int(batch.lengths.sum()) / padded}
+
+
+# -------------------------------------------------------------------------------------------------- loop
+
+
+def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) -> torch.nn.Module:
+    """The reinforcement learning loop. Returns the trained proposer; all that it leaves lies in the run's folder."""
+    tokenizer, folder = world.tokenizer, config.folder / "mgpo"
+    found = checkpoint.latest(folder)
+    model = load_model(found or reference_folder, config)
+    reference = load_model(reference_folder, config).requires_grad_(False)
+    updater = Updater(model, ranks, lr=config.lr, max_grad_norm=config.max_grad_norm)
+    start, known = 0, set(world.known)
+    if found:
+        state = checkpoint.load_training_state(found, model, updater)
+        start, known = state["step"], set(state["known"])
+        world.curriculum.load_state(state["curriculum"])
+        world.prober.load_state(state["prober"])
+        ranks.print(f"{config.algorithm}: continuing after step {start} of {config.steps}")
+    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in ("metrics", "problems", "trajectories")}
+
+    progress = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.algorithm,
+                    disable=not ranks.is_main)
+    for step in progress:
+        key, clock = f"{config.seed}/{step}", Clock()
+        # draw: skill sets by the curriculum; every rank makes the same draws and takes its share of the groups
+        rng = random.Random(f"{key}/draw")
+        drawn = [(world.curriculum.draw(rng), group) for group in range(config.groups)]
+        starts = [(skills, group, f"{key}/{group}/{member}")
+                  for skills, group in ranks.share(drawn) for member in range(config.group_size)]
+        # roll out
+        trajectories, engine = roll_out(world.env, model, tokenizer, starts, config)
+        clock.tick("rollout")
+        # judge
+        judge(trajectories, world.committee, world.prober, known, config, key)
+        clock.tick("judge")
+        # compare
+        compare(trajectories, config, key)
+        # update
+        losses = update(model, reference, updater, trajectories, config, tokenizer.pad_token_id)
+        clock.tick("update")
+
+        everyone = sorted((t for part in ranks.gather(trajectories) for t in part), key=lambda t: t.group)
+        world.curriculum.update([(t.skills, float(t.valid)) for t in everyone])
+        world.prober.observe([t.pass_rate for t in everyone if t.valid])
+        accepted = [t for t in everyone if t.valid]
+        known |= {world.domain.canonical(t.problem.question) for t in accepted}
+        record = summary(everyone) | losses | clock.seconds | {
+            "dead_groups": dead_groups(everyone), "prober": world.prober.level,
+            "tokens_per_second/rollout": ranks.world * engine["decode_tokens"] / clock.seconds["seconds/rollout"],
+            "tokens_per_second/update": sum(len(t.ids) for t in everyone) / clock.seconds["seconds/update"],
+            **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
+        }
+        logs["metrics"].write(step + 1, record)
+        logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in accepted])
+        logs["trajectories"].write_all(step + 1, [{"phase": "train"} | transcript(tokenizer, t) for t in everyone[:2 * config.group_size:4]])
+        progress.set_postfix(valid=f"{record['valid_rate']:.2f}", reward=f"{record['reward']:.2f}")
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if ranks.is_main:
+                checkpoint.save(folder, model, tokenizer, updater, {
+                    "step": step + 1, "known": sorted(known - world.known), "curriculum": world.curriculum.state(),
+                    "prober": world.prober.state(),
+                })
+            ranks.barrier()
+    return model
+
+
+def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> list[Trajectory]:
+    """One episode on each of the fixed skill sets that training never draws. The same seeds before and after."""
+    starts = [(skills, number, f"{config.seed}/eval/{number}") for number, skills in ranks.share(list(enumerate(world.eval_sets)))]
+    with tqdm(total=len(starts), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
+        mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress)
+    judge(mine, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
+    return sorted((t for part in ranks.gather(mine) for t in part), key=lambda trajectory: trajectory.group)
+
+
+def dead_groups(trajectories: Sequence[Trajectory]) -> float:
+    """Share of the groups whose terminal rewards are all equal: no trajectory-level signal."""
+    rewards: dict[int, set[float]] = {}
+    for trajectory in trajectories:
+        rewards.setdefault(trajectory.group, set()).add(trajectory.reward)
+    return sum(len(values) == 1 for values in rewards.values()) / max(len(rewards), 1)
+
+
+def problem_record(trajectory: Trajectory, step: int) -> dict:
+    problem = trajectory.problem
+    return {
+        "question": problem.question, "answer": problem.answer, "domain": problem.domain, "step": step,
+        "skills": list(trajectory.skills), "kept_skills": list(problem.skills), "pass_rate": trajectory.pass_rate,
+    }
+
+
+class Clock:
+    """Seconds by phase of a step."""
+
+    def __init__(self):
+        self.last, self.seconds = time.perf_counter(), {}
+
+    def tick(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds/{phase}"], self.last = now - self.last, now
+
+
+# -------------------------------------------------------------------------------------------------- main
+
+TABLE = (  # metric, what it is
+    ("valid_rate", "valid problems, share of episodes"),
+    ("reward", "terminal reward, mean"),
+    ("hard_yield", "valid and solved by the prober in less than half of its tries"),
+    ("pass_rate", "pass rate of the valid problems"),
+    ("skills_kept", "skills in a valid problem"),
+    ("checked_rate", "episodes that submit what a check passed"),
+    ("edit_rate", "episodes that edit the skills"),
+    ("exec_calls", "programs run, per episode"),
+    ("tokens", "tokens, per episode"),
+)
+
+
+def before_and_after(world: World, model, config: Config, ranks: Ranks, phase: str) -> dict:
+    """Evaluate once for each phase; a finished evaluation is found again. Returns its record for the table."""
+    path = config.folder / f"evaluation_{phase}.json"
+    if not path.exists():
+        trajectories = evaluate(world, model, config, ranks, phase)
+        if ranks.is_main:
+            checkpoint.write_json(path, {
+                "summary": summary(trajectories), "valid": [float(t.valid) for t in trajectories],
+                "reward": [t.reward for t in trajectories], "skills": [list(t.skills) for t in trajectories],
+                "transcripts": [{"phase": phase, "step": 0 if phase == "before" else config.steps} | transcript(world.tokenizer, t)
+                                for t in trajectories[:40]],
+            })
+        ranks.barrier()
+    return checkpoint.read_json(path)
+
+
+def print_table(before: dict, after: dict, ranks: Ranks) -> None:
+    count = len(before["valid"])
+    ranks.print(f"\n{count} skill sets that training never drew, one episode each")
+    ranks.print(f"{'':62s}{'pi_ref':>8s}{'after':>8s}")
+    for name, meaning in TABLE:
+        ranks.print(f"{meaning:62s}{before['summary'][name]:8.3f}{after['summary'][name]:8.3f}")
+    for name in ("valid", "reward"):
+        difference, low, high = paired_difference(after[name], before[name], seed=0)
+        ranks.print(f"{name}: {difference:+.3f}, 95 % interval over skill sets [{low:+.3f}, {high:+.3f}]")
+
+
+def main(argv: list[str]) -> None:
+    config = parse_config(argv, __doc__)
+    with Ranks.start(config) as ranks:
+        reference_folder = build_reference(config, ranks)
+        world = World(config)
+        before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
+        model = train(world, config, ranks, reference_folder)
+        after = before_and_after(world, model, config, ranks, "after")
+        world.close()
+        print_table(before, after, ranks)
+        if ranks.is_main:
+            print(f"problems: {config.folder / 'problems.jsonl'}\npage to look at: {write_report(config.folder)}")
+
+
+if __name__ == "__main__":
+    run_main(main)

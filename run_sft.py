@@ -1,0 +1,158 @@
+"""Stage 2: agentic SFT. Expert episodes in, the reference policy pi_ref out.
+
+    torchrun run_sft.py [--name NAME] [--sft_trajectories 3000] [--sft_steps 900]
+
+A teacher plays episodes in the real environment, with real tool calls. Those whose problem passes the verifier
+(V(q) = 1) are kept; the rest are counted by reason. The policy learns every token that the teacher wrote, and none
+that the environment wrote (L_SFT), and beside it to extract skills from texts (L_acq).
+"""
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ap import checkpoint
+from ap.chat import STOP, encode, prompt_ids
+from ap.config import Config, parse_config, run_main, save_config
+from ap.judge import judge
+from ap.losses import sft_loss
+from ap.metrics import Metrics
+from ap.model import build_model, load_model, token_logprobs
+from ap.ranks import Ranks
+from ap.rollout import play_script
+from ap.teacher import ScriptedAuthor
+from ap.trajectory import Batch, Trajectory, collate
+from ap.update import Updater, micro_batches, warmup_cosine
+from ap.world import World
+from run_skills import build_skills
+
+
+def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None:
+    """Play expert episodes until enough of them pass V(q) = 1; write expert.jsonl and, with reasons, the rejected count.
+
+    Episode number n depends on the seed and n only, so the result does not depend on the number of ranks.
+    """
+    author, kept, reasons, number = ScriptedAuthor(world.env), [], Counter(), 0
+    progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)
+    round_size = 128
+    while len(kept) < config.sft_trajectories:
+        mine = []
+        for n in ranks.share(range(number, number + round_size)):
+            rng = random.Random(f"{config.seed}/expert/{n}")
+            skills = world.curriculum.draw(rng)
+            mine.append((n, play_script(world.env, world.tokenizer, skills, author.writer(rng), max_tokens=config.max_tokens)))
+        judge([trajectory for _, trajectory in mine], world.committee, world.prober, set(), config, f"{config.seed}/expert")
+        everyone = sorted((pair for part in ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
+        reasons.update(trajectory.reason for _, trajectory in everyone)
+        kept += [trajectory for _, trajectory in everyone if trajectory.valid]
+        number += round_size
+        progress.update(min(len(kept), config.sft_trajectories) - progress.n)
+    progress.close()
+    if ranks.is_main:
+        checkpoint.write_jsonl(config.folder / "expert.jsonl", [t.to_dict() for t in kept[:config.sft_trajectories]])
+        checkpoint.write_json(config.folder / "expert_reasons.json", dict(reasons.most_common()))
+    ranks.barrier()
+    share = sum(t.valid for t in kept) / number
+    ranks.print(f"expert: {number} episodes, {share:.0%} valid and kept; reasons in {config.folder / 'expert_reasons.json'}")
+
+
+def acquisition_trajectories(world: World, config: Config) -> list[Trajectory]:
+    """The L_acq examples as trajectories of one message: the text is the observation, the skill's fields the action."""
+    examples = []
+    for record in checkpoint.read_jsonl(config.folder / "acquisition.jsonl"):
+        prompt = prompt_ids(world.tokenizer, [{"role": "user", "content": record["prompt"]}])
+        written = encode(world.tokenizer, record["completion"] + STOP)
+        mask = [0] * len(prompt) + [1] * len(written)
+        ids = prompt + written
+        if len(ids) <= config.max_tokens:
+            examples.append(Trajectory(ids, mask, [0.0] * len(ids), [m - 1 for m in mask], [], ()))
+    return examples
+
+
+def batch_of(data: list[Trajectory], step: int, size: int, key: str) -> list[Trajectory]:
+    """The step-th batch: each epoch is shuffled, then bucketed by length inside pools of 16 batches.
+
+    Depends on the key and the step only, so a resumed run sees the same batches.
+    """
+    per_epoch = max(len(data) // size, 1)
+    epoch, index = divmod(step, per_epoch)
+    rng = random.Random(f"{key}/{epoch}")
+    order = rng.sample(range(len(data)), len(data))
+    pools = [sorted(order[i:i + 16 * size], key=lambda j: len(data[j].ids)) for i in range(0, len(order), 16 * size)]
+    batches = [pool[i:i + size] for pool in pools for i in range(0, len(pool), size)]
+    batches = [batch for batch in batches if len(batch) == min(size, len(data))]
+    rng.shuffle(batches)
+    return [data[j] for j in batches[index % len(batches)]]
+
+
+def build_reference(config: Config, ranks: Ranks) -> Path:
+    """Build what is missing of stages 1 and 2. Returns the folder of pi_ref, an ordinary Hugging Face checkpoint."""
+    folder = config.source
+    final = folder / "sft" / f"step-{config.sft_steps:06d}"
+    if final.exists():
+        ranks.print(f"pi_ref: found in {final}")
+        return final
+    build_skills(config, ranks)
+    with World(config) as world:
+        if (folder / "expert.jsonl").exists():
+            ranks.print(f"expert episodes: found in {folder / 'expert.jsonl'}")
+        else:
+            make_expert_trajectories(world, config, ranks)
+        train_reference(world, config, ranks)
+    return final
+
+
+def train_reference(world: World, config: Config, ranks: Ranks) -> None:
+    """Minimise L_SFT + acq_weight * L_acq, each a mean over its own action tokens."""
+    tokenizer, folder = world.tokenizer, config.folder / "sft"
+    expert = [Trajectory.from_dict(record) for record in checkpoint.read_jsonl(config.folder / "expert.jsonl")]
+    extraction = acquisition_trajectories(world, config)
+    found = checkpoint.latest(folder)
+    start_from = found or config.model
+    model = load_model(start_from, config) if start_from else build_model(config, len(tokenizer), config.seed)
+    updater = Updater(model, ranks, lr=config.sft_lr, max_grad_norm=config.max_grad_norm)
+    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    metrics = Metrics(config.folder / "sft_metrics.jsonl", start, ranks)
+    progress = tqdm(range(start, config.sft_steps), initial=start, total=config.sft_steps, desc="SFT", disable=not ranks.is_main)
+    for step in progress:
+        losses, tokens = [], {}
+        for name, data, size in (("sft", expert, config.sft_batch), ("acq", extraction, config.acq_batch)):
+            chosen = batch_of(data, step, size, f"{config.seed}/{name}")
+            tokens[name] = sum(sum(trajectory.loss_mask) for trajectory in chosen)
+            # The updater divides by the action tokens of L_SFT; this makes L_acq a mean over its own.
+            weight = 1.0 if name == "sft" else config.acq_weight * tokens["sft"] / tokens["acq"]
+            mine = ranks.share(chosen)
+            for rows in micro_batches([len(trajectory.ids) for trajectory in mine], config.micro_batch_tokens):
+                batch = collate([mine[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+                losses.append(lambda batch=batch, name=name, weight=weight: loss_terms(model, batch, name, weight))
+        lr = warmup_cosine(step, config.sft_steps, config.sft_lr)
+        record = updater.step(losses, num_tokens=tokens["sft"] / ranks.world, lr=lr)
+        record["acq_loss"] *= tokens["sft"] / tokens["acq"]
+        metrics.write(step + 1, record | {"lr": lr})
+        progress.set_postfix(loss=f"{record['sft_loss']:.3f}", extract=f"{record['acq_loss']:.3f}")
+        if (step + 1) % config.sft_save_every == 0 or step + 1 == config.sft_steps:
+            if ranks.is_main:
+                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
+            ranks.barrier()
+
+
+def loss_terms(model, batch: Batch, name: str, weight: float) -> tuple[torch.Tensor, dict]:
+    logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
+    loss = sft_loss(logprobs, batch.loss_mask)
+    return weight * loss, {f"{name}_loss": loss} | ({"entropy": entropy.sum()} if name == "sft" else {})
+
+
+def main(argv: list[str]) -> None:
+    config = parse_config(argv, __doc__)
+    with Ranks.start(config) as ranks:
+        if ranks.is_main:
+            save_config(config)
+        build_reference(config, ranks)
+
+
+if __name__ == "__main__":
+    run_main(main)

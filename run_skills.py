@@ -1,0 +1,73 @@
+"""Stage 1: a library of skills out of a corpus.
+
+    python run_skills.py [--name NAME] [--corpus FOLDER_OR_JSONL] [--tau_r 0.5]
+
+A teacher reads the corpus and proposes candidate skills, each with a quality score r(k). Those with r(k) >= tau_r
+become SKILL.md packages in OUT/NAME/skills; all of them, kept and rejected, are listed in candidates.jsonl there. The
+examples for L_acq (extract a skill from a text that shows it) and, for a model made from scratch, the tokenizer are
+made here too. Your own packages in the folder `--skills` are used beside the acquired ones.
+"""
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from ap import checkpoint, domains
+from ap.chat import build_tokenizer
+from ap.config import Config, UserError, parse_config, run_main, save_config
+from ap.env import INSTRUCTIONS, ONE_SHOT, Env
+from ap.ranks import Ranks
+from ap.skills import Document, Skill, acquire, acquisition_examples, read_corpus, write_library
+from ap.teacher import ScriptedTeacher
+from ap.trajectory import STAGES
+
+USES = ("preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size", "tau_r")
+
+
+def build_skills(config: Config, ranks: Ranks) -> None:
+    """Build what is missing of stage 1 in the run's folder. Only the main rank works; the others wait."""
+    folder = config.folder / "skills"
+    if (folder / "candidates.jsonl").exists():
+        ranks.print(f"skills: found in {folder}")
+    elif ranks.is_main:
+        print(f"skills: none in {folder} yet, reading the corpus")
+        domain = domains.get(config.domain)
+        if config.corpus:
+            documents = read_corpus(Path(config.corpus))
+        else:
+            records = domain.make_corpus(config.corpus_size, random.Random(f"{config.seed}/corpus"))
+            checkpoint.write_jsonl(config.folder / "corpus.jsonl", records)
+            documents = [Document.from_record(record, f"corpus.jsonl, line {n}") for n, record in enumerate(records, 1)]
+        kept, rejected = acquire(ScriptedTeacher(domain), documents, config.tau_r)
+        if not kept:
+            raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; the "
+                            f"scripted teacher only reads problems of the domain {config.domain}; lower --tau_r or give another --corpus")
+        examples = acquisition_examples(kept, documents)
+        checkpoint.write_jsonl(config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
+        if not config.model:
+            texts = [document.text for document in documents] + [text for example in examples for text in example]
+            tokenizer = build_tokenizer(texts, constant_phrases(domain, [c.skill for c in kept]), config.vocab_size)
+            tokenizer.save_pretrained(config.folder / "tokenizer")
+        write_library(kept, rejected, folder)  # last: its candidates.jsonl says that the stage is complete
+        print(f"skills: {len(kept)} kept, {len(rejected)} rejected, all listed in {folder / 'candidates.jsonl'}")
+    ranks.barrier()
+
+
+def constant_phrases(domain, skills: list[Skill]) -> list[str]:
+    """What stands word for word in every prompt: one token each in a tokenizer made from scratch."""
+    env = Env(domain, {skill.name: skill for skill in skills}, None, Config())
+    lines = [line for skill in skills for line in env.describe((skill.name,)).splitlines()]
+    stages = [f"stage: {stage}" for stage in STAGES]
+    return [INSTRUCTIONS, ONE_SHOT, domain.INSTRUCTIONS, "Active skills:\n", *stages, *lines, *domain.PHRASES]
+
+
+def main(argv: list[str]) -> None:
+    config = parse_config(argv, __doc__, USES)
+    with Ranks.start(config) as ranks:
+        if ranks.is_main:
+            save_config(config)
+        build_skills(config, ranks)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,169 @@
+"""The command line: what a user types by mistake is answered by one sentence, and a run keeps the settings it has."""
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ap.config import PRESETS, Config, UserError, load_config, parse_config, run_main, save_config, validate
+
+
+@pytest.fixture
+def out(tmp_path):
+    return ["--out", str(tmp_path / "runs")]
+
+
+def refused(argv, *words, uses=None):
+    with pytest.raises(UserError) as caught:
+        parse_config(argv, "", uses)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence, sentence
+
+
+def test_values_are_converted_to_the_types_of_the_fields(out):
+    config = parse_config([*out, "--group_size", "4", "--lr=1e-4", "--placebo", "true", "--algorithm", "grpo"], "")
+    assert (config.group_size, config.lr, config.placebo, config.algorithm) == (4, 1e-4, True, "grpo")
+    assert config.steps == Config.steps  # what is not given keeps its default
+
+
+def test_a_preset_is_overridden_by_the_command_line(out, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    config = parse_config([*out, "--preset", "qwen3-4b", "--model", str(tmp_path), "--groups", "40"], "")
+    assert (config.dtype, config.max_tokens, config.groups, config.name) == ("bfloat16", 16384, 40, "qwen3-4b")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_consistent(preset, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    validate(Config(**{"preset": preset, "model": "" if preset == "mini" else str(tmp_path)} | PRESETS[preset]))
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--grop_size", "4"], ["--grop_size", "--group_size"]),  # a typing error is answered with what was meant
+    (["--group-size=4"], ["--group-size", "--group_size"]),
+    (["--group_size", "four"], ["--group_size", "whole number", "four"]),
+    (["--group_size", "4.0"], ["whole number"]),
+    (["--group_size"], ["--group_size", "expected one argument"]),
+    (["--lr", "fast"], ["--lr", "a number"]),
+    (["--lr", "nan"], ["--lr"]),
+    (["--lr", "-1"], ["--lr", "at least 0"]),
+    (["--placebo", "yes"], ["--placebo", "true or false"]),
+    (["--algorithm", "mgop"], ["mgop", "mgpo, grpo"]),
+    (["--preset", "qwen"], ["qwen", "qwen3-4b", "qwen3-30b-a3b"]),
+    (["4"], ["'4'"]),
+    (["--preset", "qwen3-4b"], ["--model"]),
+    (["--model", "Qwen/Qwen3-4B"], ["Qwen/Qwen3-4B", "config.json"]),
+    (["--skills_min", "3", "--skills_max", "2"], ["--skills_min 3", "--skills_max 2"]),
+    (["--group_size", "1"], ["--group_size 1", "at least 2"]),
+    (["--groups", "24", "--updates", "5"], ["--groups 24", "--updates 5"]),
+    (["--updates", "0"], ["--updates 0"]),
+    (["--actions", "think,exce,submit"], ["'exce'", "exec"]),
+    (["--actions", "think,exec"], ["submit"]),
+    (["--temperature", "0"], ["--temperature"]),
+    (["--tau_r", "1.5"], ["--tau_r 1.5", "between 0 and 1"]),
+    (["--heads", "3"], ["--heads 3"]),
+    (["--name", "a/b"], ["a/b"]),
+])
+def test_bad_input_is_told_in_one_sentence(out, argv, words):
+    refused([*out, *argv], *words)
+
+
+def test_more_ranks_than_groups_of_an_update(out, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    parse_config([*out, "--groups", "16", "--updates", "2"], "")
+    refused([*out, "--groups", "16", "--updates", "4"], "8 ranks")
+
+
+def test_a_script_has_only_the_settings_that_it_uses(out):
+    uses = ("preset", "name", "out", "tau_r")
+    assert parse_config([*out, "--tau_r", "0.7"], "", uses).tau_r == 0.7
+    refused([*out, "--lr", "1"], "--lr", "other scripts", uses=uses)
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse_config(["--preset", "qwen3-4b", "--help"], "What this script is for.", ("preset", "max_tokens", "placebo"))
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "What this script is for." in text and "default: 16384" in text and "true|false" in text
+    assert "--lr" not in text
+
+
+def test_later_scripts_start_from_the_settings_of_the_run(out):
+    first = parse_config([*out, "--name", "trial", "--group_size", "4", "--placebo", "true", "--lr", "2.5e-6"], "")
+    save_config(first)
+    assert load_config(first.folder) == first
+    later = parse_config([*out, "--name", "trial", "--steps", "7"], "")
+    assert later == dataclasses.replace(first, steps=7)
+
+
+def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
+    config = parse_config(out, "")
+    save_config(config)
+    assert parse_config([*out, "--vocab_size", "512"], "").vocab_size == 512
+    (config.folder / "skills").mkdir()
+    (config.folder / "skills" / "candidates.jsonl").write_text("")
+    refused([*out, "--vocab_size", "512"], "vocab_size = 1024", "not 512", "--name")
+    assert parse_config([*out, "--lr", "1e-5", "--sft_steps", "10"], "").lr == 1e-5
+    (config.folder / "sft").mkdir()
+    refused([*out, "--sft_steps", "10"], "sft_steps")
+    refused([*out, "--hidden_size", "64"], "hidden_size")
+    (config.folder / "mgpo").mkdir()
+    refused([*out, "--algorithm", "grpo"], "algorithm = mgpo", "--name")
+    assert parse_config([*out, "--steps", "50"], "").steps == 50  # training longer contradicts nothing
+
+
+def test_the_preset_of_a_run_stays(out, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    save_config(parse_config(out, ""))
+    refused([*out, "--name", "mini", "--preset", "qwen3-4b", "--model", str(tmp_path)], "--preset mini", "--name")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("{\n\"seed\": 1,\n", ["config.json", "line 3"]),
+    ('{"sead": 1}', ["config.json", "'sead'", "seed"]),
+    ('{"seed": "one"}', ["config.json, seed", "whole number"]),
+    ('{"placebo": 1}', ["config.json, placebo", "true or false"]),
+    ("[]", ["config.json"]),
+])
+def test_a_spoilt_config_file_names_its_fault(out, tmp_path, text, words):
+    folder = tmp_path / "runs" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(text)
+    refused(out, *words)
+
+
+def test_a_folder_with_something_else_is_not_taken_for_a_run(out, tmp_path):
+    folder = tmp_path / "runs" / "mini"
+    folder.mkdir(parents=True)
+    (folder / "expert.jsonl").write_text("")
+    refused(out, "expert.jsonl", "config.json", "--name")
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "runs").write_text("a file, not a folder")
+    refused(["--out", str(tmp_path / "runs")], "runs", "--out")
+    with pytest.raises(UserError, match="cannot write"):
+        save_config(Config(out=str(tmp_path / "runs")))
+
+
+def test_user_errors_end_a_script_with_code_2_and_one_line(tmp_path):
+    code = "from ap.config import parse_config, run_main\nrun_main(lambda argv: parse_config(argv, ''))"
+    ended = subprocess.run([sys.executable, "-c", code, "--lrr", "1"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: unknown setting --lrr (did you mean --lr") and ended.stderr.count("\n") == 1
+
+
+def test_programming_errors_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script"])
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda argv: 1 / 0)
+
+
+def test_the_saved_file_is_plain_json(out):
+    config = parse_config(out, "")
+    save_config(config)
+    assert json.loads((config.folder / "config.json").read_text()) == dataclasses.asdict(config)
