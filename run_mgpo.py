@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 from typing import Sequence
 
 import torch
@@ -22,10 +23,10 @@ from tqdm import tqdm
 
 from ap import checkpoint
 from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
-from ap.config import Config, UserError, parse_config, run_main
+from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
 from ap.judge import judge, summary
-from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights
+from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens
 from ap.metrics import Metrics
 from ap.model import load_model, token_logprobs
 from ap.ranks import Ranks
@@ -33,8 +34,8 @@ from ap.report import write_report
 from ap.rollout import roll_out, transcript
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches
+from ap.world import World
 from run_sft import build_reference
-from run_skills import World
 
 
 # ------------------------------------------------------------------------------------------------ compare
@@ -109,8 +110,7 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
         if config.algorithm == "mgpo":
             loss = mgpo_loss(logprobs, actions, weights)
         else:
-            per_token = torch.where(actions >= 0, advantages[actions.clamp(min=0)], 0.0)
-            loss, _ = grpo_loss(logprobs, old, per_token, mask, config.clip_low, config.clip_high, ref, config.kl_weight)
+            loss, _ = grpo_loss(logprobs, old, spread_over_tokens(advantages, actions), mask, config.clip_low, config.clip_high, ref, config.kl_weight)
         with torch.no_grad():
             log_ratio = (logprobs - old) * mask
             sums = {
@@ -119,9 +119,7 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
             }
         return loss, sums
 
-    metrics = updater.step([lambda rows=rows: loss_of(rows) for rows in micro], num_tokens=batch.num_tokens)
-    padded = sum(len(rows) * int(batch.lengths[rows].max()) for rows in micro)
-    return metrics | statistics | {"padding_share": 1 - int(batch.lengths.sum()) / padded}
+    return updater.step([lambda rows=rows: loss_of(rows) for rows in micro], num_tokens=batch.num_tokens) | statistics
 
 
 # -------------------------------------------------------------------------------------------------- loop
@@ -270,12 +268,13 @@ def print_table(before: dict, after: dict, ranks: Ranks) -> None:
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
     with Ranks.start(config) as ranks:
+        if ranks.is_main:
+            save_config(config)
         reference_folder = build_reference(config, ranks)
-        world = World(config)
-        before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
-        model = train(world, config, ranks, reference_folder)
-        after = before_and_after(world, model, config, ranks, "after")
-        world.close()
+        with World(config) as world:
+            before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
+            model = train(world, config, ranks, reference_folder)
+            after = before_and_after(world, model, config, ranks, "after")
         print_table(before, after, ranks)
         if ranks.is_main:
             print(f"problems: {config.folder / 'problems.jsonl'}\npage to look at: {write_report(config.folder)}")

@@ -58,7 +58,8 @@ def constant_phrases(domain, skills: list[Skill]) -> list[str]:
     env = Env(domain, {skill.name: skill for skill in skills}, None, Config())
     lines = [line for skill in skills for line in env.describe((skill.name,)).splitlines()]
     stages = [f"stage: {stage}" for stage in STAGES]
-    return [INSTRUCTIONS, ONE_SHOT, domain.INSTRUCTIONS, "Active skills:\n", *stages, *lines, *domain.PHRASES]
+    names = [skill.name for skill in skills]
+    return [INSTRUCTIONS, ONE_SHOT, domain.INSTRUCTIONS, "Active skills:\n", *names, *stages, *lines, *domain.PHRASES]
 
 
 def main(argv: list[str]) -> None:

@@ -51,11 +51,12 @@ def _tool(name: str, description: str, required: tuple[str, ...], **parameters: 
 
 
 TOOLS = {
-    "exec": _tool("exec", "Run Python. Scripts of the skills can be imported.", ("code",), code="the program"),
+    "exec": _tool("exec", "Run Python. The draft lies in draft.txt; scripts of the skills can be imported.", ("code",),
+                  code="the program"),
     "edit": _tool("edit", "Change the active skills.", (), prune="skill to drop", replace="skill to drop for another",
                   by="skill to take instead"),
-    "submit": _tool("submit", "Hand in the final problem. Ends the episode.", ("problem", "answer"),
-                    problem="its whole text", answer="its only answer"),
+    "submit": _tool("submit", "Hand in the draft as the final problem. Ends the episode.", ("answer",),
+                    answer="its only answer"),
 }
 
 
@@ -152,7 +153,7 @@ SCAFFOLD = (
     "\n<|im_start|>user\n<tool_response>\n", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n", "<problem>", "</problem>", "\n",
     '<tool_call>\n{"name": "', '"}}\n</tool_call>', 'exec", "arguments": {"code": "', 'edit", "arguments": {"prune": "',
-    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"problem": "', '", "answer": "',
+    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"answer": "',
 )
 
 
@@ -160,12 +161,12 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
     """A byte-level BPE tokenizer with single digits and single-letter names, saved like any other.
 
     texts: what to learn the merges from. phrases: constant strings that become one token each (lines of the
-    instructions and of the skill packages). Merges may cross spaces (` more than ` is one token), but never a digit
-    or a one-letter name, so that copying a number or a name is copying a token.
+    instructions and of the skill packages). Merges may cross spaces (` more than a. c is ` is one token) but never a
+    digit, so that copying a number is copying its digits.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\d|\b[a-z]\b|\n"), behavior="isolated"),
+        pre_tokenizers.Split(Regex(r"\d|\n"), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
@@ -177,7 +178,7 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator((piece for text in texts for piece in pattern.split(text) if piece), trainer)
-    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=phrase.isalpha()) for phrase in phrases])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, eos_token=STOP, pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import torch
+from safetensors import SafetensorError
 
 from ap.config import UserError
 from ap.update import Updater
@@ -37,7 +38,7 @@ def save(
     """
     path = Path(folder) / f"step-{state['step']:06d}"
     temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    with _told_when_unwritable(path):
+    with told_when_unwritable(path):
         for leftover in (temporary, replaced):
             if leftover.exists():  # of a process that was killed here
                 shutil.rmtree(leftover)
@@ -76,7 +77,7 @@ def load_training_state(path: Path, model, updater: Updater | None) -> dict:
     record = _read_training_state(path)
     try:
         saved = type(model).from_pretrained(path, dtype=model.dtype, local_files_only=True).state_dict()
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}): delete this folder and run again; "
                         "an older checkpoint or the stage before will be used.") from error
     own = model.state_dict()
@@ -98,8 +99,8 @@ def _complete(folder: Path) -> list[Path]:
     """Whole checkpoints in the order of their steps. Names with a dot in front are being written."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name) and (path / STATE_FILE).is_file()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
+    return sorted((path for path in named if (path / STATE_FILE).is_file()), key=lambda path: int(path.name.split("-")[1]))
 
 
 def _read_training_state(path: Path) -> dict:
@@ -124,7 +125,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); correct or delete the file.") from error
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); "
+                        "correct or delete the file.") from error
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
@@ -148,7 +150,7 @@ def read_jsonl(path: Path) -> list:
 def _write_text(path: Path, text: str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    with _told_when_unwritable(path):
+    with told_when_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
         _sync(temporary)
@@ -159,7 +161,8 @@ def _read_text(path: Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the path, or run the stage that makes it.") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; "
+                        "check the path, or run the stage that makes it.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
 
@@ -174,11 +177,13 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _told_when_unwritable(path: Path) -> Iterator[None]:
+def told_when_unwritable(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write (no permission, disk full, no such folder) into a UserError about `path`."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; make room or choose another folder with --out.") from error
+        raise UserError(f"cannot write {path}: {error.strerror or error}; "
+                        "make room or choose another folder with --out.") from error
 
 
 def _first_line(error: Exception) -> str:

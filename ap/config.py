@@ -97,7 +97,6 @@ class Config:
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
     # --- evaluation
     eval_sets: int = setting(400, "fixed skill sets, never drawn in training")
-    eval_every: int = setting(0, "RL steps between evaluations; 0: only before and after")
     save_every: int = setting(5, "steps between checkpoints")
     reference: str = setting("", "folder of another run whose stages 1 and 2 to start from, for paired comparisons")
 
@@ -113,8 +112,8 @@ class Config:
 
 # ------------------------------------------------------------------------------------------------ presets
 
-# What differs from the defaults above, which are the preset `mini`. The two big ones need --model and GPUs; their values
-# are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
+# What differs from the defaults above, which are the preset `mini`. The two big ones need --model and GPUs; their
+# values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
     "dtype": "bfloat16", "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0, "max_turns": 24,
     "group_size": 8, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "beta": 0.1, "omega": 0.5,
@@ -126,31 +125,41 @@ PRESETS: dict[str, dict] = {
     "qwen3-30b-a3b": _BIG | {"name": "qwen3-30b-a3b", "groups": 64, "steps": 100},
 }
 
-# A stage is there when one of these lies in the run's folder. The settings that it was made with are then fixed: another
-# value would silently not be used, or would mix two experiments in one file.
-_STAGES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("the skills", ("skills/candidates.jsonl",), (
-        "seed", "domain", "model", "vocab_size", "corpus", "corpus_size", "tau_r")),
-    ("the expert episodes", ("expert.jsonl",), (
-        "skills", "skills_min", "skills_max", "max_turns", "max_tokens", "exec_timeout", "actions", "one_shot",
-        "sft_trajectories", "eval_sets")),
-    ("the reference policy", ("sft",), (
-        "dtype", "hidden_size", "layers", "heads", "intermediate_size", "sft_steps", "sft_batch", "sft_lr", "acq_weight",
-        "max_grad_norm")),
-    ("the first evaluation", ("evaluation_before.json",), ("temperature", "r_base", "hardness", "pass_rate", "prober_k")),
-    ("the checkpoints of reinforcement learning", ("mgpo",), (
-        "mastery_alpha", "mastery_eps", "algorithm", "groups", "group_size", "updates", "lr", "temperature", "omega",
-        "beta", "tau_pos", "tau_neg", "gate", "implicit_reward", "placebo", "normalise_std", "clip_low", "clip_high",
-        "kl_weight", "r_base", "hardness", "pass_rate", "prober_k", "prober_window", "prober_floor")),
-    ("the last evaluation", ("evaluation_after.json",), ("steps",)),
+# The settings that each stage was made with, and by which file it is known to be there. From then on they are fixed:
+# another value would silently not be used, or would mix two experiments in one file.
+_SHARED = (  # of the episodes, in whichever stage they are played
+    "seed", "skills", "skills_min", "skills_max", "max_turns", "max_tokens", "exec_timeout", "actions", "one_shot",
+    "eval_sets", "dtype", "max_grad_norm", "reference",
 )
+_JUDGE = ("temperature", "r_base", "hardness", "pass_rate", "prober_k")
+_STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "skills/candidates.jsonl": ("the skills", (
+        "seed", "domain", "model", "vocab_size", "corpus", "corpus_size", "tau_r", "reference")),
+    "expert.jsonl": ("the expert episodes", ("sft_trajectories", *_SHARED)),
+    "sft": ("the checkpoints of SFT", (
+        "hidden_size", "layers", "heads", "intermediate_size", "sft_steps", "sft_batch", "sft_lr", "acq_weight",
+        "acq_batch", *_SHARED)),
+    "evaluation_before.json": ("the first evaluation", (*_JUDGE, *_SHARED)),
+    "mgpo": ("the checkpoints of reinforcement learning", (
+        "mastery_alpha", "mastery_eps", "algorithm", "groups", "group_size", "updates", "lr", "omega", "beta",
+        "tau_pos", "tau_neg", "gate", "implicit_reward", "placebo", "normalise_std", "clip_low", "clip_high",
+        "kl_weight", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
+    "evaluation_after.json": ("the last evaluation", ("steps",)),
+}
+# What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
+_REFERENCE_STAGES = {
+    mark: (stage, tuple(name for name in names if name not in _SHARED))
+    for mark, (stage, names) in _STAGES.items() if mark in ("skills/candidates.jsonl", "expert.jsonl", "sft")
+}
 
 
 # -------------------------------------------------------------------------------------------- command line
 
 
 def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None = None) -> Config:
-    """The settings of a script: its command line, over the run's config.json if there is one, over the preset.
+    """The settings of a script: its command line, over those that the run was started with, over the preset.
+
+    A new run with --reference starts from the settings of that other run.
 
     `uses` names the settings that the script has as options (None: all of them). UserError for an unknown preset or
     setting, a value of the wrong type, values that do not go together, and a value that would contradict what is
@@ -158,14 +167,23 @@ def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None
     """
     names = uses or tuple(field.name for field in dataclasses.fields(Config))
     given = _options(argv, names, description)
-    preset = given.get("preset", Config.preset)
-    config = _preset_config(preset, given)
+    config = _preset_config(given.get("preset", Config.preset), given)
     saved = load_config(config.folder) if _is_run(config.folder) else None
-    if saved is not None:
-        config = dataclasses.replace(saved, **given | {"out": config.out, "name": config.name})
+    reference = given.get("reference", saved.reference if saved else "")
+    start = saved or (load_config(Path(reference)) if reference else None)
+    if start is not None:
+        config = dataclasses.replace(start, **given | {"out": config.out, "name": config.name, "reference": reference})
     validate(config)
+    if start is not None and config.preset != start.preset:
+        raise UserError(f"{start.folder} was started with --preset {start.preset}; for {config.preset} use another "
+                        "--name.")
     if saved is not None:
-        _refuse_contradiction(saved, config)
+        _refuse_contradiction(saved, config, config.folder, _STAGES)
+    if reference:
+        _refuse_contradiction(load_config(Path(reference)), config, Path(reference), _REFERENCE_STAGES)
+        if not (config.source / "sft" / f"step-{config.sft_steps:06d}").is_dir():
+            raise UserError(f"--reference {reference}: no finished reference policy is there (sft/step-"
+                            f"{config.sft_steps:06d}); run run_sft.py on that run first.")
     return config
 
 
@@ -195,13 +213,14 @@ def load_config(folder: Path) -> Config:
     fields = {field.name: field for field in dataclasses.fields(Config)}
     for name, value in record.items():
         if name not in fields:
-            raise UserError(f"{path}: unknown setting {name!r}{_close(name, fields)}; correct it, or use another --name.")
-        record[name] = _convert(fields[name], str(value).lower() if isinstance(value, bool) else str(value), f"{path}, {name}")
+            raise UserError(f"{path}: unknown setting {name!r}{_close(name, fields)}; correct it or use another --name.")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        record[name] = _convert(fields[name], text, f"{path}, {name}")
     return dataclasses.replace(_preset_config(record.get("preset", Config.preset), {}), **record)
 
 
 def run_main(main: Callable[[list[str]], None]) -> None:
-    """Run a script's `main(argv)`. Bad input ends with its one sentence on stderr and exit code 2, without a traceback."""
+    """Run a script's `main(argv)`. Bad input ends with one sentence on stderr and exit code 2, without a traceback."""
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -214,7 +233,7 @@ def validate(config: Config) -> None:
     """UserError, one sentence, for the first value that makes no sense, by itself or beside the others."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        least = 0 if field.name in ("seed", "eval_every") else 1
+        least = 0 if field.name in ("seed",) else 1
         if field.type == "int" and value < least:
             raise UserError(f"--{field.name} {value}: must be at least {least}.")
         if field.type == "float" and not 0 <= value < math.inf:
@@ -234,8 +253,8 @@ def validate(config: Config) -> None:
         raise UserError(f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
                         "download it first and give the folder's path.")
     if not config.model and (config.heads % 2 or config.hidden_size % (2 * config.heads)):
-        raise UserError(f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and hidden_size "
-                        "a multiple of twice the heads.")
+        raise UserError(f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and "
+                        "hidden_size a multiple of twice the heads.")
     if config.skills_min > config.skills_max:
         raise UserError(f"--skills_min {config.skills_min} is more than --skills_max {config.skills_max}.")
 
@@ -243,18 +262,21 @@ def validate(config: Config) -> None:
     chosen = config.actions.split(",")
     for action in chosen:
         if action not in known:
-            raise UserError(f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
+            raise UserError(f"--actions: unknown action {action!r}{_close(action, known)}; "
+                            f"choose among {','.join(known)}.")
     if "submit" not in chosen:
         raise UserError(f"--actions {config.actions}: submit must be among them, or no episode can end well.")
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     if config.group_size < 2:
-        raise UserError(f"--group_size {config.group_size}: must be at least 2, since a trajectory is compared with the others.")
+        raise UserError(f"--group_size {config.group_size}: must be at least 2, since a trajectory is compared "
+                        "with the others of its group.")
     if config.groups % config.updates:
         raise UserError(f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
-    if config.groups // config.updates < ranks:
-        raise UserError(f"--groups {config.groups} in --updates {config.updates} are {config.groups // config.updates} an "
-                        f"update, for {ranks} ranks: use more groups, fewer updates or fewer processes.")
+    per_update = config.groups // config.updates
+    if per_update < ranks:
+        raise UserError(f"--groups {config.groups} in --updates {config.updates} are {per_update} an update, for {ranks} "
+                        "ranks: use more groups, fewer updates or fewer processes.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -288,7 +310,8 @@ def _options(argv: list[str], names: tuple[str, ...], description: str) -> dict:
             if action.dest in fields:
                 field = fields[action.dest]
                 choices = PRESETS if field.name == "preset" else field.metadata["choices"]
-                action.metavar = "|".join(choices or ()) or {"bool": "true|false", "str": "TEXT"}.get(field.type, field.type.upper())
+                kinds = {"bool": "true|false", "str": "TEXT", "int": "INT", "float": "FLOAT"}
+                action.metavar = "|".join(choices or ()) or kinds[field.type]
                 default = getattr(defaults, field.name)
                 shown = str(default).lower() if isinstance(default, bool) else default if default != "" else "none"
                 action.help = f"{field.metadata['help']} (default: {shown})".replace("%", "%%")
@@ -336,20 +359,18 @@ def _is_run(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise UserError(f"{folder} cannot be a run's folder ({error.strerror}); use another --out or --name.") from error
+        raise UserError(f"{folder} cannot be a run's folder ({error.strerror}); use another --out.") from error
     if found:
-        raise UserError(f"{folder} holds {found[0]} but no config.json, so it is not the folder of a run, or of one that is "
-                        "half-written; delete it or use another --name.")
+        raise UserError(f"{folder} holds {found[0]} but no config.json: it is not a run's folder, or a half-written "
+                        "one; delete it or use another --name.")
     return False
 
 
-def _refuse_contradiction(saved: Config, config: Config) -> None:
-    if config.preset != saved.preset:
-        raise UserError(f"{config.folder} was started with --preset {saved.preset}; for {config.preset} use another --name.")
-    for stage, marks, names in _STAGES:
-        if any((config.folder / mark).exists() for mark in marks):
-            for name in names:
-                old, new = getattr(saved, name), getattr(config, name)
-                if old != new:
-                    raise UserError(f"{stage} in {config.folder} were made with {name} = {old}, not {new}; "
-                                    f"leave --{name} out, or use another --name.")
+def _refuse_contradiction(saved: Config, config: Config, folder: Path, stages: dict) -> None:
+    """UserError if `config` differs from `saved` in what a stage that lies in `folder` was made with."""
+    for mark, (stage, names) in stages.items():
+        for name in names if (folder / mark).exists() else ():
+            old, new = getattr(saved, name), getattr(config, name)
+            if old != new:
+                raise UserError(f"{stage} in {folder} used {name} = {old!r}, not {new!r}; "
+                                f"leave --{name} out, or use another --name.")

@@ -27,11 +27,11 @@ INSTRUCTIONS = """\
 You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
 Stages: draft, check, refine, finalize. You may go back.
 Write a draft between <problem> and </problem>. A message without a tool call is a reflection: say `Sound.` or `Fault: skill.`
-Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit together. Then submit."""
+Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit together. Then submit it."""
 
 ONE_SHOT = """\
 You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
-Submit it at once."""
+Write it between <problem> and </problem>, and submit it in the same message."""
 
 SOUND, FAULT = "Sound.", "Fault: "
 
@@ -75,7 +75,7 @@ class Episode:
     stage: int = DRAFT  # sigma_t
     draft: str | None = None
     passed: tuple[str, str] | None = None  # (draft, output) of the last check that passed
-    programs: set[str] = field(default_factory=set)
+    runs: set[tuple[str, str | None]] = field(default_factory=set)  # (program, draft) that have been executed
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
     problem: Problem | None = None
@@ -100,7 +100,7 @@ class Episode:
         else:
             facts, output = getattr(self, "_" + action)(message)
         if action == "submit":
-            self.outcome = "submitted"
+            self.outcome = "submitted" if self.problem is not None else "unusable"
             return action, stage, facts, None
         if self.turns >= self.env.config.max_turns:
             self.outcome = "turn_limit"
@@ -135,11 +135,13 @@ class Episode:
 
     def _exec(self, message: Message) -> tuple[dict, str]:
         facts, code = self._take_draft(message), message.arguments["code"]
-        result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout)
+        files = {"draft.txt": self.draft} if self.draft is not None else {}
+        result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
         output = lines[-1][:200] if lines else "(no output)"
-        facts |= {"status": result.status, "repeated": code in self.programs, "output": output}
-        self.programs.add(code)
+        run = (code, self.draft)
+        facts |= {"status": result.status, "repeated": run in self.runs, "output": output}
+        self.runs.add(run)
         if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
             self.passed, self.stage = (self.draft, output), FINALIZE
         else:
@@ -167,8 +169,10 @@ class Episode:
         return facts, f"{shown}active: {', '.join(self.skills)}"
 
     def _submit(self, message: Message) -> tuple[dict, str]:
-        question, answer = message.arguments["problem"].strip(), message.arguments["answer"].strip()
-        self.problem = Problem(question, answer, self.skills, self.env.config.domain)
-        # Choice: a submission is backed by its check when the text is the one that passed and the check printed the answer.
-        backed = self.passed is not None and self.passed[0] == question and answer in self.passed[1].split()
-        return {"checked": backed}, ""
+        facts, answer = self._take_draft(message), message.arguments["answer"].strip()
+        # Choice: the problem is the current draft, as one runs and hands in a file without typing it again.
+        if self.draft is not None:
+            self.problem = Problem(self.draft, answer, self.skills, self.env.config.domain)
+        # Choice: a submission is backed by its check when nothing changed since and the check printed the answer.
+        backed = self.passed is not None and answer in self.passed[1].split()
+        return facts | {"checked": backed}, ""

@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Sequence
 
-from ap.checkpoint import read_jsonl, write_jsonl
-from ap.config import UserError
+from ap.checkpoint import read_jsonl, told_when_unwritable, write_jsonl
 from ap.ranks import Ranks
 
 
@@ -21,12 +20,10 @@ class Metrics:
 
     def __init__(self, path: Path, resume_step: int = 0, ranks: Ranks = Ranks()):
         self.path, self.last = Path(path), {}
-        if ranks.is_main:
-            _drop_after(self.path, resume_step)
-        try:
+        with told_when_unwritable(self.path):
+            if ranks.is_main:
+                _drop_after(self.path, resume_step)
             self.file = open(self.path if ranks.is_main else os.devnull, "a", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out.") from error
 
     def write(self, step: int, record: dict) -> None:
         """Write one line. NaN and infinity become null, because JSON has no word for them."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging as transformers_logging
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from ap.config import Config, UserError
@@ -39,15 +40,19 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
 
 
 AttentionInterface.register("ap", attention)
+transformers_logging.disable_progress_bar()  # of loading and saving weights: ours are the only bars on the console
 
 
 def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
-    """A small Qwen3 from scratch, on the CPU, with tied embeddings; the same weights for the same seed."""
+    """A small Qwen3 from scratch with tied embeddings; the same weights for the same seed.
+
+    *Choice*: initial weights of std 0.08, about 1 / sqrt(width): at this size it learns faster than with Qwen's 0.02.
+    """
     shape = Qwen3Config(
         vocab_size=vocab_size, hidden_size=config.hidden_size, num_hidden_layers=config.layers,
         num_attention_heads=config.heads, num_key_value_heads=config.heads // 2,
         head_dim=config.hidden_size // config.heads, intermediate_size=config.intermediate_size,
-        max_position_embeddings=config.max_tokens, tie_word_embeddings=True, initializer_range=0.02,
+        max_position_embeddings=config.max_tokens, tie_word_embeddings=True, initializer_range=0.08,
         bos_token_id=None, eos_token_id=None,
     )
     shape._attn_implementation = "ap"

@@ -28,13 +28,13 @@ STEP_WEIGHTS = {
 class ProgramSolver:
     """A simulated solver. Its mistakes are random noise that we put in, not those of a real model.
 
-    It knows the domain's exact answer and walks through the problem's steps; each of them goes wrong, independently, with
-    probability slip * weight(kind). One wrong step makes a wrong answer, so success follows the product law:
+    It knows the domain's exact answer and walks through the problem's steps; each of them goes wrong, independently,
+    with probability slip * weight(kind). One wrong step makes a wrong answer, so success follows the product law:
 
     Eq. (product law): P(success) = prod over steps of (1 - min(1, slip * weight(kind)))
 
-    domain: has `step_kinds(text)` and `check(text)`. The numbers it gives say how pass rates move through the system, and
-    nothing about how hard a real solver would find a problem.
+    domain: has `step_kinds(text)` and `check(text)`. The numbers it gives say how pass rates move through the system,
+    and nothing about how hard a real solver would find a problem.
     """
 
     name: str
@@ -99,6 +99,25 @@ class SampledSolver:
 
         replies = self.sample(self.prompt.format(question=problem.question), k, f"{seed_key}/{self.name}")
         return [extract_answer(reply) or "" for reply in replies]
+
+
+def checkpoint_sampler(
+    model, tokenizer, max_length: int = 4096, temperature: float = 1.0
+) -> Callable[[str, int, str], list[str]]:
+    """The `sample` of a SampledSolver, played by a local checkpoint and our own engine.
+
+    max_length: tokens of prompt and reply. The replies depend on prompt, key and decoding settings only.
+    """
+    from ap.chat import decode_message, prompt_ids, stop_id
+    from ap.generate import sample
+
+    def replies(prompt: str, k: int, seed_key: str) -> list[str]:
+        ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
+        seeds = [f"{seed_key}/{number}" for number in range(k)]
+        conversations = sample(model, [ids] * k, {stop_id(tokenizer)}, seeds, max_length, temperature)
+        return [decode_message(tokenizer, conversation.ids[len(ids):]) for conversation in conversations]
+
+    return replies
 
 
 # ---------------------------------------------------------------- prober
@@ -174,8 +193,8 @@ class Prober:
 def chance_rate(answers: Sequence[str], k: int = 16, kind: str = "rate") -> float:
     """The pass rate of one who guesses from how often each answer occurs: the floor to print beside rho.
 
-    Eq. (chance floor): p(q) = (n_a - 1) / (n - 1), how many of the other problems share q's answer a; then the mean of p
-    ("rate") or of 1 - (1 - p)^k ("passk"). 0 for fewer than two answers.
+    Eq. (chance floor): p(q) = (n_a - 1) / (n - 1), how many of the other problems share q's answer a; then the mean
+    of p ("rate") or of 1 - (1 - p)^k ("passk"). 0 for fewer than two answers.
     """
     if len(answers) < 2:
         return 0.0

@@ -35,9 +35,9 @@ class Ranks:
                                    (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
         kind = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu, or install a CUDA build of torch.")
+            raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu or a CUDA build of torch.")
         if kind == "cuda" and local_rank >= torch.cuda.device_count():
-            raise UserError(f"process {local_rank} of this machine has no GPU: PyTorch sees {torch.cuda.device_count()}; "
+            raise UserError(f"process {local_rank} of this machine has no GPU (PyTorch sees {torch.cuda.device_count()}); "
                             "lower torchrun's --nproc_per_node.")
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":

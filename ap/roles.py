@@ -6,8 +6,9 @@
     auditor     the same as a verifier
     prober      attempt(problem, k, seed_key) -> answers     ProgramSolver       SampledSolver(name, sample)
 
-`ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies) are plain functions. For a local checkpoint they
-wrap ap/generate.py. For an OpenAI-compatible endpoint they wrap its client, with a time limit, for example
+`ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies) are plain functions. For a local checkpoint,
+prober.checkpoint_sampler makes the second, and the first is `lambda prompt: sample(prompt, 1, key)[0]`. For an
+OpenAI-compatible endpoint they wrap its client, with a time limit, for example
 
     client = huggingface_hub.InferenceClient(base_url=..., timeout=60)
     def ask(prompt):

@@ -7,21 +7,22 @@ so no child inherits memory of an earlier one. The child reads its program from 
 `waitpid` told the server and what the trainer itself did (kill, cap); nothing the child writes is trusted or unpickled.
 
 What holds, when the kernel lets an ordinary process make user namespaces (`Sandbox.report()` tries each one):
-the child sees no file but Python's and the system's libraries and `paths`, read-only, and an empty working
-directory of its own (also /tmp; gone afterwards); no network, not even loopback; no process but its own, all of which die with it; no
-capability, no way to get one (NO_NEW_PRIVS), no further user namespace; hard limits on CPU time, memory, file size,
-descriptors and processes; an empty environment.
+the child sees no file but Python's and the system's libraries and `paths`, read-only, and an empty working directory
+of its own (also /tmp; gone afterwards); no network, not even loopback; no process but its own, all of which die
+with it; no capability, no way to get one (NO_NEW_PRIVS), no further user namespace; hard limits on CPU time,
+memory, file size, descriptors and processes; an empty environment.
 Where namespaces are refused (a default Docker container, for one) only rlimits, the empty environment and the killing
 of left-overs remain: a program can then read the user's files, reach the network and kill the user's processes.
 `report()["tier"]` says which: "namespaces" or "rlimits". Use the second only for programs you would run yourself.
 
-What does not hold in either tier: the kernel is shared and its calls are not filtered, so a kernel bug is an escape; memory
-is limited per process and not in sum (there is no cgroup), so many processes may together take many times
+What does not hold in either tier: the kernel is shared and its calls are not filtered, so a kernel bug is an escape;
+memory is limited per process and not in sum (there is no cgroup), so many processes may together take many times
 `memory_mb`; timing and load are visible; a program has its own process in its hands, so it may print any text and
 choose its own exit code. When the trainer is root, the child is the host's uid 0 without capabilities: prefer
 an ordinary user. Modules named in `preload` run in the server, outside the limits: name only your own.
 
-*Choice*: programs are reproducible. PYTHONHASHSEED is 0; `random` and numpy.random start from the same seed in every call.
+*Choice*: programs are reproducible. PYTHONHASHSEED is 0; `random` and numpy.random start from the same seed in
+every call.
 """
 from __future__ import annotations
 
@@ -67,8 +68,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NOTICE = "\n[output cut]\n"
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 PROBE = """
-import ctypes, json, os, socket, sys
-sys.path.clear()
+import ctypes, json, os, socket
 def works(action):
     try:
         action()
@@ -84,18 +84,18 @@ def fork_many():
             os._exit(0)
 ask = json.loads(input())
 limit, pipe, libc = ask["memory_mb"] << 20, os.pipe(), ctypes.CDLL(None, use_errno=True)
+initial = open("/proc/self/environ").read() if os.path.exists("/proc/self/environ") else ""
 found = {
-    "empty_environment": not os.environ and not works(lambda: 1 / len(open("/proc/self/environ").read())),
+    "empty_environment": not os.environ and initial in ("", "PYTHONHASHSEED=0\\0"),
     "no_foreign_files": not works(lambda: open(ask["secret"])) and not os.path.exists("/etc/passwd"),
     "paths_read_only": not any(works(lambda: (open(p + "/.probe", "w"), os.unlink(p + "/.probe")))
                                for p in ask["paths"] + [os.path.dirname(os.__file__)]),
-    "no_network": not works(lambda: socket.create_connection(("127.0.0.1", ask["port"]), 0.2)),
+    "no_network": not works(lambda: socket.socket().connect(("127.0.0.1", ask["port"]))),
     "no_foreign_processes": os.getpid() == 1 and not works(lambda: os.kill(ask["pid"], 0)),
     "no_new_privileges": libc.prctl(39, 0, 0, 0, 0) == 1,
     "no_capabilities": not works(lambda: os.chroot("/")) and not works(lambda: socket.sethostname("x")),
     "no_user_namespaces": libc.unshare(0x10000000) != 0,
-    "no_foreign_descriptors": set(os.listdir("/proc/self/fd")) <= set("0123") if os.path.exists("/proc/self/fd") else
-        not any(works(lambda: os.fstat(fd)) for fd in range(3, 4096) if fd not in pipe),
+    "no_foreign_descriptors": not any(works(lambda: os.fstat(fd)) for fd in range(3, 4096) if fd not in pipe),
     "memory_limit": not works(grow),
     "file_limit": not works(lambda: os.truncate(os.open("big", os.O_CREAT | os.O_RDWR), 1 << 30)),
 }
@@ -123,9 +123,9 @@ class _ServerDied(Exception):
 class Sandbox:
     """Runs programs in jailed processes, from any thread, at most `workers` at a time.
 
-    paths: folders whose modules programs may import (read-only). timeout: seconds of wall clock, from the child's start.
-    memory_mb: address space a process may add to what the server has mapped. output_limit: bytes of stdout and of
-    stderr each; a program that writes more is killed. preload: modules of `paths` imported once, by the server; like
+    paths: folders whose modules programs may import (read-only). timeout: seconds of wall clock, from the child's
+    start. memory_mb: address space a process may add to what the server has mapped. output_limit: bytes of stdout
+    and of stderr each; a program that writes more is killed. preload: modules of `paths` imported once, by the server; like
     the folders themselves they must not change while the sandbox is open. namespaces: False takes the weak tier.
     The server starts in the background.
     Raises UserError when a folder of `paths` is missing or a setting is not positive.
@@ -203,9 +203,11 @@ class Sandbox:
         installed = {name: importlib.util.find_spec(name) for name in SITE}
         site = sorted({os.path.dirname(os.path.dirname(os.path.realpath(spec.origin)))
                        for spec in installed.values() if spec})
-        python = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
-        conf = {"namespaces": self._namespaces, "folder": self._folder, "memory_mb": self.memory_mb, "paths": self.paths,
-                "site": site, "visible": [p for p in python + site + self.paths if os.path.isdir(p)],
+        python = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"),
+                  "/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+        conf = {"namespaces": self._namespaces, "folder": self._folder, "memory_mb": self.memory_mb,
+                "paths": self.paths, "site": site,
+                "visible": [path for path in python + site + self.paths if os.path.isdir(path)],
                 "modules": [name for name, spec in installed.items() if spec] + self._preload}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -396,7 +398,7 @@ def _jail_child(sysctl: int) -> None:
 
 
 def _limit(conf: dict, timeout: float) -> None:
-    memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # over what the server itself has mapped
+    memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
     limits = {"CPU": int(timeout) + 2, "AS": memory, "FSIZE": FILE_MB * 2**20, "NOFILE": DESCRIPTORS, "CORE": 0}
     if conf["tier"] == "namespaces":
         limits["NPROC"] = PROCESSES  # counted in our user namespace; outside it counts all that the user runs
@@ -575,7 +577,7 @@ def _preload(conf: dict) -> None:
     sys.dont_write_bytecode = True
     sys.path[:0] = conf["paths"]
     sys.path += conf["site"]
-    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # a forking server: one thread
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # who forks has one thread
     for name in conf["modules"]:
         with contextlib.suppress(Exception):  # the program that imports it will see why
             importlib.import_module(name)

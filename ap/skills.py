@@ -62,7 +62,7 @@ class Skill:
 
 
 def fault_of(record: Mapping) -> tuple[str, str] | None:
-    """What is wrong with the fields of a front matter: (field, sentence), or None. Other fields than ours may be there."""
+    """What is wrong with the fields of a front matter: (field, sentence), or None. Other fields may be there too."""
     for name in FIELDS:
         value = record.get(name)
         if value is None:
@@ -97,11 +97,12 @@ def load_skill(folder: Path) -> Skill:
         mark = getattr(error, "problem_mark", None)
         number = mark.line + 2 if mark else 2  # marks count from 0, and line 1 is `---`
         problem = getattr(error, "problem", None) or "cannot be read"
-        raise UserError(f"{path}, line {number}: not valid YAML ({problem}); put text with a colon in quotes") from error
+        where = f"{path}, line {number}"
+        raise UserError(f"{where}: not valid YAML ({problem}); put text with a colon in quotes") from error
     except ValueError as error:  # a date that is none, and the like
         raise UserError(f"{path}, line 2: not valid YAML ({error}); put the text in quotes") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path}, line 2: the front matter must be lines `field: value`, with the fields {', '.join(FIELDS)}")
+        raise UserError(f"{path}, line 2: the front matter must be lines `field: value`, for {', '.join(FIELDS)}")
     fault = fault_of(record)
     if fault is None and record["name"] != folder.resolve().name:
         fault = "name", f"is {record['name']!r} but the folder is called {folder.resolve().name!r}; make them equal"
@@ -128,7 +129,8 @@ def load_library(folders: Iterable[Path]) -> dict[str, Skill]:
         for package in packages:
             skill = load_skill(package)
             if skill.name in library:
-                raise UserError(f"two skills are called {skill.name!r}: {library[skill.name].folder} and {package}; rename one")
+                other = library[skill.name].folder
+                raise UserError(f"two skills are called {skill.name!r}: {other} and {package}; rename one")
             library[skill.name] = skill
     return dict(sorted(library.items()))
 
@@ -336,7 +338,7 @@ def split_skill_sets(
     """Hold out `num_eval` unordered sets of skills: (evaluation sets in a fixed order, the same sets for `in`).
 
     Sets are uniform over all sets of these sizes, without listing them all (a library of 500 skills has 2.6e9 sets of
-    four). At most half of all sets are held out: at a small library the result is shorter than `num_eval`, which
+    four). At most two thirds of all sets are held out: at a small library the result is shorter than `num_eval`, which
     the caller should say. Depends on the skills' names, the sizes, and the seed only.
     """
     skills = sorted(skills)
@@ -344,7 +346,7 @@ def split_skill_sets(
     counts = [math.comb(len(skills), size) for size in sizes]
     rng = random.Random(f"{seed}/held out")
     drawn: dict[frozenset[str], tuple[str, ...]] = {}  # in order of drawing
-    while len(drawn) < min(num_eval, sum(counts) // 2):
+    while len(drawn) < min(num_eval, sum(counts) * 2 // 3):
         chosen = tuple(rng.sample(skills, rng.choices(sizes, counts)[0]))
         drawn.setdefault(frozenset(chosen), chosen)
     return list(drawn.values()), frozenset(drawn)
@@ -374,8 +376,8 @@ class Curriculum:
         self.sizes = tuple(sizes)
         if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > len(library):
             raise UserError(
-                f"skills_min and skills_max give sets of {list(self.sizes)} skills, and there are {len(library)} skills; "
-                "change them or add skills"
+                f"skills_min and skills_max give sets of {list(self.sizes)} skills, and there are {len(library)} "
+                "skills; change them or add skills"
             )
         if sum(math.comb(len(library), size) for size in self.sizes) <= len(held_out):
             raise UserError("every set of skills is held out for evaluation; lower eval_sets or add skills")
@@ -434,9 +436,12 @@ class Curriculum:
 
     def load_state(self, state: Mapping) -> None:
         """Raises UserError when the skills are not those that the state was saved with."""
-        if set(state["successes"]) != set(self.successes) or set(state["mastery"]) != set(self.mastery):
-            changed = sorted(set(state["successes"]) ^ set(self.successes)) or sorted(set(state["mastery"]) ^ set(self.mastery))
-            raise UserError(f"the skills have changed since the checkpoint ({', '.join(changed)}); restore them or start a new run")
+        changed = set(state["successes"]) ^ set(self.successes) or set(state["mastery"]) ^ set(self.mastery)
+        if changed:
+            raise UserError(
+                f"the skills have changed since the checkpoint ({', '.join(sorted(changed))}); restore them or start a "
+                "new run"
+            )
         for name in ("mastery", "successes", "failures"):  # in our order of keys, which a JSON file need not keep
             own = getattr(self, name)
             own.update({key: float(state[name][key]) for key in own})

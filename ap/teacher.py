@@ -66,11 +66,12 @@ class ScriptedAuthor:
 
         def submit(episode: Episode, question: str) -> str:
             answer = self.domain.check(question, episode.skills).answer
-            return tool_call("submit", problem=question, answer=answer if answer is not None else str(rng.randint(0, 99)))
+            return tool_call("submit", answer=answer if answer is not None else str(rng.randint(0, 99)))
 
         def write(episode: Episode) -> str:
             if self.env.config.one_shot:
-                return submit(episode, self.domain.draw_problem(episode.skills, rng))
+                question = self.domain.draw_problem(episode.skills, rng)
+                return f"<problem>{question}</problem>\n{submit(episode, question)}"
             if episode.stage == DRAFT:
                 conflicts = [s for s in episode.skills if self.domain.in_conflict(episode.skills, s)] if foresees else []
                 if conflicts and len(episode.skills) > self.env.config.skills_min:
@@ -81,7 +82,7 @@ class ScriptedAuthor:
             if episode.stage == CHECK:
                 if "think" in can and not reflected and rng.random() < style.audits:
                     return reflect(episode)
-                return tool_call("exec", code=self.domain.check_program(episode.draft))
+                return tool_call("exec", code=self.domain.CHECK_PROGRAM)
             if edited or episode.draft is None:  # refine, after an edit
                 return draft(episode)
             if "think" in can and not reflected and rng.random() < style.explains:

@@ -56,7 +56,8 @@ class Updater:
         self.ranks, self.max_grad_norm, self.skipped_updates = ranks, max_grad_norm, 0
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.masters = [
-            weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_() for weight in self.weights
+            weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
+            for weight in self.weights
         ]
         self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=betas, weight_decay=weight_decay)
 

@@ -66,8 +66,8 @@ class Committee:
     1. at least two of the three verifiers vote valid, each with an answer of its own;
     2. no verdict's reason names ambiguity, missing information or unsolvability (BLOCKING);
     3. the answers of those who vote valid agree, or the second auditor votes valid and sides with one of them;
-    4. the claimed answer is the one agreed on;
-    5. the program check, where the domain has one, finds the problem sound and its answer the same;
+    4. the program check, where the domain has one, finds the problem sound and its answer the same;
+    5. the claimed answer is the one agreed on;
     6. the problem is not a known one under other names.
 
     *Choices*: with neither two votes for nor two against it could not judge, as when the auditor abstains. A blocking
@@ -120,8 +120,6 @@ class Committee:
 
     def _check(self, problem: Problem, trace: str, answer: str, known: Set[str]) -> str:
         """Conditions 4 to 6: "valid" or the reason against."""
-        if not self.same(problem.answer, answer):
-            return "wrong answer"
         if self.program_check is not None:
             checked = self.program_check.verify(problem, trace)
             if checked.vote is None:
@@ -129,7 +127,9 @@ class Committee:
             if checked.vote == 0:
                 return checked.reason or "invalid"
             if checked.answer is not None and not self.same(checked.answer, answer):
-                return "wrong answer"
+                return "disagreement"
+        if not self.same(problem.answer, answer):
+            return "wrong answer"
         return "known problem" if self.canonical(problem.question) in known else VALID
 
 
@@ -211,8 +211,9 @@ def read_verdict(reply: str) -> Verdict:
             continue
         if isinstance(record, dict) and isinstance(record.get("valid"), bool):
             answer = record.get("answer")
-            answer = str(answer).strip() if isinstance(answer, (str, int, float)) and not isinstance(answer, bool) else ""
-            return Verdict(int(record["valid"]), answer or None, str(record.get("reason") or "").strip().lower())
+            usable = isinstance(answer, (str, int, float)) and not isinstance(answer, bool)
+            reason = str(record.get("reason") or "").strip().lower()
+            return Verdict(int(record["valid"]), (str(answer).strip() or None) if usable else None, reason)
     return Verdict(None, None, "unreadable verdict")
 
 

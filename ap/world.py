@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap import domains
+from ap.checkpoint import read_jsonl
 from ap.config import Config
 from ap.domains import mini_checks
 from ap.env import Env
@@ -40,7 +41,8 @@ class World:
         sizes = range(config.skills_min, config.skills_max + 1)
         self.eval_sets, held_out = split_skill_sets(sorted(self.library), sizes, config.eval_sets, seed=0)
         self.curriculum = Curriculum(self.library, sizes, held_out, config.mastery_alpha, config.mastery_eps)
-        self.known: frozenset[str] = frozenset()
+        corpus = config.source / "corpus.jsonl"
+        self.known = frozenset(domain.canonical(record["question"]) for record in read_jsonl(corpus)) if corpus.exists() else frozenset()
 
     def __enter__(self) -> "World":
         return self

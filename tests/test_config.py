@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ap.config import PRESETS, Config, UserError, load_config, parse_config, run_main, save_config, validate
+from ap.config import _STAGES, PRESETS, Config, UserError, load_config, parse_config, run_main, save_config, validate
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_a_script_has_only_the_settings_that_it_uses(out):
 
 def test_help_shows_the_defaults_of_the_preset(capsys):
     with pytest.raises(SystemExit) as left:
-        parse_config(["--preset", "qwen3-4b", "--help"], "What this script is for.", ("preset", "max_tokens", "placebo"))
+        parse_config(["--preset", "qwen3-4b", "--help"], "What it is for.", ("preset", "max_tokens", "placebo"))
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert "What this script is for." in text and "default: 16384" in text and "true|false" in text
+    assert "What it is for." in text and "default: 16384" in text and "true|false" in text
     assert "--lr" not in text
 
 
@@ -106,14 +106,36 @@ def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
     assert parse_config([*out, "--vocab_size", "512"], "").vocab_size == 512
     (config.folder / "skills").mkdir()
     (config.folder / "skills" / "candidates.jsonl").write_text("")
-    refused([*out, "--vocab_size", "512"], "vocab_size = 1024", "not 512", "--name")
+    refused([*out, "--vocab_size", "512"], "vocab_size = 1024, not 512", "--name")
     assert parse_config([*out, "--lr", "1e-5", "--sft_steps", "10"], "").lr == 1e-5
     (config.folder / "sft").mkdir()
     refused([*out, "--sft_steps", "10"], "sft_steps")
     refused([*out, "--hidden_size", "64"], "hidden_size")
     (config.folder / "mgpo").mkdir()
-    refused([*out, "--algorithm", "grpo"], "algorithm = mgpo", "--name")
+    refused([*out, "--algorithm", "grpo"], "algorithm = 'mgpo'", "--name")
     assert parse_config([*out, "--steps", "50"], "").steps == 50  # training longer contradicts nothing
+
+
+def test_every_setting_belongs_to_a_stage_or_is_free():
+    """A new setting must be given its place: may it still change when a stage is there?"""
+    fixed = {name for _, names in _STAGES.values() for name in names}
+    free = {"preset", "name", "out", "device", "micro_batch_tokens", "save_every", "sft_save_every"}
+    assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
+
+
+def test_a_run_that_starts_from_the_reference_policy_of_another(out):
+    first = parse_config([*out, "--name", "first", "--sft_steps", "30", "--group_size", "4"], "")
+    save_config(first)
+    compare = [*out, "--name", "second", "--reference", str(first.folder)]
+    refused(compare, "--reference", "step-000030", "run_sft.py")
+    (first.folder / "sft" / "step-000030").mkdir(parents=True)
+    (first.folder / "mgpo").mkdir()
+    second = parse_config([*compare, "--algorithm", "grpo", "--seed", "1"], "")
+    assert second == dataclasses.replace(first, name="second", reference=str(first.folder), algorithm="grpo", seed=1)
+    refused([*compare, "--sft_lr", "1"], "sft_lr", str(first.folder))  # would silently not be used
+    save_config(second)
+    assert parse_config([*out, "--name", "second"], "") == second  # needs not be said again
+    refused([*out, "--name", "third", "--reference", "nowhere"], "nowhere")
 
 
 def test_the_preset_of_a_run_stays(out, tmp_path):

@@ -26,13 +26,14 @@ def test_one_object_a_step_readable_at_once(tmp_path):
 
 def test_not_a_number_becomes_null(tmp_path):
     metrics = Metrics(tmp_path / "m.jsonl")
-    metrics.write(1, {"a": float("nan"), "b": [float("inf"), {"c": -float("inf")}], "d": torch.tensor(0.5), "e": np.float64("nan"),
-                      "f": (1, 2)})
-    assert lines(tmp_path / "m.jsonl") == [{"step": 1, "a": None, "b": [None, {"c": None}], "d": 0.5, "e": None, "f": [1, 2]}]
+    nan, inf = float("nan"), float("inf")
+    metrics.write(1, {"a": nan, "b": [inf, {"c": -inf}], "d": torch.tensor(0.5), "e": np.float64("nan"), "f": (1, 2)})
+    (record,) = lines(tmp_path / "m.jsonl")
+    assert record == {"step": 1, "a": None, "b": [None, {"c": None}], "d": 0.5, "e": None, "f": [1, 2]}
 
 
 def test_a_killed_run_resumes_to_the_same_file(tmp_path):
-    """Checkpoint at step 3, killed while the line of step 5 was being written: step 4 and half of step 5 are dropped."""
+    """Checkpoint at step 3, killed while writing the line of step 5: step 4 and half of step 5 are dropped."""
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     record = {"loss": 0.1, "text": "naïve 数"}
     metrics = Metrics(whole)

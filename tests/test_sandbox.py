@@ -129,8 +129,8 @@ def test_same_program_same_output(box, paths):
     "while True: pass",
     "import time; time.sleep(60)",
     "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
-    "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass"
-    "\nwhile True: pass",
+    "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+    "    except (OSError, ValueError): pass\nwhile True: pass",
     "import os, time\nos.close(1); os.close(2); os.close(0)\ntime.sleep(60)",
     "9 ** 9 ** 9",
     "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
@@ -190,31 +190,29 @@ def test_no_descriptor_of_ours(box):
 
 def test_no_memory_of_earlier_calls(box):
     """The server's heap, which each child inherits, must not hold the source, input or output of another program."""
-    secret = "".join(["needle", "-in-", "haystack"])
-    box.run(f"x = '{secret}'\nprint(x)", stdin=secret, files={"f": secret})
+    if box.tier == "namespaces":
+        pytest.skip("no /proc to search with; the server's code is the same")
+    secret = "needle-in-" + "haystack"
     code = """
-import gc, os, sys
-want = 'haystack'[::-1][::-1].encode()
-found = 0
-try:
-    maps = [l.split() for l in open('/proc/self/maps')]
-    memory = open('/proc/self/mem', 'rb')
-    for m in maps:
-        if 'r' in m[1] and m[-1] not in ('[vvar]', '[vsyscall]'):
-            a, b = (int(v, 16) for v in m[0].split('-'))
-            memory.seek(a)
-            try: data = memory.read(b - a)
-            except OSError: continue
-            found += (b'needle-in-' + want) in data and 0 or data.count(b'-in-' + want)
-except OSError:
-    found = sum('needle-in-' in o for o in gc.get_objects() if isinstance(o, str))
-print(found)
+want = b'needle-in-' + bytes([104, 97, 121, 115, 116, 97, 99, 107])  # so that this source does not hold it
+memory, hits = open('/proc/self/mem', 'rb', 0), 0
+for line in open('/proc/self/maps'):
+    if ' rw-p ' in line:
+        begin, end = (int(x, 16) for x in line.split()[0].split('-'))
+        memory.seek(begin)
+        hits += memory.read(end - begin).count(want)
+print(hits)
 """
-    assert int(box.run(code, timeout=10).stdout) <= 2  # this program's own constants
+    with Sandbox(namespaces=False) as fresh:
+        before = int(fresh.run(code, timeout=10).stdout)  # copies that the search itself makes
+    box.run(f"x = '{secret}'\nprint(x)", stdin=secret, files={"f": secret})
+    assert int(box.run(code, timeout=10).stdout) <= before
+    assert int(box.run(f"mine = ['{secret}' + c * 10**6 for c in 'abc']\n" + code, timeout=10).stdout) > before
 
 
 def test_no_state_between_calls(box):
-    code = ("import sympy, builtins, os, sys, tool\nprint(hasattr(sympy, 'mark'), hasattr(builtins, 'mark'), os.listdir())\n"
+    code = ("import sympy, builtins, os, sys, tool\n"
+            "print(hasattr(sympy, 'mark'), hasattr(builtins, 'mark'), os.listdir())\n"
             "sympy.mark = builtins.mark = 1\ntool.check = None\nopen('mark', 'w').close()\nos.environ['A'] = 'b'\n"
             "sys.path.clear()")
     assert [box.run(code).stdout for _ in range(3)] == ["False False []\n"] * 3
@@ -256,8 +254,8 @@ def test_no_files_but_python_s(jail, tmp_path):
 
 def test_nothing_outside_is_writable(jail, paths):
     code = """
-import os, sympy, sys
-for folder in sys.argv[1:] or FOLDERS:
+import os
+for folder in FOLDERS:
     for act in (lambda: open(folder + '/new', 'w'), lambda: os.mkdir(folder + '/new'), lambda: os.chmod(folder, 0o777)):
         try:
             act(); print('written', folder)
@@ -298,7 +296,8 @@ def test_no_privileges(jail):
     code = """
 import ctypes, os, socket
 libc = ctypes.CDLL(None, use_errno=True)
-for name, args in (('unshare', (0x10000000,)), ('unshare', (0x20000,)), ('mount', (b'a', b'/program', b'tmpfs', 0, None)),
+for name, args in (('unshare', (0x10000000,)), ('unshare', (0x20000,)),
+                   ('mount', (b'a', b'/program', b'tmpfs', 0, None)),
                    ('umount2', (b'/program', 2)), ('sethostname', (b'x', 1)), ('chroot', (b'/program',)),
                    ('setuid', (1,))):
     if getattr(libc, name)(*args) == 0: print(name)
@@ -323,7 +322,7 @@ def test_report_says_what_does_not_hold(box):
         for name in ("no_foreign_files", "no_network", "no_foreign_processes"):
             assert report[name] is False
         for name in ("empty_environment", "no_new_privileges", "memory_limit", "no_foreign_descriptors", "time_limit"):
-            assert report[name] is True
+            assert report[name] is True, name
 
 
 # ----------------------------------------------------------------------------------------------- the server's life

@@ -12,7 +12,10 @@ from ap.skills import (
     split_skill_sets, write_library, write_skill,
 )
 
-SHARE = Skill("share", "chain", "split a value into equal parts", "one step", "exec: check(text)", "## Method\nb is a divided by k.")
+SHARE = Skill(
+    "share", "chain", "split a value into equal parts", "one step", "exec: check(text)",
+    "## Method\nb is a divided by k.",
+)
 TEXT = """---
 name: share
 category: chain
@@ -122,10 +125,10 @@ def test_library_refuses_duplicates_and_empty_folders(tmp_path):
         load_library([tmp_path / "nowhere"])
 
 
-@pytest.mark.parametrize("skill", [replace(SHARE, name="../up"), replace(SHARE, intent="two\nlines"), replace(SHARE, tool="")])
-def test_a_skill_that_could_not_be_read_back_is_not_written(tmp_path, skill):
+@pytest.mark.parametrize("fields", [{"name": "../up"}, {"intent": "two\nlines"}, {"tool": ""}])
+def test_a_skill_that_could_not_be_read_back_is_not_written(tmp_path, fields):
     with pytest.raises(ValueError):
-        write_skill(skill, tmp_path)
+        write_skill(replace(SHARE, **fields), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -196,7 +199,9 @@ def test_candidates_below_tau_r_are_rejected_and_the_threshold_itself_passes():
 
 
 def test_near_duplicates_are_merged_into_the_best():
-    teacher = FixedTeacher(candidate("residue", 0.6, (0, 1)), candidate("residues", 0.8, (1, 2)), candidate("res-idue", 0.1, (5,)))
+    teacher = FixedTeacher(
+        candidate("residue", 0.6, (0, 1)), candidate("residues", 0.8, (1, 2)), candidate("res-idue", 0.1, (5,)),
+    )
     kept, rejected = acquire(teacher, [], tau_r=0.5)
     assert [(c.skill.name, sorted(c.examples)) for c in kept] == [("residues", [0, 1, 2])]  # a rejected one gives none
     assert {c.skill.name: c.why.split(" ")[0] for c in rejected} == {"residue": "merged", "res-idue": "r"}
@@ -239,15 +244,15 @@ def test_held_out_sets_are_distinct_fixed_and_of_the_right_sizes():
     sets, held_out = split_skill_sets(skills, range(2, 5), 300, seed=0)
     assert len(sets) == len(held_out) == 300 == len({frozenset(s) for s in sets})
     assert {len(s) for s in sets} == {2, 3, 4} and all(len(set(s)) == len(s) for s in sets)
-    assert (sets, held_out) == split_skill_sets(skills[::-1], range(2, 5), 300, seed=0)  # order of names does not matter
+    assert (sets, held_out) == split_skill_sets(skills[::-1], range(2, 5), 300, seed=0)  # whatever the order
     assert sets != split_skill_sets(skills, range(2, 5), 300, seed=1)[0]
     # uniform over sets: C(12,4) = 495 of 66 + 220 + 495 = 781 have four; 4 sigma of 300 draws is about 0.09
     assert abs(sum(len(s) == 4 for s in sets) / 300 - 495 / 781) < 0.09
 
 
-def test_at_most_half_of_a_small_library_is_held_out():
-    sets, _ = split_skill_sets(["a", "b", "c"], range(2, 5), 400, seed=0)  # ab, ac, bc, abc
-    assert len(sets) == 2
+def test_at_most_two_thirds_of_a_small_library_are_held_out():
+    sets, _ = split_skill_sets(["a", "b", "c", "d"], range(2, 5), 400, seed=0)  # 6 + 4 + 1 = 11 sets; 22 / 3 = 7.3
+    assert len(sets) == 7
     assert split_skill_sets(["a"], range(2, 5), 400, seed=0) == ([], frozenset())
 
 
@@ -263,14 +268,15 @@ LIBRARY = library_of(chain="shift scale share", residue="residue digits", select
 
 def test_mastery_and_category_probabilities_by_hand():
     curriculum = Curriculum(LIBRARY, (2,), alpha=0.5, eps=0.1)
-    assert set(curriculum.category_probabilities().values()) == {pytest.approx(1 / 3)}
+    assert list(curriculum.category_probabilities().values()) == pytest.approx([1 / 3] * 3)
     curriculum.update([(("shift", "scale"), True), (("shift", "pick"), 0.0), (("scale", "share"), True)])
     # chain took part in three results, 2/3 of them good: 0.5 * 0 + 0.5 * 2/3 = 1/3. select: 0. residue: not seen.
     assert curriculum.mastery == pytest.approx({"chain": 1 / 3, "residue": 0.0, "select": 0.0})
     curriculum.update([(("residue", "pick"), 1.0)])
     assert curriculum.mastery == pytest.approx({"chain": 1 / 3, "residue": 0.5, "select": 0.5})
     # 1 / (1/3 + 0.1) = 30/13; 1 / (0.5 + 0.1) = 5/3 twice; sum = 90/39 + 130/39 = 220/39
-    assert curriculum.category_probabilities() == pytest.approx({"chain": 90 / 220, "residue": 65 / 220, "select": 65 / 220})
+    expected = {"chain": 90 / 220, "residue": 65 / 220, "select": 65 / 220}
+    assert curriculum.category_probabilities() == pytest.approx(expected)
 
 
 def test_weak_categories_are_drawn_in_proportion():

@@ -29,9 +29,8 @@ SKILL_OF_TEMPLATE = {template: kind for template, kind in TEMPLATES.items() if k
 INSTRUCTIONS = "A problem is one line: a start, one sentence a skill, a question. Names are a, b, c; values 0 to 999."
 
 
-def check_program(text: str) -> str:
-    """The program that checks a draft in the sandbox."""
-    return f"from chainlet import check\nprint(check({text!r}))"
+# The program that checks a draft in the sandbox.
+CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read()))"
 
 
 def passed(output: str) -> bool:
@@ -521,8 +520,7 @@ SKILL_TEXTS: dict[str, dict[str, str]] = {
 
 SCRIPTS = (Path(__file__).parent,)  # folders that the agent's programs may import from: chainlet.py lies here
 PRELOAD = ("chainlet",)  # what the sandbox's server imports once
-# Constant pieces of the agent's messages, one token each in a tokenizer made from scratch.
-PHRASES = tuple(json.dumps(check_program("|"))[1:-1].split("|"))
+PHRASES = (json.dumps(CHECK_PROGRAM)[1:-1],)  # what agents write word for word: one token in a tokenizer made from scratch
 
 
 def package(template: str) -> tuple[dict[str, str], str, dict[str, str]] | None:

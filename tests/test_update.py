@@ -1,0 +1,248 @@
+"""The optimiser step: neither micro-batches nor ranks change the gradient, and a broken gradient changes nothing."""
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ap.config import Config, UserError
+from ap.ranks import Ranks
+from ap.update import Updater, micro_batches, warmup_cosine
+
+ROOT = Path(__file__).parent.parent
+
+
+# ----------------------------------------------------------------------------------------------- micro-batches
+
+
+def test_micro_batches_by_hand():
+    """Budget 12: the row of 9 is alone; 5 and 4 pad to 10; the next 4 would make 3 * 5 = 15; 4, 2, 1 pad to 12."""
+    assert micro_batches([4, 9, 2, 5, 1, 4], 12) == [[1], [3, 0], [5, 2, 4]]
+    assert micro_batches([], 12) == []
+    assert micro_batches([50, 3], 12) == [[0], [1]]  # too long for the budget, and still there
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_every_row_once_and_within_the_budget(lengths, max_tokens):
+    parts = micro_batches(lengths, max_tokens)
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    for part in parts:
+        assert part and (len(part) == 1 or len(part) * max(lengths[row] for row in part) <= max_tokens)
+    for before, after in zip(parts, parts[1:]):  # bucketed: no row is longer than one of an earlier part
+        assert min(lengths[row] for row in before) >= max(lengths[row] for row in after)
+
+
+def test_warmup_cosine_by_hand():
+    """11 updates, 20 % warm-up = 3 updates (rounded up), then from peak at t = 0 to a tenth of it at the last one."""
+    lr = [warmup_cosine(step, 11, peak=1.0, warmup=0.2, floor=0.1) for step in range(11)]
+    assert lr[:4] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert lr[10] == pytest.approx(0.1)
+    assert warmup_cosine(5, 9, 2.0, warmup=0.12, floor=0.0) == pytest.approx(2 * (1 + math.cos(math.pi * 3 / 6)) / 2)
+    assert warmup_cosine(0, 1, 1.0) == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------------------------------- one optimiser step
+
+
+def make_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(7, 5), torch.nn.Linear(5, 7))
+    model.unused = torch.nn.Parameter(torch.ones(3))  # no loss reaches it
+    return model
+
+
+def make_rows() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 7, (length,), generator=generator) for length in (9, 2, 5, 3)]
+
+
+def loss_of(model, rows):
+    """Next-token loss summed over the tokens of some rows, and a statistic."""
+    losses = [torch.nn.functional.cross_entropy(model(row[:-1]), row[1:], reduction="sum") for row in rows]
+    return sum(losses), {"tokens": torch.tensor(float(sum(len(row) - 1 for row in rows)))}
+
+
+def num_tokens(rows) -> int:
+    return sum(len(row) - 1 for row in rows)
+
+
+def take_steps(ranks: Ranks, parts: list[list[int]], steps: int = 3, **options):
+    """Train on micro-batches `parts` of `make_rows()`. Returns metrics of the steps, and the weights."""
+    model, rows = make_model(), make_rows()
+    updater = Updater(model, ranks, lr=0.05, **options)
+    mine = [[rows[i] for i in part] for part in parts]
+    metrics = [
+        updater.step([lambda part=part: loss_of(model, part) for part in mine], sum(num_tokens(part) for part in mine))
+        for _ in range(steps)
+    ]
+    return metrics, [weight.detach().clone() for weight in model.parameters()]
+
+
+def test_the_gradient_is_that_of_the_mean_over_all_tokens():
+    """Against autograd on the plain mean: 8 + 1 + 4 + 2 = 15 tokens, whatever the micro-batches."""
+    model, rows = make_model(), make_rows()
+    loss = loss_of(model, rows)[0] / 15
+    loss.backward()
+    expected = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    for parts in ([[0, 1, 2, 3]], [[0], [1, 2], [3]]):
+        (metrics,), _ = take_steps(Ranks(), parts, steps=1)
+        assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-6)
+        assert metrics["grad_norm"] == pytest.approx(expected.norm().item(), abs=1e-6)
+        assert metrics["num_tokens"] == 15 and metrics["tokens"] == pytest.approx(1.0)  # 15 over 15
+
+
+def test_the_first_adamw_step_by_hand():
+    """m / (1 - b1) = g and v / (1 - b2) = g^2, so the first step is lr * g / (|g| + 1e-8)."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+    model = torch.nn.Module()
+    model.weight = weight
+    updater = Updater(model, Ranks(), lr=0.1)
+    updater.step([lambda: ((weight * torch.tensor([4.0, -8.0, 0.0])).sum(), {})], num_tokens=4)
+    assert weight.tolist() == pytest.approx([0.9, -1.9, 3.0])
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    """Gradient (3, 4) / 1 has norm 5. Clipped to 1 it is (0.6, 0.8): seen in Adam's first moment, (1 - 0.9) of it."""
+    model = torch.nn.Module()
+    model.a, model.b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    updater = Updater(model, Ranks(), lr=0.1, max_grad_norm=1.0)
+    metrics = updater.step([lambda: (3 * model.a.sum() + 4 * model.b.sum(), {})], num_tokens=1)
+    moments = [updater.optimizer.state[weight]["exp_avg"].item() for weight in (model.a, model.b)]
+    assert metrics["grad_norm"] == pytest.approx(5.0)
+    assert moments == pytest.approx([0.06, 0.08], rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
+    model, rows = make_model(), make_rows()
+    updater = Updater(model, Ranks(), lr=0.05)
+    good = [lambda: loss_of(model, rows)]
+    updater.step(good, 15)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    moments = [state["exp_avg"].clone() for state in updater.optimizer.state.values()]
+    metrics = updater.step([*good, lambda: (model(rows[0]).sum() * bad, {})], 15)
+    assert metrics["skipped"] == 1.0 and updater.skipped_updates == 1 and not math.isfinite(metrics["grad_norm"])
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
+    assert all(torch.equal(old, state["exp_avg"]) for old, state in zip(moments, updater.optimizer.state.values()))
+    metrics = updater.step(good, 15)  # and the next one is an ordinary update, with nothing left of the bad one
+    assert metrics["skipped"] == 0.0 and math.isfinite(metrics["grad_norm"])
+
+
+def test_a_step_without_any_token_changes_nothing():
+    """Adam would otherwise move on by momentum."""
+    model, rows = make_model(), make_rows()
+    updater = Updater(model, Ranks(), lr=0.05)
+    updater.step([lambda: loss_of(model, rows)], 15)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    assert updater.step([], 0)["skipped"] == 1.0
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
+
+
+def test_bfloat16_weights_learn_from_updates_below_their_resolution():
+    """At 1.0 bfloat16 steps by 2^-8 = 0.0039 downwards. 100 updates of 1e-4 must add up to 0.01, not to nothing."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    updater = Updater(model, Ranks(), lr=1e-4)
+    for _ in range(100):
+        updater.step([lambda: (model.weight.sum(), {}), lambda: (model.weight.sum(), {})], num_tokens=2)
+    assert model.weight.dtype == torch.bfloat16
+    assert updater.masters[0].tolist() == pytest.approx([0.99] * 4, abs=1e-5)
+    assert torch.equal(model.weight, updater.masters[0].bfloat16())
+
+
+# ------------------------------------------------------------------------------------------------- two ranks
+
+WORKER = """
+import sys, torch
+sys.path[:0] = ["tests"]
+from ap.config import Config
+from ap.ranks import Ranks
+from test_update import take_steps
+parts = {
+    "uneven": ([[0], [2]], [[1, 3]]), "one has none": ([[0, 1], [2, 3]], []), "main has none": ([], [[0, 1, 2, 3]]),
+}
+with Ranks.start(Config(device="cpu")) as ranks:
+    results = {name: take_steps(ranks, share[ranks.rank]) for name, share in parts.items()}
+    results["clipped"] = take_steps(ranks, parts["uneven"][ranks.rank], max_grad_norm=0.01)
+    ranks.print("only once")
+    results["ranks"] = [
+        ranks.sum([1.0, ranks.rank]), ranks.gather("ab"[: 1 + ranks.rank]), ranks.broadcast(["from", ranks.rank]),
+        list(ranks.share(range(5))), torch.get_num_threads(),
+    ]
+    torch.save(results, f"{sys.argv[1]}/{ranks.rank}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What two gloo processes, started as torchrun starts them, computed, and what they printed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+    }
+    processes = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(folder)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                         env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    try:
+        printed = [process.communicate(timeout=90)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)], printed
+
+
+@pytest.mark.parametrize("share", ["uneven", "one has none", "main has none", "clipped"])
+def test_two_ranks_are_one_process(two_ranks, share):
+    """Losses, gradient norms and weights after three updates; each rank holds other numbers of tokens, or none."""
+    options = {"max_grad_norm": 0.01} if share == "clipped" else {}
+    metrics, weights = take_steps(Ranks(), [[0, 1, 2, 3]], **options)
+    for found, their_weights in (results[share] for results in two_ranks[0]):
+        for one, two in zip(metrics, found):
+            assert two == pytest.approx(one, abs=1e-6)
+        for one, two in zip(weights, their_weights):
+            torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+    first, second = (results[share][1] for results in two_ranks[0])
+    assert all(torch.equal(a, b) for a, b in zip(first, second))  # and the ranks never drift apart
+
+
+def test_what_ranks_do_together(two_ranks):
+    results, printed = two_ranks
+    cores = len(os.sched_getaffinity(0))
+    for rank in range(2):
+        total, gathered, sent, share, threads = results[rank]["ranks"]
+        assert total == [2.0, 1.0] and gathered == ["a", "ab"] and sent == ["from", 0]
+        assert share == [[0, 2, 4], [1, 3]][rank]
+        assert threads == max(cores // 2, 1)
+    assert "only once" in printed[0] and "only once" not in printed[1]
+
+
+def test_one_process_takes_the_same_road(monkeypatch, capsys):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with Ranks.start(Config(device="cpu")) as ranks:
+        assert ranks == Ranks(0, 1, 0, torch.device("cpu")) and ranks.is_main
+        assert ranks.sum([1, 2.5]) == [1.0, 2.5] and ranks.gather("a") == ["a"] and ranks.broadcast(3) == 3
+        assert ranks.share([1, 2]) == [1, 2]
+        ranks.barrier()
+        ranks.print("shown")
+    assert capsys.readouterr().out == "shown\n" and not torch.distributed.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(UserError, match="--device cuda"):
+        Ranks.start(Config(device="cuda"))

@@ -1,0 +1,190 @@
+"""The committee: V(q) = 1 iff two of three vote valid, no reason blocks, and answers agree or the auditor settles."""
+import itertools
+
+import pytest
+
+from ap import domains
+from ap.domains import chainlet, mini_checks
+from ap.trajectory import Problem
+from ap.verifier import (
+    BLOCKING, ChatVerifier, Committee, ProgramVerifier, Verdict, program_committee, read_verdict, same_answer,
+)
+
+PROBLEM = Problem("a is 20. b is 5 more than a. Find b.", "25", ("shift",))
+YES, OTHER, NO, ABSTAIN = Verdict(1, "25", "valid"), Verdict(1, "26", "valid"), Verdict(0, None, "wrong"), Verdict(None)
+
+
+class Says:
+    """A verifier with a fixed verdict, which counts how often it was asked."""
+
+    def __init__(self, verdict):
+        self.verdict, self.asked = verdict, 0
+
+    def verify(self, problem, trace=""):
+        self.asked += 1
+        return self.verdict
+
+
+def judge(*verdicts, auditor=ABSTAIN, check=None, known=frozenset(), problem=PROBLEM):
+    committee = Committee([Says(v) for v in verdicts], Says(auditor), Says(check) if check else None)
+    return committee.judge(problem, known=known)
+
+
+# ---------------------------------------------------------------- votes
+
+
+@pytest.mark.parametrize("votes, outcome", [
+    ("YYY", "valid"), ("YYN", "valid"), ("YYA", "valid"), ("YNN", "invalid"), ("NNN", "invalid"), ("NNA", "invalid"),
+    ("YNA", "could not judge"), ("YAA", "could not judge"), ("NAA", "could not judge"), ("AAA", "could not judge"),
+])
+def test_truth_table_of_the_votes(votes, outcome):
+    """All ten multisets of three votes, in every order: two votes decide, an abstention is not a vote."""
+    verdict = {"Y": YES, "N": NO, "A": ABSTAIN}
+    for order in set(itertools.permutations(votes)):
+        judgement = judge(*[verdict[vote] for vote in order])
+        assert judgement.outcome == outcome, order
+        assert judgement.valid == (outcome == "valid")
+        assert judgement.answer == ("25" if outcome == "valid" else None)
+
+
+def test_a_valid_vote_without_an_answer_is_no_vote():
+    assert judge(YES, Verdict(1, None, "valid"), ABSTAIN).outcome == "could not judge"
+
+
+@pytest.mark.parametrize("reason", sorted(BLOCKING))
+def test_one_reason_that_names_ambiguity_or_unsolvability_is_enough(reason):
+    assert judge(YES, YES, Verdict(0, None, reason)).reason == reason
+    assert judge(YES, YES, Verdict(1, "25", reason)).reason == reason
+    assert judge(YES, YES, Verdict(None, None, reason)).valid  # an abstention says nothing
+
+
+def test_the_reason_of_a_lost_vote_is_the_commonest_against():
+    fraction, negative = Verdict(0, None, "fraction"), Verdict(0, None, "negative")
+    assert judge(negative, fraction, fraction).reason == "fraction"
+    assert judge(YES, Verdict(0), Verdict(0, None, "valid")).reason == "invalid"  # never named as an outcome is
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("auditor, reason", [
+    (YES, "valid"), (OTHER, "wrong answer"), (Verdict(1, "27"), "disagreement"), (NO, "disagreement"),
+    (Verdict(1, None), "disagreement"), (ABSTAIN, "could not judge"),
+    (Verdict(0, None, "several answers"), "several answers"),
+])
+def test_the_auditor_settles_a_difference(auditor, reason):
+    """25 against 26; the claim is 25. An auditor with a third answer settles nothing."""
+    assert judge(YES, OTHER, NO, auditor=auditor).reason == reason
+    assert judge(YES, OTHER, YES, auditor=auditor).reason == reason
+
+
+def test_the_auditor_is_asked_only_when_answers_differ():
+    auditor = Says(YES)
+    Committee([Says(YES)] * 3, auditor).judge(PROBLEM)
+    Committee([Says(NO)] * 3, auditor).judge(PROBLEM)
+    assert auditor.asked == 0
+    Committee([Says(YES), Says(OTHER), Says(NO)], auditor).judge(PROBLEM)
+    assert auditor.asked == 1
+
+
+def test_answers_agree_by_value_and_not_by_text():
+    assert judge(YES, Verdict(1, "25.0"), Verdict(1, "50/2")).valid
+    assert same_answer(" 025 ", "25") and not same_answer("25", "52") and not same_answer("", "25")
+
+
+def test_a_wrong_claim_is_invalid_even_when_all_vote_valid():
+    assert judge(OTHER, OTHER, OTHER).reason == "wrong answer"
+
+
+# ---------------------------------------------------------------- program check, known problems
+
+
+@pytest.mark.parametrize("check, reason", [
+    (YES, "valid"), (OTHER, "disagreement"), (Verdict(0, None, "missing skill"), "missing skill"),
+    (Verdict(0), "invalid"), (ABSTAIN, "could not judge"),
+])
+def test_the_program_check_stands_beside(check, reason):
+    assert judge(YES, YES, YES, check=check).reason == reason
+
+
+def test_an_unsound_problem_is_named_before_its_claim():
+    """No claim can be right about a problem that is no problem."""
+    assert judge(OTHER, OTHER, OTHER, check=Verdict(0, None, "idle")).reason == "idle"
+
+
+def test_the_program_check_cannot_save_what_the_committee_refused():
+    assert judge(NO, NO, YES, check=YES).outcome == "invalid"
+    assert judge(YES, ABSTAIN, NO, check=YES).outcome == "could not judge"
+
+
+def test_a_known_problem_is_invalid():
+    assert judge(YES, YES, YES, known={PROBLEM.question}).reason == "known problem"
+    assert judge(OTHER, OTHER, OTHER, known={PROBLEM.question}).reason == "wrong answer"
+
+
+def test_a_committee_has_three():
+    with pytest.raises(ValueError, match="three"):
+        Committee([Says(YES)] * 2, Says(YES))
+
+
+# ---------------------------------------------------------------- models
+
+
+@pytest.mark.parametrize("reply, verdict", [
+    ('I solved it. {"valid": true, "answer": 25, "reason": "valid"}', Verdict(1, "25", "valid")),
+    ('{"valid": true, "answer": "1"} no: {"valid": false, "answer": null, "reason": "Ambiguous"}',
+     Verdict(0, None, "ambiguous")),
+    ('{"valid": true} {"valid": "yes"}', Verdict(1, None, "")),
+    ("valid", Verdict(None, None, "unreadable verdict")), ('{"valid": 1}', Verdict(None, None, "unreadable verdict")),
+    ("{" * 10_000, Verdict(None, None, "unreadable verdict")),
+])
+def test_reading_a_models_verdict(reply, verdict):
+    assert read_verdict(reply) == verdict
+
+
+def test_a_model_sees_trace_and_question_and_its_silence_is_an_abstention():
+    asked = []
+    ChatVerifier(lambda prompt: asked.append(prompt) or "{}").verify(PROBLEM, "the {trace}")
+    assert "the {trace}" in asked[0] and PROBLEM.question in asked[0]
+    assert PROBLEM.answer not in asked[0].replace(PROBLEM.question, "")  # the claimed answer is not given away
+
+    def silent(prompt):
+        raise TimeoutError
+
+    assert ChatVerifier(silent).verify(PROBLEM).vote is None
+
+
+def test_programs_abstain_when_they_give_up():
+    for status, vote in (("ok", 1), ("no answer", 0), ("unknown", None)):
+        assert ProgramVerifier(lambda text: mini_checks.Solution(status, "1")).verify(PROBLEM).vote == vote
+
+
+# ---------------------------------------------------------------- the miniature world
+
+
+@pytest.fixture(scope="module")
+def committee():
+    mini = domains.get("mini")
+    return program_committee(mini_checks.SOLVERS.values(), mini_checks.second_audit, chainlet.check, mini.canonical)
+
+
+@pytest.mark.parametrize("question, answer, skills, reason", [
+    ("a is 20. b is 5 more than a. Find b.", "25", ("shift",), "valid"),
+    ("a is 20. b is 5 more than a. Find b.", "24", ("shift",), "wrong answer"),
+    ("a is 20. b is 5 more than a. Find b.", "", ("shift",), "wrong answer"),
+    ("a is 20. b is 5 more than a. Find b.", "25", ("shift", "scale"), "missing skill"),
+    ("a is 20. b is a divided by 3. Find b.", "6", ("share",), "no answer"),
+    ("Tell me a number.", "3", (), "unreadable"),
+    ("a is a whole number from 0 to 99. b is the digit sum of a. Here b is 5. Find a.", "5", ("digits", "invert"),
+     "several answers"),
+    ("a is 20. b is 5 more than a. c is 2 times a. Find b.", "25", ("shift",), "idle"),
+])
+def test_committee_of_programs(committee, question, answer, skills, reason):
+    judgement = committee.judge(Problem(question, answer, skills))
+    assert (judgement.reason, judgement.valid) == (reason, reason == "valid")
+
+
+def test_a_renamed_known_problem_does_not_count(committee):
+    known = {committee.canonical("z is 20. y is 5 more than z. Find y.")}
+    assert committee.judge(PROBLEM, known=known).reason == "known problem"
+    assert committee.judge(Problem("a is 20. b is 6 more than a. Find b.", "26", ("shift",)), known=known).valid
