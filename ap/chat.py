@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 STOP = "<|im_end|>"
 
-# The same text as Qwen's template writes for system, user and assistant messages with tools. Only a tokenizer made
-# from scratch needs it; a checkpoint brings its own.
+# The same text as Qwen's template writes for messages of the four roles with tools, where a call stands in the
+# assistant's content. Only a tokenizer made from scratch needs it; a checkpoint brings its own.
 TOOLS_HEAD = """
 
 # Tools
@@ -34,7 +34,9 @@ For each function call, return a json object with function name and arguments wi
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
 CHAT_TEMPLATE = (
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}"
+    "{%- for message in messages %}{%- if message.role == 'tool' %}"
+    "{{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}"
+    "{%- else %}{{- '<|im_start|>' + message.role + '\\n' + message.content }}{%- endif %}"
     "{%- if loop.first and message.role == 'system' and tools %}"
     f"{{{{- {TOOLS_HEAD!r} }}}}"
     "{%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}"
@@ -161,12 +163,12 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
     """A byte-level BPE tokenizer with single digits and single-letter names, saved like any other.
 
     texts: what to learn the merges from. phrases: constant strings that become one token each (lines of the
-    instructions and of the skill packages). Merges may cross spaces (` more than a. c is ` is one token) but never a
-    digit, so that copying a number is copying its digits.
+    instructions and of the skill packages). Merges may cross spaces (` more than ` is one token), but never a digit
+    or a one-letter name, so that what is learnt about one number or name serves for the others.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\d|\n"), behavior="isolated"),
+        pre_tokenizers.Split(Regex(r"\d|\b[a-z]\b|\n"), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()

@@ -99,6 +99,22 @@ class Config:
     eval_sets: int = setting(400, "fixed skill sets, never drawn in training")
     save_every: int = setting(5, "steps between checkpoints")
     reference: str = setting("", "folder of another run whose stages 1 and 2 to start from, for paired comparisons")
+    # --- solver
+    solver_arm: str = setting(
+        "proposer", "what the solver learns from, and the name of its folder: proposer: solver_problems; random: as many "
+        "random problems of the domain; any other name: solver_problems")
+    solver_problems: str = setting("", "JSONL of {question, answer}; empty: the problems that the run's proposer wrote")
+    solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
+    solver_sft_steps: int = setting(400, "updates on worked solutions, which make the start of a solver from scratch")
+    solver_sft_batch: int = setting(64, "worked solutions an update")
+    solver_sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    solver_steps: int = setting(60, "GRPO steps of the solver, one rollout and one update each")
+    solver_groups: int = setting(32, "problems of a step, over all ranks")
+    solver_group_size: int = setting(8, "attempts at each problem of a step")
+    solver_lr: float = setting(3e-4, "learning rate of the solver's GRPO")
+    solver_max_tokens: int = setting(256, "an attempt of more tokens, prompt included, is cut and counts as wrong")
+    solver_eval: int = setting(300, "problems in each of the domain's two held-out sets")
+    solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
 
     @property
     def folder(self) -> Path:

@@ -75,7 +75,7 @@ class Episode:
     stage: int = DRAFT  # sigma_t
     draft: str | None = None
     passed: tuple[str, str] | None = None  # (draft, output) of the last check that passed
-    runs: set[tuple[str, str | None]] = field(default_factory=set)  # (program, draft) that have been executed
+    done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
     problem: Problem | None = None
@@ -95,8 +95,9 @@ class Episode:
         if self.env.config.one_shot and action != "submit":
             self.outcome = "unusable"
             return "unusable", stage, {"error": "one message only"}, None
-        if action not in self.env.actions and message.draft is None:
-            facts, output = {"status": "not available", "legal": False, "judged": None}, f"{action} is not available"
+        if action not in self.env.actions and (message.tool is not None or message.draft is None):
+            facts = self._take_draft(message) | {"status": "not available", "legal": False, "judged": None}
+            output = f"{action} is not available"
         else:
             facts, output = getattr(self, "_" + action)(message)
         if action == "submit":
@@ -117,7 +118,12 @@ class Episode:
         self.draft, self.passed, self.stage = message.draft, None, CHECK
         check = self.env.domain.check(self.draft, self.skills)
         state = {"ok": "sound", "unreadable": "unreadable"}.get(check.status, "faulty")
-        return {"draft": state, "fault": check.status}
+        return {"draft": state, "fault": check.status, "repeated": self._again("draft", self.draft, check.status)}
+
+    def _again(self, *deed) -> bool:
+        seen = deed in self.done
+        self.done.add(deed)
+        return seen
 
     def _think(self, message: Message) -> tuple[dict, str]:
         facts = self._take_draft(message)
@@ -129,6 +135,7 @@ class Episode:
             check = self.env.domain.check(self.draft, self.skills)
             named = message.text.removeprefix(FAULT).strip(" .")
             facts["judged"] = check.status == "ok" if sound else (check.status != "ok" and named == check.culprit)
+            facts["repeated"] = self._again("reflection", self.draft, facts["judged"])
         if fault:
             self.stage = REFINE
         return facts, ""
@@ -139,9 +146,7 @@ class Episode:
         result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
         output = lines[-1][:200] if lines else "(no output)"
-        run = (code, self.draft)
-        facts |= {"status": result.status, "repeated": run in self.runs, "output": output}
-        self.runs.add(run)
+        facts |= {"status": result.status, "repeated": self._again("exec", code, self.draft), "output": output}
         if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
             self.passed, self.stage = (self.draft, output), FINALIZE
         else:

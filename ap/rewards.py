@@ -56,6 +56,7 @@ def process_reward(action: str, facts: dict) -> float:
                                                                             sound draft
                                     judged = False                     -1
                                     judged = None                       0   it claimed nothing
+                  repeated = True                               at most 0   the same draft or judgement earns nothing again
         exec      status = "ok"                                        +1
                   status = "ok", repeated = True                        0   a program already run earns nothing again
                   any other status                                     -1
@@ -71,8 +72,10 @@ def process_reward(action: str, facts: dict) -> float:
     """
     if action == "think":
         if facts.get("draft") is not None:
-            return {"sound": 1.0, "faulty": 0.0, "unreadable": -1.0}[facts["draft"]]
-        return {True: 1.0, False: -1.0, None: 0.0}[facts.get("judged")]
+            reward = {"sound": 1.0, "faulty": 0.0, "unreadable": -1.0}[facts["draft"]]
+        else:
+            reward = {True: 1.0, False: -1.0, None: 0.0}[facts.get("judged")]
+        return min(reward, 0.0) if facts.get("repeated") else reward
     if action == "exec":
         if facts["status"] != "ok":
             return -1.0

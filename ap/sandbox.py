@@ -125,8 +125,9 @@ class Sandbox:
 
     paths: folders whose modules programs may import (read-only). timeout: seconds of wall clock, from the child's
     start. memory_mb: address space a process may add to what the server has mapped. output_limit: bytes of stdout
-    and of stderr each; a program that writes more is killed. preload: modules of `paths` imported once, by the server; like
-    the folders themselves they must not change while the sandbox is open. namespaces: False takes the weak tier.
+    and of stderr each; a program that writes more is killed. preload: modules of `paths` imported once, by the
+    server; like the folders themselves they must not change while the sandbox is open. namespaces: False takes the
+    weak tier.
     The server starts in the background.
     Raises UserError when a folder of `paths` is missing or a setting is not positive.
     """

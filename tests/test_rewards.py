@@ -56,7 +56,11 @@ def test_pass_rate_refuses_nonsense(successes, n, k, kind):
     ("think", {"draft": "sound", "fault": "ok"}, 1),
     ("think", {"draft": "faulty", "fault": "fraction"}, 0),
     ("think", {"draft": "unreadable", "fault": "unreadable"}, -1),
+    ("think", {"draft": "sound", "repeated": True}, 0),  # a draft earns once
+    ("think", {"draft": "unreadable", "repeated": True}, -1),
     ("think", {"judged": True}, 1),
+    ("think", {"judged": True, "repeated": True}, 0),
+    ("think", {"judged": False, "repeated": True}, -1),
     ("think", {"judged": False}, -1),
     ("think", {"judged": None}, 0),
     ("think", {}, 0),

@@ -285,6 +285,20 @@ except OSError: pass
         assert (result.stdout, result.status) == ("", "ok")
 
 
+def test_programs_do_not_meet(jail):
+    """Neither a later one (System V memory outlives a process) nor one at the same time (abstract sockets)."""
+    shared = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, {}) >= 0)"
+    assert jail.run(shared.format(0o1600)).stdout == "True\n"  # IPC_CREAT
+    assert jail.run(shared.format(0)).stdout == "False\n"
+    open_door = "import socket, time\ns = socket.socket(socket.AF_UNIX); s.bind('\\0door'); s.listen(); time.sleep(0.5)"
+    thread = threading.Thread(target=jail.run, args=(open_door,))
+    thread.start()
+    time.sleep(0.2)
+    result = jail.run("import socket\nsocket.socket(socket.AF_UNIX).connect('\\0door')")
+    thread.join()
+    assert "ConnectionRefusedError" in result.stderr
+
+
 def test_no_foreign_process(jail):
     code = f"import os\nfor pid in [{os.getpid()}, -1, *range(2, 400)]:\n    try: os.kill(pid, 9); print(pid)\n" \
            "    except ProcessLookupError: pass"

@@ -1,0 +1,246 @@
+r"""Evaluate a solver: sampled attempts at problems with a known answer.
+
+    python eval.py --model FOLDER --problems FILE.jsonl [--k 8] [--temperature 1.0]
+    python eval.py --model FOLDER                                two held-out sets of the miniature world
+    python eval.py --correctness A.jsonl --compare B.jsonl       compare two earlier evaluations, without a model
+
+For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % intervals over problems, and the shares of attempts
+that were cut at the token limit and that hold no readable answer. The problem x sample matrix goes to OUT/SET.jsonl:
+every one of these figures can be computed again from it, and --compare pairs two of them problem by problem.
+"""
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple, Sequence
+
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from ap import domains
+from ap.answers import extract_answer, match_answer
+from ap.chat import decode_message, prompt_ids, stop_id
+from ap.checkpoint import told_when_unwritable
+from ap.config import Config, UserError, run_main
+from ap.evaluation import (
+    Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, sign_test,
+    write_correctness,
+)
+from ap.generate import sample
+from ap.model import load_model
+from ap.prober import SOLVE
+from ap.trajectory import Trajectory
+
+# ----------------------------------------------------------------------------------------------- attempts
+
+
+class Attempt(NamedTuple):
+    """One attempt at a problem, judged."""
+
+    trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
+    answer: str | None  # as extracted
+    status: str  # of match_answer
+
+
+def attempt(
+    model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None
+) -> list[Attempt]:
+    """k attempts at each problem, those at the same problem beside each other; `group` is the problem's index.
+
+    problems: {"id", "question", "answer"}. The solver sees the question only. An attempt depends on the key, on its
+    problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt included, and
+    one that was cut is wrong. UserError when a question leaves no room for an answer.
+    """
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=p["question"])}]) for p in problems]
+    for problem, prompt in zip(problems, prompts):
+        if len(prompt) >= max_tokens:
+            raise UserError(f"problem {problem['id']}: its prompt of {len(prompt)} tokens leaves no room for an answer within "
+                            f"{max_tokens}; allow more tokens or leave it out.")
+    conversations = sample(
+        model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)},
+        [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)], max_tokens, temperature,
+        progress=progress)
+    attempts = []
+    for index, conversation in enumerate(conversations):
+        group = index // k
+        cut = conversation.stopped == "length"
+        text = decode_message(tokenizer, conversation.ids[len(prompts[group]):])
+        answer = None if cut else extract_answer(text)
+        match = match_answer(answer, problems[group]["answer"])
+        trajectory = Trajectory(
+            conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask], [], (),
+            group=group, outcome="token_limit" if cut else "submitted", reward=float(match.equal))
+        attempts.append(Attempt(trajectory, answer, match.status))
+    return attempts
+
+
+def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> list[Row]:
+    """The problem x sample matrix of `attempt`'s result."""
+    return [
+        Row(problem["id"], problem["answer"], [a.answer for a in mine], [int(a.trajectory.reward) for a in mine])
+        for problem, mine in ((problem, attempts[i * k:(i + 1) * k]) for i, problem in enumerate(problems))
+    ]
+
+
+def shares(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too)."""
+    count = max(len(attempts), 1)
+    return {
+        "truncated": sum(a.trajectory.outcome == "token_limit" for a in attempts) / count,
+        "unparsed": sum(a.status == "unparsed" for a in attempts) / count,
+    }
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
+    """Mean@k, pass@1, 2, 4, ..., k and maj@k, with bootstrap intervals over problems.
+
+    Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is the
+    shortest.
+    """
+    k = min(len(row.correct) for row in rows)
+    table = {f"mean@{k}": bootstrap_interval([row.correct for row in rows])}
+    for draws in sorted({min(2 ** power, k) for power in range(1, 12)}):
+        table[f"pass@{draws}"] = bootstrap_interval([pass_at_k([row.correct], draws) for row in rows])
+    table[f"maj@{k}"] = bootstrap_interval([maj_at_k([row.answers], [row.correct]) for row in rows])
+    return table
+
+
+# ------------------------------------------------------------------------------------------- held-out sets
+
+
+def held_out_sets(domain: ModuleType, smallest: int, largest: int, count: int) -> dict[str, list[dict]]:
+    """Random sound problems for evaluation: {"in_distribution": [...], "deeper": [...]}, each {"id", "question", "answer"}.
+
+    in_distribution: smallest .. largest skills; deeper: largest + 1 and largest + 2, more than a training problem has.
+    The same problems for the same arguments, whatever the run's seed: training keeps away from them by their
+    domain.canonical form, and all arms of all runs are measured on the same ones.
+    """
+    taken: set[str] = set()
+    sets = {}
+    for name, sizes in (("in_distribution", range(smallest, largest + 1)), ("deeper", (largest + 1, largest + 2))):
+        sets[name] = []
+        for number in range(count):
+            question = draw_sound(domain, sizes, random.Random(f"held out/{name}/{number}"), taken)
+            taken.add(domain.canonical(question))
+            sets[name].append({"id": f"{name}/{number}", "question": question, "answer": domain.check(question).answer})
+    return sets
+
+
+def draw_sound(domain: ModuleType, sizes: Sequence[int], rng: random.Random, taken: set[str]) -> str:
+    """A random problem that the checker passes and whose canonical form is not among `taken`: naive draws, the unsound
+    ones thrown away. *Choice*: the number of skills is drawn first, once, or sound problems would be short ones."""
+    size = rng.choice(sizes)
+    while True:
+        question = domain.draw_problem(rng.sample(domain.SKILLS, size), rng)
+        if domain.check(question).status == "ok" and domain.canonical(question) not in taken:
+            return question
+
+
+# ------------------------------------------------------------------------------------------------- report
+
+
+def print_table(name: str, rows: Sequence[Row], extra: dict[str, float]) -> None:
+    print(f"\n{name}: {len(rows)} problems")
+    for statistic, (estimate, low, high) in summarise(rows).items():
+        print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]")
+    for statistic, value in extra.items():
+        print(f"  {statistic:10s} {value:.3f}")
+
+
+def compare(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
+    """One line: the paired difference of Mean@k. UserError when the two are not about the same problems."""
+    gold = {row.id: row.gold for row in rows}
+    if gold != {row.id: row.gold for row in others} or len(gold) != len(others):
+        raise UserError(f"--compare {name}: not the same problems (ids and answers), so nothing can be paired; evaluate both "
+                        "on one file.")
+    by_id = {row.id: row.correct for row in others}
+    pairs = [row.correct for row in rows], [by_id[row.id] for row in rows]
+    difference, low, high = paired_difference(*pairs)
+    return f"{difference:+.3f}  [{low:+.3f}, {high:+.3f}]  sign test p = {sign_test(*pairs):.3g}"
+
+
+# --------------------------------------------------------------------------------------------------- main
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; --help lists the options.")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+                     usage="%(prog)s --model FOLDER [--option value ...]")
+    add = parser.add_argument
+    add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
+    add("--problems", metavar="FILE", help="JSONL with a question and an answer a line; none: the domain's held-out sets")
+    add("--question_field", metavar="TEXT", help="field that holds the question (default: the first known name)")
+    add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
+    add("--k", type=int, default=8, metavar="INT", help="attempts at each problem (default: 8)")
+    add("--temperature", type=float, default=1.0, metavar="FLOAT", help="of sampling, from the whole distribution (default: 1.0)")
+    add("--max_tokens", type=int, default=256, metavar="INT", help="of prompt and answer together (default: 256; take 32768 for "
+        "a reasoning model)")
+    add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
+    add("--domain", default="mini", choices=domains.NAMES, help="whose held-out sets (default: mini)")
+    add("--count", type=int, default=300, metavar="INT", help="problems in each held-out set (default: 300)")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto, cuda when there is one")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
+    add("--out", default="evaluation", metavar="FOLDER", help="where the correctness files go (default: evaluation)")
+    add("--correctness", metavar="FILE", help="instead of --model: an earlier correctness file, to print or compare again")
+    add("--compare", metavar="FILE", help="correctness file of another model on the same problems: prints the paired difference")
+    options = parser.parse_args(argv)
+    for name in ("k", "count", "max_tokens"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}: must be at least 1.")
+    if not options.temperature > 0:
+        raise UserError(f"--temperature {options.temperature}: must be more than 0.")
+    if bool(options.model) == bool(options.correctness):
+        raise UserError("give either --model FOLDER, to evaluate it, or --correctness FILE of an earlier evaluation; --help "
+                        "lists the options.")
+    return options
+
+
+def load_tokenizer(folder: Path | str):
+    """The tokenizer of a local checkpoint. UserError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer can be loaded from {folder}; give the folder of a whole Hugging Face checkpoint.") from error
+
+
+def main(argv: list[str]) -> None:
+    options = parse(argv)
+    others = read_correctness(options.compare) if options.compare else None  # first: a wrong path is told at once
+    results = {}  # name -> rows, shares
+    if options.correctness:
+        results[Path(options.correctness).stem] = read_correctness(options.correctness), {}
+    else:
+        if options.problems:
+            problems = load_problems(options.problems, options.question_field, options.answer_field)
+            sets = {Path(options.problems).stem: problems}
+        else:
+            sets = held_out_sets(domains.get(options.domain), Config.skills_min, Config.skills_max, options.count)
+        tokenizer = load_tokenizer(options.model)
+        model = load_model(options.model, Config(device=options.device, dtype=options.dtype))
+        with told_when_unwritable(Path(options.out)):
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+        for name, problems in sets.items():
+            with tqdm(total=len(problems) * options.k, desc=name, unit="attempt") as progress:
+                attempts = attempt(model, tokenizer, problems, options.k, f"{options.seed}/eval", options.max_tokens,
+                                   options.temperature, progress)
+            results[name] = rows_of(problems, attempts, options.k), shares(attempts)
+            write_correctness(Path(options.out) / f"{name}.jsonl", results[name][0])
+    for name, (rows, extra) in results.items():
+        print_table(name, rows, extra)
+    if others is not None:
+        ids = {row.id for row in others}
+        name, rows = next(((name, rows) for name, (rows, _) in results.items() if rows[0].id in ids), (None, []))
+        print(f"\ndifference to {options.compare}: {compare(rows, others, options.compare)}")
+    if options.model:
+        print(f"correctness files: {options.out}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,313 @@
+"""The solver: does the data teach? GRPO on {question, answer} only, never on the proposer's trace.
+
+    torchrun run_solver.py [--name NAME] [--problems FILE.jsonl] [--arm proposer|random|...]
+
+The arm chooses the data and names the folder OUT/NAME/solver/ARM; the start, the number of problems, the steps and
+all other settings are the same for every arm of a run, so that data are what is compared. One step is four verbs:
+
+    roll out (attempts at each problem)  ->  judge (the boxed answer)  ->  compare (within a problem)  ->  update (GRPO)
+
+The start is --model, or else a small model that learns from worked solutions of short problems how to read and
+calculate. Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed
+at any moment, the same command continues with the same numbers.
+"""
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Sequence
+
+import torch
+from tqdm import tqdm
+
+from ap import checkpoint, domains
+from ap.advantages import trajectory_advantages
+from ap.chat import STOP, encode, prompt_ids
+from ap.config import Config, UserError, parse_config, run_main, save_config
+from ap.evaluation import load_problems, read_correctness, write_correctness
+from ap.losses import grpo_loss, sft_loss
+from ap.metrics import Metrics
+from ap.model import build_model, load_model, token_logprobs
+from ap.prober import SOLVE
+from ap.ranks import Ranks
+from ap.trajectory import Trajectory, collate
+from ap.update import Updater, micro_batches, warmup_cosine
+from ap.world import World
+from eval import Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise
+
+# --------------------------------------------------------------------------------------------------- data
+
+
+def training_problems(config: Config, taken: set[str]) -> list[dict]:
+    """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
+
+    From the file, those are left out that are in a held-out set (`taken`, canonical forms), that were there before in
+    another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*: the
+    last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
+    """
+    domain = domains.get(config.domain)
+    if config.solver_arm == "random":
+        path = config.folder / "solver" / "random.jsonl"
+    else:
+        path = Path(config.solver_problems) if config.solver_problems else config.folder / "problems.jsonl"
+    seen, usable = set(taken), []
+    for number, problem in enumerate(load_problems(path), 1):
+        form = domain.canonical(problem["question"])
+        if form not in seen and len(domain.step_kinds(problem["question"])) <= config.skills_max:
+            seen.add(form)
+            usable.append(problem | {"id": str(number)})
+    if len(usable) < config.solver_budget:
+        raise UserError(f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
+                        f"{config.solver_budget}; lower it, for all arms alike.")
+    return usable[-config.solver_budget:]
+
+
+def write_random_problems(config: Config, taken: set[str]) -> None:
+    """The comparison: as many random problems, by rejection from naive draws with the same exact checker.
+
+    Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the proposer's
+    none of them is in the corpus.
+    """
+    with World(config) as world:
+        domain, known, records = world.domain, set(world.known) | taken, []
+        for number in range(config.solver_budget):
+            rng = random.Random(f"{config.seed}/solver/random/{number}")
+            skills = world.curriculum.draw(rng)
+            while True:
+                question = domain.draw_problem(skills, rng)
+                verdict, form = domain.check(question, skills), domain.canonical(question)
+                if verdict.status == "ok" and form not in known:
+                    break
+                skills = world.curriculum.draw(rng)
+            known.add(form)
+            records.append({"question": question, "answer": verdict.answer, "skills": list(skills)})
+    checkpoint.write_jsonl(config.folder / "solver" / "random.jsonl", records)
+
+
+def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) -> list[dict]:
+    """The step-th `count` of an endless row of problems, in which each epoch is shuffled anew."""
+    chosen = []
+    for position in range(step * count, (step + 1) * count):
+        epoch, index = divmod(position, len(problems))
+        order = random.Random(f"{key}/{epoch}").sample(range(len(problems)), len(problems))
+        chosen.append(problems[order[index]])
+    return chosen
+
+
+# -------------------------------------------------------------------------------------------------- start
+
+
+def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Path:
+    """The checkpoint that all arms start from: --model, or a small model after SFT on worked solutions."""
+    if config.model:
+        return Path(config.model)
+    folder = config.folder / "solver" / "start"
+    final = folder / f"step-{config.solver_sft_steps:06d}"
+    if final.exists():
+        ranks.print(f"start of the solver: found in {final}")
+        return final
+    domain, found = domains.get(config.domain), checkpoint.latest(folder)
+    model = load_model(found, config) if found else build_model(config, len(tokenizer), config.seed + 1)
+    updater = Updater(model, ranks, lr=config.solver_sft_lr, max_grad_norm=config.max_grad_norm)
+    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
+    for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps, desc="solver SFT",
+                     disable=not ranks.is_main):
+        examples = [worked_example(domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
+                    for index in ranks.share(range(config.solver_sft_batch))]
+
+        def loss_of(rows: list[int]):
+            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+            logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
+            return sft_loss(logprobs, batch.loss_mask), {"entropy": entropy.sum()}
+
+        micro = micro_batches([len(example.ids) for example in examples], config.micro_batch_tokens)
+        lr = warmup_cosine(step, config.solver_sft_steps, config.solver_sft_lr)
+        record = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
+                              num_tokens=sum(sum(example.loss_mask) for example in examples), lr=lr)
+        metrics.write(step + 1, record | {"lr": lr})
+        if (step + 1) % config.sft_save_every == 0 or step + 1 == config.solver_sft_steps:
+            if ranks.is_main:
+                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
+            ranks.barrier()
+    metrics.close()
+    return final
+
+
+def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str]) -> Trajectory:
+    """A worked solution of a random sound problem of one or two skills, as an episode: the solution is the action.
+
+    *Choice*: the problem's names become a random alphabetical choice of letters, so that the letters of longer problems
+    are not new to the model.
+    """
+    question = rename(draw_sound(domain, (1, 2), rng, taken), rng)
+    prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
+    written = encode(tokenizer, domain.worked_solution(question) + STOP)
+    mask = [0] * len(prompt) + [1] * len(written)
+    return Trajectory(prompt + written, mask, [0.0] * len(mask), [m - 1 for m in mask], [], ())
+
+
+def rename(question: str, rng: random.Random, letters: str = "abcdefghijkl") -> str:
+    """The same problem with other names, still in alphabetical order. The article of "a whole number" stays."""
+    pattern = r"\b[a-z]\b(?! whole\b)"
+    names = sorted(set(re.findall(pattern, question)))
+    new = dict(zip(names, sorted(rng.sample(letters, len(names)))))
+    return re.sub(pattern, lambda match: new[match[0]], question)
+
+
+# ------------------------------------------------------------------------------------------------- update
+
+
+def update(model, updater: Updater, trajectories: Sequence[Trajectory], config: Config, pad_id: int) -> dict:
+    """One GRPO update on this rank's attempts. An advantage of 0 gives no gradient: it counts only in the divisor."""
+    live = [trajectory for trajectory in trajectories if trajectory.advantage != 0]
+
+    def loss_of(rows: list[int]):
+        batch = collate([live[row] for row in rows], pad_id).to(model.device)
+        advantages = torch.tensor([[live[row].advantage] for row in rows], device=model.device)  # (B, 1)
+        logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask, config.temperature)
+        # One update a rollout: pi_old is the sampler, and the ratio differs from 1 by rounding only.
+        loss, clipped = grpo_loss(logprobs, batch.old_logprobs, advantages, batch.loss_mask, config.clip_low, config.clip_high)
+        return loss, clipped | {"log_ratio_abs": ((logprobs - batch.old_logprobs) * batch.loss_mask).detach().abs().sum()}
+
+    micro = micro_batches([len(trajectory.ids) for trajectory in live], config.micro_batch_tokens)
+    return updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
+                        num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories))
+
+
+# --------------------------------------------------------------------------------------------------- loop
+
+
+def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems: list[dict]) -> torch.nn.Module:
+    """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder."""
+    folder = config.folder / "solver" / config.solver_arm
+    found = checkpoint.latest(folder)
+    model = load_model(found or start_folder, config)
+    updater = Updater(model, ranks, lr=config.solver_lr, max_grad_norm=config.max_grad_norm)
+    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    if start:
+        ranks.print(f"solver, {config.solver_arm}: continuing after step {start} of {config.solver_steps}")
+    metrics = Metrics(folder / "solver_metrics.jsonl", start, ranks)
+    size = config.solver_group_size
+    progress = tqdm(range(start, config.solver_steps), initial=start, total=config.solver_steps,
+                    desc=f"solver, {config.solver_arm}", disable=not ranks.is_main)
+    for step in progress:
+        began = time.perf_counter()
+        mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
+        # roll out, judge: reward 1 for a right answer
+        attempts = attempt(model, tokenizer, mine, size, f"{config.seed}/{step}", config.solver_max_tokens, config.temperature)
+        trajectories = [a.trajectory for a in attempts]
+        rolled_out = time.perf_counter()
+        # compare
+        advantages = trajectory_advantages([t.reward for t in trajectories], [t.group for t in trajectories], config.normalise_std)
+        for trajectory, advantage in zip(trajectories, advantages):
+            trajectory.advantage = advantage
+        # update
+        losses = update(model, updater, trajectories, config, tokenizer.pad_token_id)
+
+        everyone = [a for part in ranks.gather(attempts) for a in part]
+        record = solved(everyone, size) | shares(everyone) | losses | {
+            "seconds/rollout": rolled_out - began, "seconds/update": time.perf_counter() - rolled_out,
+        }
+        metrics.write(step + 1, record)
+        progress.set_postfix(solved=f"{record['solved']:.3f}")
+        if (step + 1) % config.save_every == 0 or step + 1 == config.solver_steps:
+            if ranks.is_main:
+                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
+            ranks.barrier()
+    metrics.close()
+    return model
+
+
+def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
+    """Rates of one step: right attempts; groups that are all right or all wrong, which teach nothing; tokens; -log pi."""
+    rewards = [a.trajectory.reward for a in attempts]
+    groups = [sum(rewards[i:i + size]) for i in range(0, len(rewards), size)]
+    tokens = sum(sum(a.trajectory.loss_mask) for a in attempts)
+    return {
+        "solved": sum(rewards) / len(rewards), "all_right": groups.count(size) / len(groups),
+        "all_wrong": groups.count(0) / len(groups), "tokens": tokens / len(attempts),
+        "entropy": -sum(sum(a.trajectory.logprobs) for a in attempts) / tokens,  # of the sampler, estimated by its own samples
+    }
+
+
+# --------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate(model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str) -> dict:
+    """Attempts at the held-out problems, with the same seeds for every model. Returns {set: summary}, once made found again.
+
+    The matrices go to FOLDER/PHASE_SET.jsonl, for eval.py --correctness and --compare.
+    """
+    path = folder / f"evaluation_{phase}.json"
+    if not path.exists():
+        record, k = {}, config.solver_eval_k
+        for name, problems in sets.items():
+            numbers = ranks.share(range(len(problems)))
+            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt", disable=not ranks.is_main) as progress:
+                mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval",
+                               config.solver_max_tokens, config.temperature, progress)
+            parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
+            attempts = [a for _, some in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0]) for a in some]
+            if ranks.is_main:
+                rows = rows_of(problems, attempts, k)
+                write_correctness(folder / f"{phase}_{name}.jsonl", rows)
+                record[name] = {statistic: list(values) for statistic, values in summarise(rows).items()} | shares(attempts)
+        if ranks.is_main:
+            checkpoint.write_json(path, record)
+        ranks.barrier()
+    return checkpoint.read_json(path)
+
+
+def print_results(config: Config, start: dict, end: dict) -> None:
+    """Before and after, and against the other arms that have ended, problem by problem."""
+    folder = config.folder / "solver"
+    for name in start:
+        print(f"\n{name}: {config.solver_eval} problems, {config.solver_eval_k} attempts each; arm {config.solver_arm}")
+        print(f"{'':12s}{'start':>8s}{'end':>8s}")
+        for statistic in start[name]:
+            before, after = (part[name][statistic] for part in (start, end))
+            print(f"{statistic:12s}" + "".join(f"{x[0] if isinstance(x, list) else x:8.3f}" for x in (before, after)))
+        ours = read_correctness(folder / config.solver_arm / f"end_{name}.jsonl")
+        for other in [folder / "base" / f"start_{name}.jsonl", *sorted(folder.glob(f"*/end_{name}.jsonl"))]:
+            if other.parent.name != config.solver_arm:
+                what = "start" if other.parent.name == "base" else other.parent.name
+                print(f"{config.solver_arm} - {what}: {paired_line(ours, read_correctness(other), str(other))}")
+
+
+# --------------------------------------------------------------------------------------------------- main
+
+SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
+
+
+def main(argv: list[str]) -> None:
+    words = [word.partition("=") for word in argv]
+    config = parse_config([SHORT.get(name, name) + equals + value for name, equals, value in words], __doc__)
+    arm = config.solver_arm
+    if Path(arm).name != arm or arm in ("", ".", "..", "start", "base"):
+        raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start and base.")
+    folder, domain = config.folder / "solver", domains.get(config.domain)
+    with Ranks.start(config) as ranks:
+        if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
+            save_config(dataclasses.replace(config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
+        tokenizer = load_tokenizer(config.model or config.source / "tokenizer")
+        sets = held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
+        taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
+        if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
+            write_random_problems(config, taken)
+        ranks.barrier()
+        problems = training_problems(config, taken)
+        start_folder = build_start(config, ranks, tokenizer, taken)
+        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "base", "start")
+        model = train(config, ranks, tokenizer, start_folder, problems)
+        end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
+        if ranks.is_main:
+            print_results(config, start, end)
+
+
+if __name__ == "__main__":
+    run_main(main)
