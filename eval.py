@@ -95,7 +95,7 @@ def shares(attempts: Sequence[Attempt]) -> dict[str, float]:
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
-    """Mean@k, pass@1, 2, 4, ..., k and maj@k, with bootstrap intervals over problems.
+    """Mean@k, pass@2, 4, ..., k and maj@k, with bootstrap intervals over problems.
 
     Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is the
     shortest.

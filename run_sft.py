@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -37,14 +38,17 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     Episode number n depends on the seed and n only, so the result does not depend on the number of ranks.
     """
     author, kept, reasons, number = ScriptedAuthor(world.env), [], Counter(), 0
+
+    def play(n: int) -> tuple[int, Trajectory]:
+        rng = random.Random(f"{config.seed}/expert/{n}")
+        skills = world.curriculum.draw(rng)
+        return n, play_script(world.env, world.tokenizer, skills, author.writer(rng), max_tokens=config.max_tokens)
+
     progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)
     round_size = 128
     while len(kept) < config.sft_trajectories:
-        mine = []
-        for n in ranks.share(range(number, number + round_size)):
-            rng = random.Random(f"{config.seed}/expert/{n}")
-            skills = world.curriculum.draw(rng)
-            mine.append((n, play_script(world.env, world.tokenizer, skills, author.writer(rng), max_tokens=config.max_tokens)))
+        with ThreadPoolExecutor(max_workers=4) as pool:  # while one waits for its program, another writes
+            mine = list(pool.map(play, ranks.share(range(number, number + round_size))))
         judge([trajectory for _, trajectory in mine], world.committee, world.prober, set(), config, f"{config.seed}/expert")
         everyone = sorted((pair for part in ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
         reasons.update(trajectory.reason for _, trajectory in everyone)

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Sequence
 
 import torch
+from tokenizers import AddedToken
 from tqdm import tqdm
 
 from ap import checkpoint, domains
@@ -62,7 +63,8 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
             usable.append(problem | {"id": str(number)})
     if len(usable) < config.solver_budget:
         raise UserError(f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
-                        f"{config.solver_budget}; lower it, for all arms alike.")
+                        f"{config.solver_budget}; lower it for all arms alike (and delete {config.folder / 'solver'} if "
+                        "another arm has run with more).")
     return usable[-config.solver_budget:]
 
 
@@ -99,6 +101,16 @@ def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) 
 
 
 # -------------------------------------------------------------------------------------------------- start
+
+
+def open_tokenizer(config: Config):
+    """The tokenizer of --model, or that of the run with the solver's instruction as one more token: 34 of a prompt's 70
+    would say the same in every prompt."""
+    if config.model:
+        return load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.source / "tokenizer")
+    tokenizer.add_tokens([AddedToken(SOLVE.format(question=""), normalized=False)])
+    return tokenizer
 
 
 def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Path:
@@ -255,6 +267,7 @@ def evaluate(model, tokenizer, sets: dict[str, list[dict]], config: Config, rank
             attempts = [a for _, some in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0]) for a in some]
             if ranks.is_main:
                 rows = rows_of(problems, attempts, k)
+                folder.mkdir(parents=True, exist_ok=True)
                 write_correctness(folder / f"{phase}_{name}.jsonl", rows)
                 record[name] = {statistic: list(values) for statistic, values in summarise(rows).items()} | shares(attempts)
         if ranks.is_main:
@@ -273,28 +286,34 @@ def print_results(config: Config, start: dict, end: dict) -> None:
             before, after = (part[name][statistic] for part in (start, end))
             print(f"{statistic:12s}" + "".join(f"{x[0] if isinstance(x, list) else x:8.3f}" for x in (before, after)))
         ours = read_correctness(folder / config.solver_arm / f"end_{name}.jsonl")
-        for other in [folder / "base" / f"start_{name}.jsonl", *sorted(folder.glob(f"*/end_{name}.jsonl"))]:
+        for other in [folder / "start" / f"start_{name}.jsonl", *sorted(folder.glob(f"*/end_{name}.jsonl"))]:
             if other.parent.name != config.solver_arm:
-                what = "start" if other.parent.name == "base" else other.parent.name
-                print(f"{config.solver_arm} - {what}: {paired_line(ours, read_correctness(other), str(other))}")
+                line = paired_line(ours, read_correctness(other), str(other))
+                print(f"{config.solver_arm} - {other.parent.name}: {line}")
 
 
 # --------------------------------------------------------------------------------------------------- main
 
+USES = (
+    "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "hidden_size", "layers", "heads",
+    "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature", "normalise_std",
+    "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
+    *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
+)
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
 
 
 def main(argv: list[str]) -> None:
     words = [word.partition("=") for word in argv]
-    config = parse_config([SHORT.get(name, name) + equals + value for name, equals, value in words], __doc__)
+    config = parse_config([SHORT.get(name, name) + equals + value for name, equals, value in words], __doc__, USES)
     arm = config.solver_arm
-    if Path(arm).name != arm or arm in ("", ".", "..", "start", "base"):
-        raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start and base.")
+    if Path(arm).name != arm or arm in ("", ".", "..", "start"):
+        raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start.")
     folder, domain = config.folder / "solver", domains.get(config.domain)
     with Ranks.start(config) as ranks:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
             save_config(dataclasses.replace(config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
-        tokenizer = load_tokenizer(config.model or config.source / "tokenizer")
+        tokenizer = open_tokenizer(config)
         sets = held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
@@ -302,7 +321,7 @@ def main(argv: list[str]) -> None:
         ranks.barrier()
         problems = training_problems(config, taken)
         start_folder = build_start(config, ranks, tokenizer, taken)
-        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "base", "start")
+        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
         model = train(config, ranks, tokenizer, start_folder, problems)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:

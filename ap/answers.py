@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isqrt
@@ -31,16 +32,22 @@ MAX_SURD_CHARS = 500  # the same, for two answers that are equal only numericall
 MAX_DIGITS = 10_000  # of any numerator or denominator on the way
 MAX_SURD_DIGITS = 50  # under a root: sympy looks for its factors
 MAX_DEPTH = 50  # of brackets
+MAX_UNEQUAL = 20  # entries of two sets that are not exactly alike, such as sqrt(3 + 2 sqrt(2)) and 1 + sqrt(2)
 BITS = 3.33  # per decimal digit, rounded up
 
-UNITS = frozenset("""cm mm km m kg g mg s min h hr ml l ft inch inches mph degree degrees radians units unit square
+UNITS = frozenset("""cm mm km m kg g mg s ms min h hr ml l ft inch inches mph degree degrees radians units unit square
     second seconds minute minutes hour hours day days week weeks month months year years meter meters metre metres
     kilometers centimeters gram grams kilograms liter liters litres feet foot mile miles dollar dollars cent cents euros
     people students""".split())
+UNIT_AT_THE_END = (  # a single letter is a unit only inside of \text{}: 5m may be 5 times m
+    r"(?<=[0-9})])\^ *\{?\\(circ)\}?$",
+    r"\\(?:text|mathrm|mbox) *\{ *([A-Za-z ]+?)\.? *\}(?:\^\{?[23]\}?)?$",
+    r"(?<![A-Za-z\\])([A-Za-z ]{2,}?)(?:\^\{?[23]\}?)?$",
+)
 FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("\u2044") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"}
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-"))
-CHARACTERS = {  # longer keys first: they are replaced in this order
-    "\\left": "", "\\right": "", "\\displaystyle": "", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\$": "\\dollar ",
+CHARACTERS = {  # replaced in this order
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\$": "\\dollar ",
     "\\!": "", "\\;": " ", "\\:": " ", "\\ ": " ", "\\quad": " ", "~": " ", "$": "", "\\(": "", "\\)": "", "\\[": "",
     "\\]": "", "**": "^", "−": "-", "–": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "√": "\\sqrt", "π": "\\pi ",
     "∞": "\\infty ", "∅": "\\emptyset ", "°": "^\\circ ", "₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "₄": "_4",
@@ -65,8 +72,11 @@ class Unreadable(Exception):
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The final answer of a solution: the content of the last balanced \boxed{} or \fbox{}, wherever it stands; else the
-    rest of the last line that starts with "Answer:", "Final answer:" or "####"; else None. Linear in the length."""
+    r"""The final answer of a solution, or None. Linear in the length.
+
+    It is the content of the last balanced \boxed{} or \fbox{}, wherever it stands; else the rest of the last line that
+    starts with "Answer:", "Final answer:" or "####".
+    """
     opened, best = [], None
     for token in re.finditer(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", text, flags=re.DOTALL):
         if token[0][-1] == "{" and token[0] != r"\{":
@@ -107,9 +117,10 @@ def match_answer(prediction: str | None, gold: str | None) -> Match:
 
 
 def normalise(text: str) -> str:
-    """One spelling for what means the same: dressing of LaTeX, unicode digits and signs, blanks, the final full stop."""
+    """One spelling for what means the same: LaTeX dressing, unicode digits and signs, blanks, the final full stop."""
     text = "".join(rf"\frac{{{FRACTIONS[c][0]}}}{{{FRACTIONS[c][1]}}}" if c in FRACTIONS else c for c in text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda run: "^{" + "".join(SUPERSCRIPTS[c] for c in run[0]) + "}", text)
+    text = re.sub(r"\\(?:left|right|displaystyle)(?![A-Za-z])", "", text)
     for old, new in CHARACTERS.items():
         text = text.replace(old, new)
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", unicodedata.normalize("NFKC", text))
@@ -143,16 +154,17 @@ def read(text: str) -> tuple[Value, dict[str, str]]:
         if re.search(r"(?i)\b(or|and)\b", plain):
             raise Unreadable("several words")
         return Word(plain.lower()), {}
-    tags = {}
+    tags, plural = {}, re.compile(r"(?<=[a-z]{3})s$")  # but ms is not m
     if variable := re.match(r"([A-Za-z]) *(?:=|\\in\b) *(?=[^=]*$)", text):
         tags["variable"], text = variable[1], text[variable.end():]
     if text.startswith("\\dollar"):
         tags["unit"], text = "dollar", text.removeprefix("\\dollar")
-    for pattern in (r"(?<=[0-9})])\^ *\{?\\(circ)\}?$", r"\\(?:text|mathrm|mbox) *\{ *([A-Za-z ]+?)\.? *\}(?:\^\{?[23]\}?)?$",
-                    r"(?<![A-Za-z\\])([A-Za-z ]{2,}?)(?:\^\{?[23]\}?)?$"):
+    for pattern in UNIT_AT_THE_END:
         unit = re.search(pattern, text)
-        if unit and "unit" not in tags and unit.start() and (unit[1] == "circ" or all(w in UNITS for w in unit[1].split())):
-            name = "degree" if unit[1] == "circ" else " ".join(unit[1].split()).removesuffix("s")
+        if not unit or not unit.start() or "unit" in tags:
+            continue
+        if unit[1] == "circ" or all(word in UNITS for word in unit[1].split()):
+            name = "degree" if unit[1] == "circ" else plural.sub("", " ".join(unit[1].split()))
             power = re.search(r"\^\{?([23])\}?$", unit[0])
             tags["unit"], text = name + (power[1] if power else ""), text[:unit.start()]
     return Parser(text).answer(), tags
@@ -165,15 +177,17 @@ def same_value(a: Value, b: Value, precision: int) -> bool:
             return False
         if a.brackets != "set":
             return all(same_value(x, y, precision) for x, y in zip(a.entries, b.entries))
-        left = list(b.entries)
-        for x in a.entries:
+        rest, left = Counter(a.entries) - Counter(b.entries), list((Counter(b.entries) - Counter(a.entries)).elements())
+        if len(left) > MAX_UNEQUAL:  # each is compared with each, to many digits
+            return False
+        for x in rest.elements():
             found = next((i for i, y in enumerate(left) if same_value(x, y, precision)), None)
             if found is None:
                 return False
             del left[found]
         return True
-    if type(a) is type(b) and isinstance(a, (Fraction, Word)) or not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)):
-        return type(a) is type(b) and a == b  # parsed numbers are Fractions whenever they are rational
+    if not (isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr)):
+        return type(a) is type(b) and a == b  # a number that is rational is always a Fraction here
     if a == b:
         return True
     if precision > 60 + 6 * MAX_SURD_CHARS or a.is_infinite or b.is_infinite:
@@ -188,15 +202,17 @@ def same_value(a: Value, b: Value, precision: int) -> bool:
 # ---------------------------------------------------------------------------------------------------- parser
 
 TOKEN = re.compile(r"""\ *(?:
-    (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?![0-9]|\ *[/0-9]) | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
-    | (?P<sign> \\(?:frac|sqrt|pi|cdot|times|div|infty|emptyset|varnothing)(?![A-Za-z]) | \\[{}%] | sqrt(?![A-Za-z]) | pi(?![A-Za-z])
-        | [-+*/^(){}\[\],%] ))""", re.VERBOSE)
+    [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
+    | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)?
+    | (?:\\(?:frac|sqrt|pi|cdot|times|div|infty|emptyset|varnothing) | sqrt | pi)(?![A-Za-z])
+    | \\[{}%] | [-+*/^(){}\[\],%] )""", re.VERBOSE)
 GROUPED = re.compile(r" *([1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)(?![0-9]|,[0-9])")
-SAME = {"\\cdot": "*", "\\times": "*", "\\div": "/", "\\%": "%", "sqrt": "\\sqrt", "pi": "\\pi", "\\varnothing": "\\emptyset"}
+SAME = {"\\cdot": "*", "\\times": "*", "\\div": "/", "\\%": "%", "sqrt": "\\sqrt", "pi": "\\pi",
+        "\\varnothing": "\\emptyset"}
 
 
 def tokens_of(text: str) -> list[str]:
-    """Numbers without separators, commands, signs. A comma in groups of three is a separator outside of brackets only."""
+    """Numbers without separators, commands, signs. A comma in groups of three separates outside of brackets only."""
     tokens, position, depth = [], 0, 0
     while position < len(text):
         match = (GROUPED.match(text, position) if depth == 0 else None) or TOKEN.match(text, position)
@@ -213,7 +229,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def checked(value: Value) -> Value:
-    """The value as a Fraction when it is rational. Raises Unreadable when it is not a finite real number or too large."""
+    """The value, as a Fraction when it is rational. Raises Unreadable when it is not finite, not real or too large."""
     if isinstance(value, sympy.Rational):
         value = Fraction(int(value.p), int(value.q))
     if isinstance(value, Fraction):

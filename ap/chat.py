@@ -160,26 +160,29 @@ SCAFFOLD = (
 
 
 def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with single digits and single-letter names, saved like any other.
+    """A byte-level BPE tokenizer whose numbers below 100 and one-letter names are single tokens, saved like any other.
 
     texts: what to learn the merges from. phrases: constant strings that become one token each (lines of the
-    instructions and of the skill packages). Merges may cross spaces (` more than ` is one token), but never a digit
-    or a one-letter name, so that what is learnt about one number or name serves for the others.
+    instructions and of the skill packages). Merges may cross spaces (` more than ` is one token), but not a number
+    or a one-letter name: to copy one is to copy a token. Longer numbers are read two digits at a time.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(r"\d|\b[a-z]\b|\n"), behavior="isolated"),
+        pre_tokenizers.Split(Regex(r"\d{1,2}|\b[a-z]\b|\n"), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", STOP]
-    phrases = [phrase for phrase in dict.fromkeys((*SCAFFOLD, *phrases)) if len(phrase) > 1 or phrase == "\n"]
+    # Only ASCII: the decoder of byte-level tokens would take an added `ö` for the byte of that number.
+    phrases = [phrase for phrase in dict.fromkeys((*SCAFFOLD, *phrases))
+               if phrase.isascii() and (len(phrase) > 1 or phrase == "\n")]
     pattern = re.compile("|".join(re.escape(phrase) for phrase in sorted(phrases, key=len, reverse=True)))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(phrases), special_tokens=special, show_progress=False, min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator((piece for text in texts for piece in pattern.split(text) if piece), trainer)
+    numbers = [str(number) for number in range(10, 100)] * 2  # twice: a merge must be seen twice
+    tokenizer.train_from_iterator([*(piece for text in texts for piece in pattern.split(text) if piece), *numbers], trainer)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=phrase.isalpha()) for phrase in phrases])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, eos_token=STOP, pad_token="<|endoftext|>",

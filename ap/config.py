@@ -61,10 +61,10 @@ class Config:
     actions: str = setting("think,exec,edit,submit", "what the proposer may do; leave one out to ablate it")
     one_shot: bool = setting(False, "ablation: the first message must be the submission")
     # --- stage 2: agentic SFT
-    sft_trajectories: int = setting(3000, "expert trajectories to keep, all with V(q) = 1")
-    sft_steps: int = setting(900, "optimiser updates")
+    sft_trajectories: int = setting(2000, "expert trajectories to keep, all with V(q) = 1")
+    sft_steps: int = setting(1200, "optimiser updates")
     sft_batch: int = setting(8, "trajectories an update")
-    sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    sft_lr: float = setting(3e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     sft_save_every: int = setting(300, "updates between checkpoints")
     acq_batch: int = setting(2, "extraction examples an update")
     acq_weight: float = setting(0.1, "weight of L_acq, the skill extraction loss, beside L_SFT")
@@ -107,7 +107,7 @@ class Config:
     solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(400, "updates on worked solutions, which make the start of a solver from scratch")
     solver_sft_batch: int = setting(64, "worked solutions an update")
-    solver_sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    solver_sft_lr: float = setting(3e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     solver_steps: int = setting(60, "GRPO steps of the solver, one rollout and one update each")
     solver_groups: int = setting(32, "problems of a step, over all ranks")
     solver_group_size: int = setting(8, "attempts at each problem of a step")
@@ -161,6 +161,10 @@ _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "tau_pos", "tau_neg", "gate", "implicit_reward", "placebo", "normalise_std", "clip_low", "clip_high",
         "kl_weight", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
     "evaluation_after.json": ("the last evaluation", ("steps",)),
+    "solver": ("the solver", (  # the same for all its arms, since only their data shall differ
+        "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps", "solver_groups",
+        "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k", "normalise_std", "clip_low",
+        "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
 }
 # What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
 _REFERENCE_STAGES = {

@@ -67,7 +67,8 @@ def maj_at_k(answers: Sequence[Sequence[str | None]], correct: Matrix) -> float:
     the first place count as the mean of their correctness, which is what a random choice among them gives on average;
     taking the first would depend on the order of the samples.
     """
-    return float(np.mean([_majority(list(votes), list(row)) for votes, row in zip(answers, _rows(correct), strict=True)]))
+    pairs = zip(answers, _rows(correct), strict=True)
+    return float(np.mean([_majority(list(votes), list(row)) for votes, row in pairs]))
 
 
 def _majority(votes: list[str | None], row: list[float]) -> float:
@@ -82,7 +83,8 @@ def _majority(votes: list[str | None], row: list[float]) -> float:
 
 
 def bootstrap_interval(
-    values: Sequence, statistic: Callable[[Sequence], float] | None = None, seed: int = 0, n: int = 2000, level: float = 0.95
+    values: Sequence, statistic: Callable[[Sequence], float] | None = None, seed: int = 0, n: int = 2000,
+    level: float = 0.95,
 ) -> Interval:
     """Percentile bootstrap over problems.
 
@@ -99,21 +101,23 @@ def bootstrap_interval(
         draws = np.array([means[rng.integers(len(means), size=len(means))].mean() for _ in range(n)])
         estimate = float(means.mean())
     else:
-        draws = np.array([statistic([values[i] for i in rng.integers(len(values), size=len(values))]) for _ in range(n)])
+        count = len(values)
+        draws = np.array([statistic([values[i] for i in rng.integers(count, size=count)]) for _ in range(n)])
         estimate = float(statistic(values))
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high))
 
 
 def paired_difference(a: Sequence, b: Sequence, seed: int = 0, n: int = 2000, level: float = 0.95) -> Interval:
-    """mean(a) - mean(b) on the same problems, with a bootstrap interval over problems. Unpacks as (difference, low, high).
+    """mean(a) - mean(b) on the same problems, with a bootstrap interval over problems: (difference, low, high).
 
     a[i] and b[i] belong to problem i: numbers, or rows of samples (the numbers of samples may differ).
     Raises ValueError when the lengths differ or are 0.
     """
     if len(a) != len(b):
         raise ValueError(f"not paired: {len(a)} problems against {len(b)}")
-    return bootstrap_interval([float(np.mean(x)) - float(np.mean(y)) for x, y in zip(a, b)], seed=seed, n=n, level=level)
+    differences = [float(np.mean(x)) - float(np.mean(y)) for x, y in zip(a, b)]
+    return bootstrap_interval(differences, seed=seed, n=n, level=level)
 
 
 def sign_test(a: Sequence, b: Sequence) -> float:
@@ -121,7 +125,8 @@ def sign_test(a: Sequence, b: Sequence) -> float:
 
     Eq. (sign test): p = min(1, 2 * sum_{i <= min(wins, losses)} C(m, i) / 2^m),  m = wins + losses
 
-    Entries as in paired_difference; ties are left out, and without any win or loss p is 1. With 5 pairs p is never below 0.0625.
+    Entries as in paired_difference; ties are left out, and without any win or loss p is 1. With 5 pairs p is never
+    below 0.0625. Raises ValueError when the lengths differ.
     """
     if len(a) != len(b):
         raise ValueError(f"not paired: {len(a)} against {len(b)}")
@@ -161,11 +166,14 @@ def read_correctness(path: Path | str) -> list[Row]:
     rows = []
     for number, record in read_jsonl(path):
         try:
-            row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), [int(bool(c)) for c in record["correct"]])
+            correct = [int(bool(entry)) for entry in record["correct"]]
+            row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct)
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: not a row of a correctness file ({error}); write it again with eval.py") from None
+            raise UserError(f"{path}, line {number}: not a row of a correctness file ({error}); "
+                            "write it again with eval.py") from None
         if len(row.answers) != len(row.correct) or not row.answers:
-            raise UserError(f"{path}, line {number}: {len(row.answers)} answers and {len(row.correct)} in correct; they must be parallel")
+            raise UserError(f"{path}, line {number}: {len(row.answers)} answers and {len(row.correct)} in correct; "
+                            "they must be parallel and not empty")
         rows.append(row)
     return rows
 
@@ -184,7 +192,7 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); a JSONL file has one object a line") from None
         if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: a {type(record).__name__}, but every line must be an object {{...}}")
+            raise UserError(f"{path}, line {number}: a {type(record).__name__}; every line must be an object {{...}}")
         yield number, record
 
 
@@ -193,12 +201,14 @@ ANSWER_FIELDS = ("answer", "Answer", "expected_answer", "gold", "Correct Answer"
 ID_FIELDS = ("id", "problem_idx", "question_id", "uuid")
 
 
-def load_problems(path: Path | str, question_field: str | None = None, answer_field: str | None = None) -> list[dict[str, str]]:
+def load_problems(
+    path: Path | str, question_field: str | None = None, answer_field: str | None = None
+) -> list[dict[str, str]]:
     """Problems of a JSONL file as {"id", "question", "answer"}, all strings.
 
     Fields that are not named are the first of QUESTION_FIELDS and ANSWER_FIELDS that the first line has. The id is the
-    first of ID_FIELDS, or else the line number. Raises UserError with file, line and field: no file, no JSON, a missing,
-    empty or nested field, two problems with one id, no problem at all.
+    first of ID_FIELDS, or else the line number. Raises UserError with file, line and field: no file, no JSON, a
+    missing, empty or nested field, two problems with one id, no problem at all.
     """
     problems, seen = [], set()
     for number, record in read_jsonl(path):
@@ -209,10 +219,12 @@ def load_problems(path: Path | str, question_field: str | None = None, answer_fi
             value = record.get(source)
             if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
                 what = "missing" if source not in record else f"{json.dumps(value)[:40]}, not a text or number"
-                raise UserError(f"{path}, line {number}: field {source!r} is {what}; name the field that holds the {name}")
+                raise UserError(f"{path}, line {number}: field {source!r} is {what}; "
+                                f"name the field that holds the {name}")
             problem[name] = str(value).strip()
         if problem["id"] in seen:
-            raise UserError(f"{path}, line {number}: the id {problem['id']!r} was already used; every problem needs its own")
+            raise UserError(f"{path}, line {number}: the id {problem['id']!r} was already used; "
+                            "every problem needs its own")
         seen.add(problem["id"])
         problems.append(problem)
     if not problems:
@@ -224,7 +236,8 @@ def _first(record: dict, names: Sequence[str], path: Path | str, number: int, se
     for name in names:
         if name in record:
             return name
-    raise UserError(f"{path}, line {number}: none of the fields {', '.join(names)}; it has {', '.join(record) or 'none'}. Set {setting}")
+    raise UserError(f"{path}, line {number}: none of the fields {', '.join(names)}; "
+                    f"it has {', '.join(record) or 'none'}. Set {setting}")
 
 
 # -------------------------------------------------------------------------------------------- contamination

@@ -27,7 +27,12 @@ def judge(
         for turn in trajectory.turns:
             turn.process_reward = process_reward(turn.action, turn.facts)
     valid = [trajectory for trajectory in trajectories if trajectory.valid]
-    seeds = [f"{key}/{index}" for index, trajectory in enumerate(trajectories) if trajectory.valid]
+    members: Counter[int] = Counter()  # a trajectory's attempts are keyed by its place in its group, whatever the rank
+    seeds = []
+    for trajectory in trajectories:
+        if trajectory.valid:
+            seeds.append(f"{key}/{trajectory.group}/{members[trajectory.group]}")
+        members[trajectory.group] += 1
     for trajectory, rate in zip(valid, prober.pass_rates([t.problem for t in valid], seeds)):
         trajectory.pass_rate = rate
     for trajectory in trajectories:

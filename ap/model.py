@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from ap.config import Config, UserError
@@ -27,13 +28,17 @@ except ImportError:
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cache=None, **kwargs):
-    """The hook: query (B, heads, T, D), key and value (B, kv heads, T, D), after the rotation. Returns (B, T, heads, D)."""
+    """The hook, after the rotation: query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D)."""
     if cache is not None:
-        key, value, mask = cache.extend(module.layer_idx, key, value)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+        key, value, mask = cache.extend(module.layer_idx, key, value)  # mask: (B, 1, T, seen)
+        batch, kv_heads, groups = len(query), key.shape[1], query.shape[1] // key.shape[1]
+        # Query heads that share a key-value head become more queries of it, so that no key is copied for them.
+        folded = query.reshape(batch, kv_heads, -1, query.shape[-1])  # (B, kv heads, groups * T, D)
+        mask = mask.repeat(1, 1, groups, 1) if mask.shape[2] > 1 else mask
+        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling).reshape(query.shape)
     elif flash_attn_func is not None and query.is_cuda and query.dtype != torch.float32:
-        out = flash_attn_func(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), softmax_scale=scaling, causal=True)
-        return out, None
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout
+        return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
     else:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2), None
@@ -63,14 +68,32 @@ def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
 
 
 def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
-    """A causal LM from a local folder. UserError when the folder is missing or half-written."""
+    """A causal LM from a local folder. UserError when it is missing or half-written, or needs another attention."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(f"{folder} holds no model (no config.json); give the folder of a Hugging Face checkpoint.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=_dtype(config), attn_implementation="ap", local_files_only=True)
-    except (OSError, ValueError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=_dtype(config), attn_implementation="ap", local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"no model can be loaded from {folder} ({reason}); give the folder of a whole Hugging Face checkpoint.") from error
+        raise UserError(f"no model can be loaded from {folder} ({reason}); "
+                        "give the folder of a whole Hugging Face checkpoint.") from error
+    if report["missing_keys"]:  # transformers only warns, and fills them with random numbers
+        raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")
+    _refuse_other_attention(folder, model.config)
     return model.to(_device(config)).train()
+
+
+def _refuse_other_attention(folder: Path | str, config) -> None:
+    """UserError for more than full causal attention and a plain LM head: its results would be silently wrong."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if getattr(config, "sliding_window", None) and getattr(config, "layer_types", None) is None:
+        kinds.add("sliding_window")
+    names = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling")
+    kinds |= {name for name in names if getattr(config, name, None)}
+    if kinds:
+        raise UserError(f"{folder}: {config.model_type} uses {', '.join(sorted(kinds))}, which is not supported; "
+                        "use a model with full causal attention, such as Qwen3, Qwen2.5 or Llama.")
 
 
 def _dtype(config: Config) -> torch.dtype:
@@ -83,36 +106,42 @@ def _device(config: Config) -> torch.device:
 
 
 def token_logprobs(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0, chunk: int = 4096
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0, chunk: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi(ids[:, t] | ids[:, :t]) at temperature, and the entropy of that distribution, both (B, T) float32.
 
     ids (B, T) are right-padded; mask (B, T) is 1 at the tokens to score. Elsewhere, and at position 0, both are 0. The
-    LM head runs on scored positions only, `chunk` of them at a time and again in the backward pass, so the logits of a
-    whole batch never exist. The entropy carries no gradient.
+    LM head runs on scored positions only, `chunk` of them at a time (None: 256 MiB of logits) and, when there are
+    several chunks, again in the backward pass, so the logits of a whole batch never exist. Entropy carries no gradient.
     """
+    chunk = chunk or max(1, 2**26 // model.config.vocab_size)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state  # (B, T, H)
     scored = mask[:, 1:] > 0  # (B, T-1): token t is predicted at t-1
     hidden, targets = hidden[:, :-1][scored], ids[:, 1:][scored]  # (N, H), (N,)
-    parts = [
-        checkpoint(_head, model.lm_head, hidden[i:i + chunk], targets[i:i + chunk], temperature, use_reentrant=False)
-        for i in range(0, len(targets), chunk)
-    ]
-    logprobs, entropy = (torch.zeros(ids.shape, dtype=torch.float32, device=ids.device) for _ in range(2))
-    if parts:
-        where = F.pad(scored, (1, 0))
-        logprobs = logprobs.masked_scatter(where, torch.cat([part[0] for part in parts]))
-        entropy = entropy.masked_scatter(where, torch.cat([part[1] for part in parts]))
+    head = model.get_output_embeddings()
+    if len(targets) <= chunk:  # also none: a zero that can still be differentiated
+        parts = [_score(head, hidden, targets, temperature)]
     else:
-        logprobs = logprobs + 0.0 * hidden.sum()  # all masked: a zero that can still be differentiated
+        parts = [
+            checkpoint(_score, head, hidden[i:i + chunk], targets[i:i + chunk], temperature, use_reentrant=False,
+                       preserve_rng_state=False)  # no randomness in there
+            for i in range(0, len(targets), chunk)
+        ]
+    where = F.pad(scored, (1, 0))  # (B, T)
+    empty = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
+    logprobs, entropy = (empty.masked_scatter(where, torch.cat(part)) for part in zip(*parts))
     return logprobs, entropy
 
 
-def _head(lm_head, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = lm_head(hidden).float() / temperature  # (n, V)
+def _score(head, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-prob of each target and entropy, both (n,), from hidden states (n, H)."""
+    logits = head(hidden).float()  # (n, V)
+    if temperature != 1.0:
+        logits = logits / temperature
     normaliser = logits.logsumexp(-1)
     logprobs = logits.gather(1, targets.unsqueeze(1)).squeeze(1) - normaliser
     with torch.no_grad():
-        entropy = normaliser - (torch.exp(logits - normaliser.unsqueeze(1)) * logits).sum(-1)
+        probs = (logits - normaliser.unsqueeze(1)).exp_()
+        entropy = normaliser - probs.mul_(logits).sum(-1)
     return logprobs, entropy

@@ -21,7 +21,7 @@ from ap.skills import Candidate, Document, Skill
 class Style:
     """How often the author does what, as probabilities. *Choice*: all of them."""
 
-    hasty: float = 0.4  # of episodes: submits its draft without a check
+    hasty: float = 0.3  # of episodes: submits its draft without a check
     audits: float = 0.25  # reflects on a new draft before it runs the check
     explains: float = 0.5  # names the fault after a failed check
     mistaken: float = 0.25  # a reflection names something else than the truth
@@ -60,9 +60,11 @@ class ScriptedAuthor:
         def edit(episode: Episode, skill: str) -> str:
             nonlocal edited
             edited = True
-            if len(episode.skills) > self.env.config.skills_min and rng.random() < style.prunes / (1 - style.redraws):
+            others = [name for name in self.env.library if name not in episode.skills]
+            may_prune = len(episode.skills) > self.env.config.skills_min
+            if may_prune and (not others or rng.random() < style.prunes / (1 - style.redraws)):
                 return tool_call("edit", prune=skill)
-            return tool_call("edit", replace=skill, by=rng.choice([s for s in self.env.library if s not in episode.skills]))
+            return tool_call("edit", replace=skill, by=rng.choice(others)) if others else draft(episode)
 
         def submit(episode: Episode, question: str) -> str:
             answer = self.domain.check(question, episode.skills).answer

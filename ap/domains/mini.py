@@ -84,7 +84,6 @@ class _Author:
         first = self.define(value)
         self.lines.append(f"{first} is a whole number from 0 to 99." if inverted else f"{first} is {value}.")
         body = [skill for skill in self.skills if skill not in ("invert", "least")]
-        rng.shuffle(body)
         for skill in body or [rng.choice(("shift", "scale"))]:  # a problem needs a step
             getattr(self, "_" + skill)(self.last)
         asked = self.last
@@ -160,7 +159,7 @@ class _Author:
 
 
 def draw_problem(skills: Sequence[str], rng: random.Random) -> str:
-    """A naive composition: every skill once, in random order, with random numbers. Often not a sound problem.
+    """A naive composition: every skill once, in the order given, with random numbers. Often not a sound problem.
 
     Raises UserError for a skill that this world has no sentence for.
     """

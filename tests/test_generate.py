@@ -1,0 +1,308 @@
+"""The engine against transformers' generate, against itself in other batches, and against full forward passes."""
+import pytest
+import torch
+from test_model import VOCAB, tiny
+
+import ap.generate
+from ap.generate import Conversation, Engine, _draw, sample
+from ap.model import token_logprobs
+
+STOP = 7
+
+
+@pytest.fixture(params=["qwen3", "llama", "qwen2"])
+def model(request):
+    return tiny(request.param)
+
+
+@pytest.fixture
+def qwen3():
+    return tiny("qwen3")
+
+
+def prompts(lengths=(3, 9, 1, 6, 9), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(8, VOCAB, (length,), generator=generator).tolist() for length in lengths]
+
+
+def start(prompt_list, key="k"):
+    return [Conversation.start(prompt, f"{key}/{i}") for i, prompt in enumerate(prompt_list)]
+
+
+def no_reply(stopped):
+    return [None] * len(stopped)
+
+
+def replies(stopped):
+    """An environment: replies to the first two messages, with more tokens the longer the conversation; then ends."""
+    out = []
+    for conversation in stopped:
+        turns = sum(a > b for a, b in zip(conversation.loss_mask, [0] + conversation.loss_mask))
+        out.append([10 + i for i in range(2 + len(conversation.ids) % 4)] if turns <= 2 else None)
+    return out
+
+
+def outcome(conversations):
+    return [(c.ids, c.loss_mask, c.stopped) for c in conversations]
+
+
+def run(model, conversations, on_stop=replies, **options):
+    settings = dict(max_length=40, max_rows=256) | options
+    Engine(model, {STOP, 8}, **settings).run(conversations, on_stop)
+    return conversations
+
+
+def assert_scored_as_sampled(model, conversations, temperature=1.0):
+    """log-probs = those of one full forward pass over the finished conversation."""
+    for c in conversations:
+        assert len(c.ids) == len(c.loss_mask) == len(c.logprobs)
+        logprobs, _ = token_logprobs(model, torch.tensor([c.ids]), torch.tensor([c.loss_mask]), temperature)
+        assert torch.allclose(torch.tensor(c.logprobs), logprobs[0], atol=1e-5)
+
+
+# ---------------------------------------------------------------- the model, cached and batched
+
+
+@torch.no_grad()
+def test_greedy_tokens_equal_those_of_transformers(model):
+    """Prompts of mixed lengths in one batch; transformers gets them one by one, with its own cache and attention."""
+    ours = sample(model, prompts(), {STOP}, ["" for _ in prompts()], max_new_tokens=15, greedy=True)
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    for prompt, conversation in zip(prompts(), ours, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=15,
+                                eos_token_id=STOP, pad_token_id=0)
+        assert conversation.ids == theirs[0].tolist()
+
+
+def test_log_probs_are_those_of_a_full_forward_pass(model):
+    conversations = run(model, start(prompts()))
+    assert_scored_as_sampled(model, conversations)
+    assert sum(map(sum, (c.loss_mask for c in conversations))) > 30
+
+
+def test_the_temperature_is_in_the_log_probs(qwen3):
+    assert_scored_as_sampled(qwen3, run(qwen3, start(prompts()), temperature=0.6), temperature=0.6)
+
+
+@torch.no_grad()
+def test_sampling_equals_sampling_without_a_cache(model):
+    """The naive engine: one conversation, whole sequence again for each token, the same inversion of F."""
+    engine = Engine(model, {STOP}, max_length=25)
+    for conversation in start(prompts()):
+        ids, uniforms = list(conversation.ids), engine._uniforms(conversation.seed)
+        while len(ids) < 25 and (ids[-1] != STOP):
+            probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1).tolist()
+            total, token = probs[0], 0
+            while total <= uniforms[len(ids)]:
+                token += 1
+                total += probs[token]
+            ids.append(token)
+        engine.run([conversation], no_reply)
+        assert conversation.ids == ids
+
+
+def test_a_row_does_not_depend_on_the_others(model):
+    together = outcome(run(model, start(prompts())))
+    alone = [outcome(run(model, [conversation]))[0] for conversation in start(prompts())]
+    assert together == alone
+
+
+def test_more_conversations_than_rows(model):
+    many = prompts((3, 9, 1, 6, 9, 2, 12, 5, 5, 7, 1, 30))
+    reference = outcome(run(model, start(many)))
+    for rows in (1, 2, 5):
+        conversations = start(many)
+        assert outcome(run(model, conversations, max_rows=rows)) == reference
+        assert_scored_as_sampled(model, conversations)
+
+
+def test_the_same_twice_and_another_key(qwen3):
+    first, again = (run(qwen3, start(prompts())) for _ in range(2))
+    assert first == again  # log-probs too
+    assert outcome(run(qwen3, start(prompts(), key="other"))) != outcome(first)
+
+
+def test_sampling_leaves_the_global_generator_alone(qwen3):
+    state = torch.get_rng_state()
+    run(qwen3, start(prompts()))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# ---------------------------------------------------------------- prefill
+
+
+def test_a_group_shares_one_prefill(qwen3):
+    """Two groups of 4: 8 + 5 prompt tokens go through the model, not four times as many. Members differ by key."""
+    first, second = prompts((9, 6))
+    conversations = start([first] * 4 + [second] * 4)
+    stats = Engine(qwen3, {STOP}, max_length=30).run(conversations, no_reply)
+    assert stats["prefill_tokens"] == 8 + 5  # the last token of a prompt belongs to the first decode step
+    assert stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
+    assert len({tuple(c.ids) for c in conversations}) > 4
+    assert_scored_as_sampled(qwen3, conversations)
+
+
+def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
+    many = prompts((3, 30, 1, 17, 9, 25))
+    reference = outcome(run(qwen3, start(many)))
+    for tokens in (1, 7, 20):
+        monkeypatch.setattr(ap.generate, "PREFILL_TOKENS", tokens)
+        widths, forward = [], Engine._forward
+        monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
+            widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
+        conversations = run(qwen3, start(many))
+        assert outcome(conversations) == reference
+        assert max(widths) <= max(tokens, len(many))  # a decode step has a token of each row
+        assert_scored_as_sampled(qwen3, conversations)
+        monkeypatch.undo()
+
+
+# ---------------------------------------------------------------- turns
+
+
+def test_environment_tokens_are_appended_and_not_trained(qwen3):
+    conversations = start(prompts())
+    stats = Engine(qwen3, {STOP, 8}, max_length=60).run(conversations, replies)
+    several = 0
+    for c, prompt in zip(conversations, prompts()):
+        assert c.ids[:len(prompt)] == prompt and not any(c.loss_mask[:len(prompt)])
+        for t in range(len(prompt), len(c.ids)):
+            if c.loss_mask[t] == 0:
+                assert c.logprobs[t] == 0.0
+                # a reply starts right after a sampled stop token
+                assert c.loss_mask[t - 1] == 0 or c.ids[t - 1] in (STOP, 8)
+        several += sum(a < b for a, b in zip(c.loss_mask, c.loss_mask[1:])) > 1
+    assert several > 1  # some conversations had several messages
+    assert stats["env_tokens"] == sum(c.loss_mask[len(p):].count(0) for c, p in zip(conversations, prompts()))
+    assert_scored_as_sampled(qwen3, conversations)
+
+
+def test_a_conversation_goes_on_as_if_it_had_just_begun(qwen3):
+    """After a reply, the rest is what the engine samples from scratch with all these tokens as its prompt."""
+    checked = 0
+    for whole in run(qwen3, start(prompts()), max_length=60):
+        answered = [t for t in range(1, len(whole.ids)) if whole.loss_mask[t] == 0 and 1 in whole.loss_mask[:t]]
+        if answered:
+            again = Conversation.start(whole.ids[:answered[-1] + 1], whole.seed)
+            run(qwen3, [again], no_reply, max_length=60)
+            assert again.ids == whole.ids
+            checked += 1
+    assert checked > 1
+
+
+def test_the_sampled_stop_token_is_trained_and_a_cut_message_has_none(qwen3):
+    conversations = run(qwen3, start(prompts((5,) * 12)), no_reply, max_length=30)
+    assert {c.stopped for c in conversations} == {"stop", "length"}
+    for c in conversations:
+        sampled = c.ids[5:]
+        assert c.loss_mask[5:] == [1] * len(sampled) and all(logprob < 0 for logprob in c.logprobs[5:])
+        stops = [token for token in sampled if token in (STOP, 8)]
+        assert stops == (sampled[-1:] if c.stopped == "stop" else [])
+        assert (len(c.ids) == 30) if c.stopped == "length" else (len(c.ids) <= 30)
+
+
+def test_those_that_stop_in_the_same_step_are_handed_over_together(qwen3):
+    """Max_length 8 and prompts of 5 and 6: after the second token all of one kind stop at once, then the others."""
+    calls = []
+    conversations = start(prompts((5, 6, 5, 6)))
+
+    def on_stop(stopped):
+        calls.append(stopped)
+        return no_reply(stopped)
+
+    Engine(qwen3, set(), max_length=8).run(conversations, on_stop)
+    assert [[id(c) for c in call] for call in calls] == [
+        [id(conversations[1]), id(conversations[3])], [id(conversations[0]), id(conversations[2])]]
+
+
+@pytest.mark.parametrize("reply_tokens, fits", [(3, True), (4, False), (5, False)])
+def test_a_reply_that_leaves_no_room_ends_the_conversation(qwen3, reply_tokens, fits):
+    """Prompt 5, one sampled token, max_length 10: a reply of 3 leaves room for one token; of 4, for none."""
+    [conversation] = start(prompts((5,)))
+    answers = iter([[20] * reply_tokens, None])
+    Engine(qwen3, set(range(VOCAB)), max_length=10).run([conversation], lambda stopped: [next(answers)])
+    assert conversation.loss_mask == [0] * 5 + [1] + ([0] * 3 + [1] if fits else [])
+    assert conversation.stopped == ("stop" if fits else "length")
+
+
+def test_a_prompt_that_leaves_no_room_is_told_and_samples_nothing(qwen3):
+    conversations = start(prompts((10, 12, 4)))
+    seen = []
+
+    def on_stop(stopped):
+        seen.extend(stopped)
+        return no_reply(stopped)
+
+    Engine(qwen3, {STOP}, max_length=10).run(conversations, on_stop)
+    assert [sum(c.loss_mask) for c in conversations[:2]] == [0, 0] and sum(conversations[2].loss_mask) > 0
+    assert [c.stopped for c in conversations[:2]] == ["length", "length"] and len(seen) == 3
+
+
+def test_max_turn_tokens_cuts_one_message(qwen3):
+    """At most 4 tokens a message; the environment may answer a cut one, and the count starts again."""
+    [conversation] = start(prompts((5,)))
+    heard = []
+
+    def answer(stopped):
+        heard.append((stopped[0].stopped, len(stopped[0].ids)))
+        return [[20, 21] if len(heard) < 3 else None]
+
+    Engine(qwen3, set(), max_length=40).run([conversation], answer, max_turn_tokens=4)
+    assert heard == [("length", 9), ("length", 15), ("length", 21)]
+    assert conversation.loss_mask == [0] * 5 + [1] * 4 + [0] * 2 + [1] * 4 + [0] * 2 + [1] * 4
+    assert_scored_as_sampled(qwen3, [conversation])
+
+
+def test_an_empty_reply_goes_on(qwen3):
+    [conversation] = start(prompts((5,)))
+    answers = iter([[], [], None])
+    Engine(qwen3, set(range(VOCAB)), max_length=20).run([conversation], lambda stopped: [next(answers)])
+    assert conversation.loss_mask == [0] * 5 + [1] * 3
+    assert_scored_as_sampled(qwen3, [conversation])
+
+
+def test_nothing_to_do(qwen3):
+    assert Engine(qwen3, {STOP}).run([], no_reply)["decode_tokens"] == 0
+    assert sample(qwen3, [], {STOP}, [], 5) == []
+
+
+def test_progress_counts_every_conversation(qwen3):
+    class Progress:
+        n = 0
+
+        def update(self, n):
+            self.n += n
+
+    progress = Progress()
+    Engine(qwen3, {STOP}, max_rows=2, max_length=20).run(start(prompts()), no_reply, progress=progress)
+    assert progress.n == 5
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def test_inversion_of_the_distribution_function():
+    """p = (0.5, 0, 0.3, 0.2), F = (0.5, 0.5, 0.8, 1): the first token with u < F. Probability 0 is never drawn."""
+    logprobs = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
+    for u, token in ((0.0, 0), (0.499, 0), (0.501, 2), (0.799, 2), (0.801, 3), (1 - 2**-53, 3)):
+        assert _draw(logprobs[None], [u]).tolist() == [token]
+
+
+def test_frequencies_are_the_probabilities():
+    """Logits are the logs of (0.5, 0.25, 0.15, 0.1, 0, ...), whatever comes before; chi-squared on 8000 draws."""
+    probs = [0.5, 0.25, 0.15, 0.1]
+    model = tiny("llama")
+    model.lm_head = torch.nn.Linear(32, VOCAB)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.lm_head.bias.data = torch.tensor(probs + [1e-30] * (VOCAB - 4)).log()
+    conversations = sample(model, [[9]] * 400, set(), [f"draw/{i}" for i in range(400)], max_new_tokens=20)
+    counts = torch.bincount(torch.tensor([c.ids[1:] for c in conversations]).flatten(), minlength=VOCAB)
+    expected = torch.tensor(probs) * 8000
+    assert counts[4:].sum() == 0
+    chi_squared = ((counts[:4] - expected) ** 2 / expected).sum()
+    assert chi_squared < 16.27  # 3 degrees of freedom, p = 0.001
+    first = torch.bincount(torch.tensor([c.ids[1] for c in conversations]), minlength=4)  # over keys, not along a row
+    expected = torch.tensor(probs) * 400
+    assert ((first - expected) ** 2 / expected).sum() < 16.27

@@ -1,0 +1,210 @@
+"""Models and log-probs, against naive log-softmax over full logits and against transformers' own attention."""
+import math
+import shutil
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+import ap.model
+from ap.config import Config, UserError
+from ap.model import build_model, load_model, token_logprobs
+
+VOCAB = 50
+CONFIG = Config(hidden_size=32, layers=2, heads=4, intermediate_size=48, max_tokens=64, device="cpu")
+SHAPE = dict(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             intermediate_size=48, max_position_embeddings=64, initializer_range=0.2, attn_implementation="ap")
+
+
+def tiny(name):
+    """A tiny random float32 model; weights are large, so that no two tokens are alike."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if name == "llama":  # its LM head is a matrix of its own
+            return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
+        if name == "qwen2":
+            return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True))
+    return build_model(CONFIG, VOCAB, seed=1)
+
+
+@pytest.fixture(params=["qwen3", "llama", "qwen2"])
+def model(request):
+    return tiny(request.param)
+
+
+def batch(seed=0, rows=3, length=12):
+    """ids and mask: rows of 12, 9 and 5 tokens, right-padded; about half of the tokens are scored."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, VOCAB, (rows, length), generator=generator)
+    mask = (torch.rand(rows, length, generator=generator) < 0.5).float()
+    for row, end in enumerate((12, 9, 5)):
+        mask[row, end:] = 0
+    mask[:, 0] = 1  # cannot be scored, whatever the mask says
+    return ids, mask
+
+
+def naive(model, ids, mask, temperature=1.0):
+    """Full logits, row by row and without padding; log softmax, and -sum p log p."""
+    logprobs, entropy = torch.zeros(ids.shape), torch.zeros(ids.shape)
+    for row in range(len(ids)):
+        logits = model(input_ids=ids[row:row + 1], use_cache=False).logits[0].float() / temperature
+        logp = logits.log_softmax(-1)
+        for t in range(1, ids.shape[1]):
+            if mask[row, t] > 0:
+                logprobs[row, t] = logp[t - 1, ids[row, t]]
+                entropy[row, t] = -(logp[t - 1].exp() * logp[t - 1]).sum()
+    return logprobs, entropy.detach()
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_entropy_and_gradient_equal_the_naive_ones(model, temperature, chunk):
+    ids, mask = batch()
+    assert (mask.sum(0) > 0).sum() > 4  # several chunks of 4
+    weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3))
+    results = []
+    for function in (naive, lambda *a: token_logprobs(*a, chunk=chunk)):
+        logprobs, entropy = function(model, ids, mask, temperature)
+        (weights * logprobs).sum().backward()
+        results.append((logprobs.detach(), entropy, [w.grad.clone() for w in model.parameters()]))
+        model.zero_grad()
+    (logprobs, entropy, grads), (ours, our_entropy, our_grads) = results
+    assert ours.dtype == our_entropy.dtype == torch.float32
+    assert torch.allclose(ours, logprobs, atol=1e-5) and torch.allclose(our_entropy, entropy, atol=1e-5)
+    assert not our_entropy.requires_grad
+    for ours, grad in zip(our_grads, grads, strict=True):
+        assert torch.allclose(ours, grad, atol=1e-5 * max(1.0, grad.abs().max().item()))
+
+
+def test_unscored_positions_are_zero(model):
+    ids, mask = batch()
+    for values in token_logprobs(model, ids, mask):
+        assert values.shape == ids.shape and (values[:, 0] == 0).all() and (values[mask == 0] == 0).all()
+        assert (values[:, 1:][mask[:, 1:] > 0] != 0).all()
+
+
+def test_padding_and_the_future_do_not_matter():
+    """The log-prob of a token depends on what precedes it only."""
+    model, (ids, mask) = tiny("qwen3"), batch()
+    before, _ = token_logprobs(model, ids, mask)
+    changed = ids.clone()
+    changed[2, 5:] = (changed[2, 5:] + 1) % VOCAB
+    after, _ = token_logprobs(model, changed, mask)
+    assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_nothing_to_score_gives_a_zero_with_a_gradient():
+    """An all-masked micro-batch must not break the backward pass, nor the other ranks that wait for its gradient."""
+    model, (ids, _) = tiny("qwen3"), batch()
+    logprobs, entropy = token_logprobs(model, ids, torch.zeros(ids.shape))
+    logprobs.sum().backward()
+    assert (logprobs == 0).all() and (entropy == 0).all()
+    assert all(weight.grad is None or (weight.grad == 0).all() for weight in model.parameters())
+
+
+def test_uniform_logits_have_known_log_prob_and_entropy():
+    """All logits 0: every log-prob is -log V, every entropy log V."""
+    model, (ids, mask) = tiny("llama"), batch()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    logprobs, entropy = token_logprobs(model, ids, mask)
+    scored = mask[:, 1:] > 0
+    assert torch.allclose(logprobs[:, 1:][scored], torch.tensor(-math.log(VOCAB)))
+    assert torch.allclose(entropy[:, 1:][scored], torch.tensor(math.log(VOCAB)))
+
+
+def test_the_head_never_sees_more_than_a_chunk():
+    model, (ids, mask) = tiny("qwen3"), batch()
+    sizes = []
+    model.lm_head.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    token_logprobs(model, ids, mask, chunk=4)
+    assert max(sizes) == 4 and sum(sizes) == int(mask[:, 1:].sum())
+
+
+def test_our_attention_equals_that_of_transformers(model):
+    ids, _ = batch()
+    ours = model(input_ids=ids, use_cache=False).logits
+    model.set_attn_implementation("eager")
+    assert torch.allclose(ours, model(input_ids=ids, use_cache=False).logits, atol=1e-5)
+
+
+def test_a_model_from_scratch_is_decided_by_its_seed_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = (build_model(CONFIG, VOCAB, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+    assert first.lm_head.weight is first.model.embed_tokens.weight
+    assert first.config.num_key_value_heads == 2 and first.config.num_hidden_layers == 2
+
+
+def test_an_untrained_model_is_near_uniform():
+    """Sensible initial weights: the first loss is about log V, and no token is certain."""
+    ids, mask = batch()
+    logprobs, entropy = token_logprobs(build_model(Config(device="cpu"), VOCAB, seed=0), ids, mask)
+    mean = -logprobs.sum() / mask[:, 1:].sum()
+    assert 0.5 * math.log(VOCAB) < mean < 1.5 * math.log(VOCAB)
+    assert entropy.sum() / mask[:, 1:].sum() > 0.5 * math.log(VOCAB)
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_saved_model_loads_as_it_was(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", CONFIG)
+    ids, mask = batch()
+    assert torch.equal(token_logprobs(loaded, ids, mask)[0], token_logprobs(model, ids, mask)[0])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)  # as anybody else would
+    assert torch.allclose(plain(ids).logits, model(input_ids=ids, use_cache=False).logits, atol=1e-5)
+
+
+def test_dtype_of_the_config():
+    config = Config(dtype="bfloat16", device="cpu", hidden_size=32, heads=4, layers=1)
+    assert build_model(config, VOCAB, seed=0).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("damage", ["no folder", "empty", "no weights", "cut weights", "bad config", "lost weights"])
+def test_a_half_written_checkpoint_is_told(tmp_path, damage):
+    folder = tmp_path / "model"
+    model = tiny("qwen3")
+    model.save_pretrained(folder)
+    weights = folder / "model.safetensors"
+    if damage == "no folder":
+        shutil.rmtree(folder)
+    elif damage == "empty":
+        shutil.rmtree(folder)
+        folder.mkdir()
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif damage == "bad config":
+        (folder / "config.json").write_text('{"model_type": ')
+    else:
+        state = {name: value for name, value in model.state_dict().items() if "layers.1." not in name}
+        model.save_pretrained(folder, state_dict=state)
+    with pytest.raises(UserError, match="model"):
+        load_model(folder, CONFIG)
+
+
+def test_a_model_with_another_attention_is_refused(tmp_path):
+    """A sliding window would be ignored: wrong log-probs, and nobody would know."""
+    shape = {name: value for name, value in SHAPE.items() if name != "attn_implementation"}
+    MistralForCausalLM(MistralConfig(**shape, sliding_window=4)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="sliding"):
+        load_model(tmp_path, CONFIG)
+
+
+def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
+    """The one place that decides: float32 or CPU never reaches flash-attn, even when it is installed."""
+    def called(*args, **kwargs):
+        raise AssertionError("flash-attn was called")
+
+    monkeypatch.setattr(ap.model, "flash_attn_func", called)
+    ids, mask = batch()
+    token_logprobs(tiny("qwen3"), ids, mask)

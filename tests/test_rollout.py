@@ -1,0 +1,253 @@
+"""Roll out: the training sequence is the transcript, and every token in it has the right owner, turn and stage."""
+import copy
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
+from ap.domains import mini
+from ap.generate import Conversation
+from ap.losses import sft_loss, spread_over_tokens
+from ap.model import build_model, token_logprobs
+from ap.rollout import play_script, roll_out, transcript
+from ap.trajectory import Trajectory, collate
+
+K = ("shift", "share")
+FRACTION = "a is 24. b is 7 more than a. c is b divided by 2. Find c."
+SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
+MESSAGES = (  # (message, the stage that it answers, the environment's reply)
+    (f"<problem>{FRACTION}</problem>", 0, ("stage: check", False)),
+    (tool_call("exec", code=mini.CHECK_PROGRAM), 1, ("fraction: share\nstage: refine", True)),
+    ("Fault: share.", 2, ("stage: refine", False)),
+    (f"<problem>{SOUND}</problem>", 2, ("stage: check", False)),
+    (tool_call("exec", code=mini.CHECK_PROGRAM), 1, ("ok: 11\nstage: finalize", True)),
+    (tool_call("submit", answer="11"), 3, None),
+)
+
+
+def script(*messages):
+    left = list(messages)
+    return lambda episode: left.pop(0)
+
+
+@pytest.fixture
+def played(make_env, tokenizer):
+    env = make_env()
+    return env, play_script(env, tokenizer, K, script(*(text for text, _, _ in MESSAGES)))
+
+
+def by_hand(env, tokenizer):
+    """The same episode as text and as pieces of tokens: (ids, mask, turn), put together here."""
+    start = prompt_ids(tokenizer, env.messages(K), env.tools)
+    pieces = [(start, 0, -1)]
+    text = tokenizer.decode(start)
+    for number, (message, _, reply) in enumerate(MESSAGES):
+        pieces.append((encode(tokenizer, message + STOP), 1, number))
+        text += message + STOP
+        if reply is not None:
+            pieces.append((encode(tokenizer, reply_text(*reply)), 0, -1))
+            text += reply_text(*reply)
+    return text, pieces
+
+
+def test_ids_masks_and_turns_by_hand(played, tokenizer):
+    env, trajectory = played
+    text, pieces = by_hand(env, tokenizer)
+    assert tokenizer.decode(trajectory.ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+    assert trajectory.ids == [i for ids, _, _ in pieces for i in ids]
+    assert trajectory.loss_mask == [mask for ids, mask, _ in pieces for _ in ids]
+    assert trajectory.turn_ids == [turn for ids, _, turn in pieces for _ in ids]
+    stage_of_token = [trajectory.turns[turn].stage if turn >= 0 else -1 for turn in trajectory.turn_ids]
+    assert stage_of_token == [MESSAGES[turn][1] if turn >= 0 else -1 for ids, _, turn in pieces for _ in ids]
+    assert [turn.action for turn in trajectory.turns] == ["think", "exec", "think", "think", "exec", "submit"]
+    assert (trajectory.outcome, trajectory.skills, trajectory.problem.answer) == ("submitted", K, "11")
+
+
+def test_every_stop_token_of_the_assistant_is_trained(played, tokenizer):
+    _, trajectory = played
+    stop = stop_id(tokenizer)
+    for turn in trajectory.turns:
+        assert trajectory.ids[turn.end - 1] == stop and trajectory.loss_mask[turn.end - 1] == 1
+    trained = sum(mask for i, mask in zip(trajectory.ids, trajectory.loss_mask) if i == stop)
+    assert trained == len(trajectory.turns)
+
+
+def test_the_mask_is_born_with_the_token(make_env, tokenizer):
+    """Whenever the author is asked, what stands there so far is masked already, and the last thing is a prompt for it."""
+    seen = []
+    env, left = make_env(), [text for text, _, _ in MESSAGES]
+
+    def write(episode):
+        seen.append(episode.turns)
+        return left.pop(0)
+
+    whole = play_script(env, tokenizer, K, write)
+    assert seen == [0, 1, 2, 3, 4, 5]
+    for turn in whole.turns:
+        assert whole.loss_mask[turn.start - 1] == 0
+        assert tokenizer.decode(whole.ids[:turn.start]).endswith("<|im_start|>assistant\n")
+
+
+def test_the_token_limit_between_messages(make_env, tokenizer):
+    """Each limit that ends the episode early names it, and leaves no reply without an answer in the sequence."""
+    messages = [text for text, _, _ in MESSAGES]
+    whole = play_script(make_env(), tokenizer, K, script(*messages))
+    turns = Counter()
+    for limit in range(whole.turns[0].start + 2, len(whole.ids) + 1):
+        trajectory = play_script(make_env(), tokenizer, K, script(*messages), max_tokens=limit)
+        assert trajectory.outcome == ("submitted" if limit == len(whole.ids) else "token_limit")
+        assert trajectory.loss_mask[-1] == 1
+        assert (trajectory.problem is None) == (limit < len(whole.ids))
+        assert trajectory.ids == whole.ids[:len(trajectory.ids)]
+        turns[len(trajectory.turns)] += 1
+    assert set(turns) == set(range(1, 7))
+
+
+def test_transcript(played, tokenizer):
+    _, trajectory = played
+    record = transcript(tokenizer, trajectory)
+    assert [turn["text"] for turn in record["turns"]] == [message for message, _, _ in MESSAGES]
+    assert [turn["observation"] for turn in record["turns"]] == [reply[0] if reply else "" for _, _, reply in MESSAGES]
+    assert [turn["stage"] for turn in record["turns"]] == [stage for _, stage, _ in MESSAGES]
+    assert record["problem"] == {"question": SOUND, "answer": "11"}
+
+
+def test_a_trajectory_survives_json(played):
+    _, trajectory = played
+    assert Trajectory.from_dict(trajectory.to_dict()) == trajectory
+
+
+# ---------------------------------------------------------------- as tensors
+
+
+def test_collate_by_hand():
+    """Two rows of 4 and 2 tokens; pad is 9. Actions are numbered through the batch: 0, 1 in the first row, 2 in the second."""
+    one = Trajectory([5, 6, 7, 8], [0, 1, 0, 1], [0.0, -1.0, 0.0, -2.0], [-1, 0, -1, 1], [], ())
+    other = Trajectory([3, 9], [0, 1], [0.0, -3.0], [-1, 0], [], ())
+    batch = collate([one, other], pad_id=9)
+    assert batch.ids.tolist() == [[5, 6, 7, 8], [3, 9, 9, 9]]
+    assert batch.loss_mask.tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]  # a sampled pad counts, padding does not
+    assert batch.old_logprobs.tolist() == [[0, -1, 0, -2], [0, -3, 0, 0]]
+    assert batch.turn_ids.tolist() == [[-1, 0, -1, 1], [-1, 0, -1, -1]]
+    assert batch.action_ids.tolist() == [[-1, 0, -1, 1], [-1, 2, -1, -1]]
+    assert (batch.num_tokens, batch.lengths.tolist()) == (3, [4, 2])
+
+
+def test_action_ids_of_a_row_without_actions():
+    """A row that is all prompt takes no number away from the next."""
+    rows = [Trajectory([1, 1], [0, 0], [0.0] * 2, [-1, -1], [], ()), Trajectory([1, 1], [0, 1], [0.0] * 2, [-1, 0], [], ())]
+    assert collate(rows, 0).action_ids.tolist() == [[-1, -1], [-1, 0]]
+
+
+def test_each_token_gets_the_advantage_of_its_own_action(played, tokenizer):
+    _, trajectory = played
+    batch = collate([trajectory, trajectory], tokenizer.pad_token_id)
+    advantages = torch.arange(12.0) + 1
+    spread = spread_over_tokens(advantages, batch.action_ids)
+    for row in range(2):
+        expected = [0.0 if turn < 0 else 6 * row + turn + 1.0 for turn in trajectory.turn_ids]
+        assert spread[row].tolist() == expected
+
+
+def test_a_uniform_model_pays_log_v_for_each_action_token(played, model, tokenizer):
+    """Eq. (L_SFT) on a model that knows nothing is (number of the assistant's tokens) * log V: no mask can slip."""
+    _, trajectory = played
+    count = sum(len(encode(tokenizer, message + STOP)) for message, _, _ in MESSAGES)
+    batch = collate([trajectory], tokenizer.pad_token_id)
+    uniform = copy.deepcopy(model)
+    uniform.lm_head.weight.data.zero_()
+    log_v = math.log(len(tokenizer))
+
+    def loss(mask):
+        return sft_loss(token_logprobs(uniform, batch.ids, mask)[0], mask).item()
+
+    assert loss(batch.loss_mask) == pytest.approx(count * log_v, rel=1e-5)
+    stops = batch.ids == stop_id(tokenizer)
+    assert loss(batch.loss_mask * ~stops) == pytest.approx((count - len(MESSAGES)) * log_v, rel=1e-5)  # the known slip
+    assert loss(torch.ones_like(batch.loss_mask)) == pytest.approx((len(trajectory.ids) - 1) * log_v, rel=1e-5)
+
+
+# ---------------------------------------------------------------- sampled
+
+
+def check_sampled(trajectory, tokenizer, env, max_tokens):
+    """What must hold of any sampled episode, whatever the model wrote."""
+    ids, mask = trajectory.ids, trajectory.loss_mask
+    assert len(ids) == len(mask) == len(trajectory.logprobs) == len(trajectory.turn_ids) <= max_tokens
+    assert trajectory.outcome in ("submitted", "turn_limit", "token_limit", "unusable")
+    assert [turn >= 0 for turn in trajectory.turn_ids] == [bool(m) for m in mask]
+    assert all(value < 0 if m else value == 0 for value, m in zip(trajectory.logprobs, mask))
+    prompt = prompt_ids(tokenizer, env.messages(trajectory.skills), env.tools)
+    assert ids[:trajectory.turns[0].start] == prompt and not any(mask[:len(prompt)])
+    for number, turn in enumerate(trajectory.turns):
+        assert all(mask[turn.start:turn.end]) and trajectory.turn_ids[turn.start:turn.end] == [number] * (turn.end - turn.start)
+        stopped = ids[turn.end - 1] == stop_id(tokenizer)
+        assert stopped or (turn is trajectory.turns[-1] and trajectory.outcome == "token_limit" and len(ids) == max_tokens)
+        assert stop_id(tokenizer) not in ids[turn.start:turn.end - 1]
+    assert trajectory.turns[-1].end == len(ids)  # nothing follows the last action
+
+
+def test_a_random_model_ends_every_episode_with_a_name(make_env, model, tokenizer, tiny):
+    """An untrained policy writes garbage: each episode is a whole trajectory, and what stopped it has a name."""
+    env = make_env(max_tokens=128)
+    starts = [(K, n // 4, f"0/{n}") for n in range(12)]
+    trajectories, stats = roll_out(env, model, tokenizer, starts, env.config)
+    for n, trajectory in enumerate(trajectories):
+        check_sampled(trajectory, tokenizer, env, 128)
+        assert (trajectory.group, trajectory.skills) == (n // 4, K)
+    assert stats["decode_tokens"] == sum(sum(trajectory.loss_mask) for trajectory in trajectories)
+    again, _ = roll_out(env, model, tokenizer, starts[5:7], env.config)
+    assert [t.ids for t in again] == [t.ids for t in trajectories[5:7]]  # an episode depends on its own seed only
+
+
+@pytest.fixture(scope="module")
+def pupil(tiny, tokenizer, world):
+    """A model that has learnt the script by heart, so that sampling it uses the tools."""
+    model = build_model(tiny, len(tokenizer), seed=1)
+    trajectory = play_script(world.env, tokenizer, K, script(*(text for text, _, _ in MESSAGES)))
+    batch = collate([trajectory], tokenizer.pad_token_id)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(60):
+        loss = sft_loss(token_logprobs(model, batch.ids, batch.loss_mask)[0], batch.loss_mask) / batch.num_tokens
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, world, temperature):
+    """The canary: on the first pass after a rollout with tools, ratio = exp(logprobs - old_logprobs) is 1."""
+    config = replace(world.env.config, temperature=temperature)
+    trajectories, _ = roll_out(world.env, pupil, tokenizer, [(K, 0, f"{n}") for n in range(6)], config)
+    if temperature == 1.0:  # else it is too hot to write a program
+        assert any(turn.action == "exec" and turn.facts["status"] == "ok" for t in trajectories for turn in t.turns)
+        assert any(len(t.turns) >= 4 for t in trajectories)
+    for trajectory in trajectories:
+        check_sampled(trajectory, tokenizer, world.env, config.max_tokens)
+    batch = collate(trajectories, tokenizer.pad_token_id)
+    with torch.no_grad():
+        logprobs, _ = token_logprobs(pupil, batch.ids, batch.loss_mask, temperature)
+    assert (logprobs - batch.old_logprobs).abs().max() < 1e-5
+    other = token_logprobs(pupil, batch.ids, batch.loss_mask, 2 * temperature)[0]
+    assert (other - batch.old_logprobs).abs().max() > 1e-2  # the canary can sing
+
+
+def test_what_was_sampled_is_never_tokenised_again(pupil, tokenizer, world):
+    """A sampled message may be spelt with other tokens than the tokenizer would choose. Its ids stay what they were."""
+    trajectories, _ = roll_out(world.env, pupil, tokenizer, [(K, 0, f"spelling/{n}") for n in range(6)], world.env.config)
+    for trajectory in trajectories:
+        record = transcript(tokenizer, trajectory)
+        for turn, shown in zip(trajectory.turns, record["turns"]):
+            assert decode_message(tokenizer, trajectory.ids[turn.start:turn.end]) == shown["text"]
+
+
+def test_start_of_a_conversation():
+    conversation = Conversation.start([4, 5], "seed")
+    conversation.append([6], 1, [-0.5])
+    conversation.append([7, 8], 0)
+    assert (conversation.ids, conversation.loss_mask, conversation.logprobs) == (
+        [4, 5, 6, 7, 8], [0, 0, 1, 0, 0], [0.0, 0.0, -0.5, 0.0, 0.0])

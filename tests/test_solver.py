@@ -1,0 +1,283 @@
+"""The solver: which data an arm sees, what its update is, that it resumes exactly, and how a solver is evaluated."""
+import dataclasses
+import itertools
+import json
+import random
+
+import pytest
+import torch
+
+import eval as evaluation_script
+import run_solver
+from ap import checkpoint, domains
+from ap.chat import build_tokenizer, encode
+from ap.config import Config, UserError, save_config
+from ap.evaluation import Row, read_correctness, write_correctness
+from ap.generate import Conversation
+from ap.model import build_model, load_model
+from ap.ranks import Ranks
+from ap.trajectory import Trajectory
+from ap.update import Updater
+from eval import attempt, compare, held_out_sets, parse, rows_of, summarise
+
+MINI = domains.get("mini")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A tiny run with a tokenizer and ten problems in it."""
+    torch.set_num_threads(1)
+    config = Config(
+        out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32, save_every=1,
+        solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3, solver_budget=6,
+        solver_max_tokens=100, solver_eval=3, solver_eval_k=2)
+    corpus = MINI.make_corpus(60, random.Random(0))
+    texts = [f"{record['question']} {record['solution']}" for record in corpus]
+    build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")
+    rng, taken = random.Random(1), set()
+    questions = [evaluation_script.draw_sound(MINI, (2, 3), rng, taken) for _ in range(10)]
+    checkpoint.write_jsonl(config.folder / "problems.jsonl", [
+        {"question": question, "answer": MINI.check(question).answer} for question in questions])
+    return config
+
+
+def start_of(config, ranks=Ranks()):
+    tokenizer = run_solver.open_tokenizer(config)
+    return tokenizer, run_solver.build_start(config, ranks, tokenizer, set())
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_held_out_sets_are_sound_distinct_deep_and_always_the_same():
+    sets = held_out_sets(MINI, 2, 3, 12)
+    assert sets == held_out_sets(MINI, 2, 3, 12)
+    problems = sets["in_distribution"] + sets["deeper"]
+    assert all(MINI.check(p["question"]).answer == p["answer"] for p in problems)
+    assert len({MINI.canonical(p["question"]) for p in problems}) == len({p["id"] for p in problems}) == 24
+    assert {len(MINI.step_kinds(p["question"])) for p in sets["in_distribution"]} == {2, 3}
+    assert {len(MINI.step_kinds(p["question"])) for p in sets["deeper"]} == {4, 5}
+
+
+def test_training_keeps_away_from_the_held_out_problems_in_any_dress(config):
+    problems = run_solver.training_problems(config, set())
+    assert [p["id"] for p in problems] == ["5", "6", "7", "8", "9", "10"]  # the last six of ten
+    renamed = run_solver.rename(problems[0]["question"], random.Random(3), "uvwxyz")
+    assert renamed != problems[0]["question"]
+    left = run_solver.training_problems(config, {MINI.canonical(renamed)})
+    assert [p["id"] for p in left] == ["4", "6", "7", "8", "9", "10"]
+
+
+def test_copies_and_problems_deeper_than_the_skills_do_not_count(config):
+    path = config.folder / "problems.jsonl"
+    records = checkpoint.read_jsonl(path)
+    deep = evaluation_script.draw_sound(MINI, (5,), random.Random(0), set())
+    copy = {"question": run_solver.rename(records[0]["question"], random.Random(0)), "answer": records[0]["answer"]}
+    checkpoint.write_jsonl(path, [*records, copy, {"question": deep, "answer": MINI.check(deep).answer}])
+    config = dataclasses.replace(config, solver_budget=10)
+    assert [p["id"] for p in run_solver.training_problems(config, set())] == [str(n) for n in range(1, 11)]
+    with pytest.raises(UserError, match="10 different problems.*--solver_budget 11"):
+        run_solver.training_problems(dataclasses.replace(config, solver_budget=11), set())
+
+
+def test_every_epoch_uses_every_problem_once():
+    problems = [{"id": str(n)} for n in range(5)]
+    row = itertools.chain(*(run_solver.problems_of_step(problems, step, 3, "key") for step in range(5)))
+    ids = [p["id"] for p in row]
+    epochs = [ids[i:i + 5] for i in (0, 5, 10)]
+    assert all(sorted(epoch) == list("01234") for epoch in epochs)
+    assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
+
+
+def test_renaming_keeps_the_problem():
+    question = "a is a whole number from 0 to 99. if a is even b is a plus 7, otherwise b is a minus 15. Here b is 12. Find a."
+    for seed in range(20):
+        renamed = run_solver.rename(question, random.Random(seed))
+        assert "is a whole number" in renamed
+        assert MINI.canonical(renamed) == MINI.canonical(question) and MINI.check(renamed) == MINI.check(question)
+
+
+def test_a_worked_example_trains_exactly_the_solution(config):
+    tokenizer = run_solver.open_tokenizer(config)
+    example = run_solver.worked_example(MINI, tokenizer, random.Random(0), set())
+    trained = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if m])
+    prompt = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if not m])
+    question = prompt.removeprefix("<|im_start|>user\n").split("\n")[0]
+    assert trained == MINI.worked_solution(question) + "<|im_end|>"
+    assert "Think step by step" in prompt and prompt.endswith("<|im_start|>assistant\n")
+    assert sum("Think step" in tokenizer.decode([i]) for i in example.ids) == 1  # the instruction is one token
+
+
+# ---------------------------------------------------------------- update
+
+
+def test_the_update_is_the_gradient_of_grpo_by_hand(config):
+    """Four attempts at one problem, two of them right. On policy, the gradient is that of -sum A * log pi / N."""
+    model = build_model(config, 20, seed=0)
+    rng = random.Random(0)
+    trajectories = [
+        Trajectory([rng.randrange(20) for _ in range(6)], [0, 0, 1, 1, 1, 1], [0.0] * 6, [], [], ()) for _ in range(4)]
+    for trajectory, advantage in zip(trajectories, (0.866, 0.866, -1.732, 0.0)):  # the last one: of another, dead group
+        trajectory.advantage, trajectory.turn_ids = advantage, [m - 1 for m in trajectory.loss_mask]
+        with torch.no_grad():
+            logits = model(torch.tensor([trajectory.ids])).logits[0].log_softmax(-1)
+        trajectory.logprobs = [0.0, *(logits[t - 1, trajectory.ids[t]].item() * trajectory.loss_mask[t] for t in range(1, 6))]
+
+    total = torch.zeros(())
+    for trajectory in trajectories:
+        logits = model(torch.tensor([trajectory.ids])).logits[0].log_softmax(-1)
+        for t in range(2, 6):
+            total = total - trajectory.advantage * logits[t - 1, trajectory.ids[t]] / 16  # 4 attempts of 4 tokens
+    expected = torch.autograd.grad(total, list(model.parameters()))
+    norm = torch.sqrt(sum((gradient ** 2).sum() for gradient in expected)).item()
+
+    record = run_solver.update(model, Updater(model, Ranks(), lr=0.0), trajectories, config, pad_id=0)
+    assert record["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert record["num_tokens"] == 16 and record["log_ratio_abs"] < 1e-5
+
+
+def test_a_step_without_signal_leaves_the_weights_alone(config):
+    model = build_model(config, 20, seed=0)
+    before = [weight.clone() for weight in model.parameters()]
+    same = [Trajectory([1, 2, 3], [0, 1, 1], [0.0] * 3, [-1, 0, 0], [], ()) for _ in range(3)]
+    run_solver.update(model, Updater(model, Ranks(), lr=1.0), same, config, pad_id=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+# ---------------------------------------------------------------- loop
+
+
+def test_it_resumes_with_the_same_numbers(config, tmp_path):
+    """Three steps at once, and one step, a kill, two more: equal weights and equal metrics."""
+    tokenizer, start = start_of(config)
+    problems = run_solver.training_problems(config, set())
+    whole = run_solver.train(config, Ranks(), tokenizer, start, problems)
+    other = dataclasses.replace(config, solver_arm="other")
+    run_solver.train(dataclasses.replace(other, solver_steps=1), Ranks(), tokenizer, start, problems)
+    resumed = run_solver.train(other, Ranks(), tokenizer, start, problems)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+
+    def numbers(arm):
+        records = checkpoint.read_jsonl(config.folder / "solver" / arm / "solver_metrics.jsonl")
+        return [{name: value for name, value in record.items() if not name.startswith("seconds")} for record in records]
+
+    assert numbers("proposer") == numbers("other") and len(numbers("other")) == 3
+
+
+def test_the_start_resumes_and_is_found_again(config):
+    _, once = start_of(dataclasses.replace(config, sft_save_every=1))
+    weights = [w.clone() for w in load_model(once, config).parameters()]
+    checkpoint_of_step_1 = once.parent / "step-000001"
+    assert checkpoint_of_step_1.exists()
+    once.rename(once.parent / "gone")
+    _, again = start_of(config)
+    assert all(torch.equal(a, b) for a, b in zip(weights, load_model(again, config).parameters()))
+    changed = (again / "config.json").stat().st_mtime_ns
+    start_of(config)
+    assert (again / "config.json").stat().st_mtime_ns == changed
+
+
+def test_the_whole_script_from_problems_to_tables(config, capsys):
+    sizes = [f"--{name}={getattr(config, name)}" for name in (
+        "out", "name", "device", "hidden_size", "layers", "heads", "intermediate_size", "solver_sft_steps", "solver_sft_batch",
+        "solver_groups", "solver_group_size", "solver_budget", "solver_max_tokens", "solver_eval", "solver_eval_k")]
+    save_config(config)
+    run_solver.main([*sizes, "--solver_steps=1", "--arm", "mine", f"--problems={config.folder / 'problems.jsonl'}"])
+    run_solver.main(["--out", config.out, "--name", config.name, "--arm=again", f"--problems={config.folder / 'problems.jsonl'}"])
+    out = capsys.readouterr().out
+    assert out.count("deeper: 3 problems, 2 attempts each; arm") == 2 and "again - mine: +0.000" in out
+    assert json.loads((config.folder / "config.json").read_text())["solver_arm"] == "proposer"  # an arm is of one call
+    rows = read_correctness(config.folder / "solver" / "mine" / "end_deeper.jsonl")
+    assert [row.id for row in rows] == ["deeper/0", "deeper/1", "deeper/2"] and len(rows[0].correct) == 2
+    with pytest.raises(UserError, match="plain folder name"):
+        run_solver.main(["--out", config.out, "--name", config.name, "--arm", "a/b"])
+    with pytest.raises(UserError, match="no.jsonl"):
+        run_solver.main(["--out", config.out, "--name", config.name, "--arm", "x", "--problems", "no.jsonl"])
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
+    tokenizer, start = start_of(config)
+    model = load_model(start, config)
+    problems = run_solver.training_problems(config, set())
+    together = attempt(model, tokenizer, problems, 2, "key", 100, 1.0)
+    alone = attempt(model, tokenizer, problems[3:4], 3, "key", 100, 1.0)
+    assert [a.trajectory.ids for a in alone[:2]] == [a.trajectory.ids for a in together[6:8]]
+    assert [a.trajectory.group for a in together] == [n // 2 for n in range(12)]
+
+
+def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
+    """Scripted attempts: right, right by value, wrong, cut in spite of a right box, without a box."""
+    tokenizer = run_solver.open_tokenizer(config)
+    texts = ["b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
+
+    def scripted(model, prompts, stop_ids, seeds, *rest, **options):
+        conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        for conversation, text in zip(conversations, texts, strict=True):
+            conversation.append(encode(tokenizer, text), 1)
+            conversation.stopped = "stop" if text.endswith("<|im_end|>") else "length"
+        return conversations
+
+    monkeypatch.setattr(evaluation_script, "sample", scripted)
+    problem = {"id": "1", "question": "a is 7. Find a.", "answer": "7"}
+    attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0)
+    (row,) = rows_of([problem], attempts, 5)
+    assert row.correct == [1, 1, 0, 0, 0] and row.answers == ["7", "14/2", "8", None, None]
+    assert evaluation_script.shares(attempts) == {"truncated": 0.2, "unparsed": 0.4}
+    with pytest.raises(UserError, match="problem 1.*no room"):
+        attempt(None, tokenizer, [problem], 5, "key", 5, 1.0)
+
+
+def test_the_summary_by_hand():
+    """Two problems, four attempts: two right of four, and none. pass@2 = 1 - C(2,2)/C(4,2) = 5/6 for the first."""
+    rows = [Row("1", "5", ["5", "5", "6", None], [1, 1, 0, 0]), Row("2", "9", ["1", "1", "2", "3"], [0, 0, 0, 0])]
+    table = {name: interval.estimate for name, interval in summarise(rows).items()}
+    assert table == pytest.approx({"mean@4": 1 / 4, "pass@2": 5 / 12, "pass@4": 1 / 2, "maj@4": 1 / 2})
+
+
+def test_comparison_is_paired_and_refuses_other_problems():
+    ours = [Row("1", "5", ["5", "5"], [1, 1]), Row("2", "9", ["9", "1"], [1, 0])]
+    theirs = [Row("2", "9", ["1", "1"], [0, 0]), Row("1", "5", ["5", "1"], [1, 0])]  # in another order
+    assert compare(ours, theirs, "file").startswith("+0.500  [+0.500, +0.500]")
+    for other in (theirs[:1], [theirs[0], Row("1", "6", ["5"], [0])], [*theirs, theirs[0]]):
+        with pytest.raises(UserError, match="not the same problems"):
+            compare(ours, other, "file")
+
+
+def test_eval_on_files_without_a_model(tmp_path, capsys):
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    write_correctness(a, [Row("1", "5", ["5"], [1]), Row("2", "9", ["1"], [0])])
+    write_correctness(b, [Row("1", "5", ["4"], [0]), Row("2", "9", ["1"], [0])])
+    evaluation_script.main(["--correctness", str(a), "--compare", str(b)])
+    out = capsys.readouterr().out
+    assert "a: 2 problems" in out and "+0.500" in out
+
+
+def test_eval_of_a_checkpoint_on_a_file(config, tmp_path, capsys):
+    _, start = start_of(config)
+    evaluation_script.main(["--model", str(start), "--problems", str(config.folder / "problems.jsonl"), "--k", "2",
+                            "--max_tokens", "80", "--out", str(tmp_path / "evaluation"), "--device", "cpu"])
+    rows = read_correctness(tmp_path / "evaluation" / "problems.jsonl")
+    assert len(rows) == 10 and all(len(row.correct) == 2 for row in rows)
+    assert "problems: 10 problems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, words", [
+    ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
+    (["--model", "m", "--temperature", "nan"], "--temperature"), (["--model", "m", "--kk", "3"], "--kk"),
+    (["--model", "m", "--k", "two"], "--k"),
+])
+def test_bad_options_are_told_in_one_sentence(argv, words):
+    with pytest.raises(UserError, match=words):
+        parse(argv)
+
+
+@pytest.mark.parametrize("argv", [
+    ["--model", "nowhere"], ["--model", "nowhere", "--problems", "no.jsonl"], ["--correctness", "no.jsonl"],
+])
+def test_missing_files_are_told(argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere|no.jsonl"):
+        evaluation_script.main([*argv, "--count", "1"])
