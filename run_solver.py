@@ -129,8 +129,9 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
     metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
     for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps, desc="solver SFT",
                      disable=not ranks.is_main):
-        examples = [worked_example(domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
-                    for index in ranks.share(range(config.solver_sft_batch))]
+        examples = [
+            (worked_example, drill)[index % 2](domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
+            for index in ranks.share(range(config.solver_sft_batch))]
 
         def loss_of(rows: list[int]):
             batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(model.device)
@@ -159,8 +160,30 @@ def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set
     question = rename(draw_sound(domain, (1, 2), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
     written = encode(tokenizer, domain.worked_solution(question) + STOP)
-    mask = [0] * len(prompt) + [1] * len(written)
-    return Trajectory(prompt + written, mask, [0.0] * len(mask), [m - 1 for m in mask], [], ())
+    return episode([(prompt, 0), (written, 1)])
+
+
+def drill(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str], count: int = 8) -> Trajectory:
+    """The calculations of such solutions without their story, `count` of them; only the results are trained.
+
+    A calculation costs a quarter of the tokens that it costs inside of a problem, and calculating takes the longest to
+    learn: what a problem asks for, a small model soon knows.
+    """
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        solution = domain.worked_solution(draw_sound(domain, (1, 2), rng, taken))
+        found += re.findall(r"(?:^|= )([^=.]+ [-+*/m][^=.]* = )(\d+\. )", solution)
+    parts = [(prompt_ids(tokenizer, [{"role": "user", "content": "Calculate."}]), 0)]
+    for calculation, result in found[:count]:
+        parts += [(encode(tokenizer, calculation), 0), (encode(tokenizer, result), 1)]
+    return episode(parts)
+
+
+def episode(parts: Sequence[tuple[list[int], int]]) -> Trajectory:
+    """Token ids, and whether they are trained, as a trajectory for the update."""
+    ids = [token for piece, _ in parts for token in piece]
+    mask = [trained for piece, trained in parts for _ in piece]
+    return Trajectory(ids, mask, [0.0] * len(ids), [m - 1 for m in mask], [], ())
 
 
 def rename(question: str, rng: random.Random, letters: str = "abcdefghijkl") -> str:

@@ -57,8 +57,8 @@ TOOLS = {
                   code="the program"),
     "edit": _tool("edit", "Change the active skills.", (), prune="skill to drop", replace="skill to drop for another",
                   by="skill to take instead"),
-    "submit": _tool("submit", "Hand in the draft as the final problem. Ends the episode.", ("answer",),
-                    answer="its only answer"),
+    "submit": _tool("submit", "Hand in the draft as the final problem. Ends the episode.", (),
+                    answer="its only answer; may be left out when a check printed it"),
 }
 
 
@@ -155,7 +155,7 @@ SCAFFOLD = (
     "\n<|im_start|>user\n<tool_response>\n", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n", "<problem>", "</problem>", "\n",
     '<tool_call>\n{"name": "', '"}}\n</tool_call>', 'exec", "arguments": {"code": "', 'edit", "arguments": {"prune": "',
-    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"answer": "',
+    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"answer": "', 'submit", "arguments": {}}\n</tool_call>',
 )
 
 

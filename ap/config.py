@@ -55,14 +55,14 @@ class Config:
     skills_min: int = setting(2, "fewest skills in K_0")
     skills_max: int = setting(4, "most skills in K_0")
     # --- environment
-    max_turns: int = setting(14, "an episode of more turns ends as turn_limit")
+    max_turns: int = setting(16, "an episode of more turns ends as turn_limit")
     max_tokens: int = setting(512, "an episode of more tokens, prompt included, ends as token_limit")
     exec_timeout: float = setting(2.0, "seconds a program may run in the sandbox")
     actions: str = setting("think,exec,edit,submit", "what the proposer may do; leave one out to ablate it")
     one_shot: bool = setting(False, "ablation: the first message must be the submission")
     # --- stage 2: agentic SFT
     sft_trajectories: int = setting(2000, "expert trajectories to keep, all with V(q) = 1")
-    sft_steps: int = setting(1200, "optimiser updates")
+    sft_steps: int = setting(1600, "optimiser updates")
     sft_batch: int = setting(8, "trajectories an update")
     sft_lr: float = setting(3e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     sft_save_every: int = setting(300, "updates between checkpoints")

@@ -74,7 +74,7 @@ class Episode:
     skills: tuple[str, ...]  # K_t
     stage: int = DRAFT  # sigma_t
     draft: str | None = None
-    passed: tuple[str, str] | None = None  # (draft, output) of the last check that passed
+    passed: str | None = None  # what the check of the current draft printed, when it passed
     done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
@@ -148,7 +148,7 @@ class Episode:
         output = lines[-1][:200] if lines else "(no output)"
         facts |= {"status": result.status, "repeated": self._again("exec", code, self.draft), "output": output}
         if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
-            self.passed, self.stage = (self.draft, output), FINALIZE
+            self.passed, self.stage = output, FINALIZE
         else:
             self.stage = REFINE
         return facts, output
@@ -174,10 +174,12 @@ class Episode:
         return facts, f"{shown}active: {', '.join(self.skills)}"
 
     def _submit(self, message: Message) -> tuple[dict, str]:
-        facts, answer = self._take_draft(message), message.arguments["answer"].strip()
-        # Choice: the problem is the current draft, as one runs and hands in a file without typing it again.
+        facts = self._take_draft(message)
+        # Choice: what is handed in is the current draft, as one runs and hands in a file without typing it again, and its
+        # answer, if it is not stated, is the one that the last check of this draft printed.
+        found = self.env.domain.answer_of(self.passed) if self.passed is not None else None
+        answer = message.arguments.get("answer", found or "").strip()
         if self.draft is not None:
             self.problem = Problem(self.draft, answer, self.skills, self.env.config.domain)
-        # Choice: a submission is backed by its check when nothing changed since and the check printed the answer.
-        backed = self.passed is not None and answer in self.passed[1].split()
+        backed = found is not None and answer == found
         return facts | {"checked": backed}, ""

@@ -102,11 +102,11 @@ class SampledSolver:
 
 
 def checkpoint_sampler(
-    model, tokenizer, max_length: int = 4096, temperature: float = 1.0
+    model, tokenizer, max_new_tokens: int = 4096, temperature: float = 1.0
 ) -> Callable[[str, int, str], list[str]]:
     """The `sample` of a SampledSolver, played by a local checkpoint and our own engine.
 
-    max_length: tokens of prompt and reply. The replies depend on prompt, key and decoding settings only.
+    max_new_tokens: tokens of a reply. The replies depend on prompt, key and decoding settings only.
     """
     from ap.chat import decode_message, prompt_ids, stop_id
     from ap.generate import sample
@@ -114,7 +114,7 @@ def checkpoint_sampler(
     def replies(prompt: str, k: int, seed_key: str) -> list[str]:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
         seeds = [f"{seed_key}/{number}" for number in range(k)]
-        conversations = sample(model, [ids] * k, {stop_id(tokenizer)}, seeds, max_length, temperature)
+        conversations = sample(model, [ids] * k, {stop_id(tokenizer)}, seeds, max_new_tokens, temperature)
         return [decode_message(tokenizer, conversation.ids[len(ids):]) for conversation in conversations]
 
     return replies

@@ -288,6 +288,7 @@ def test_inversion_of_the_distribution_function():
     logprobs = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
     for u, token in ((0.0, 0), (0.499, 0), (0.501, 2), (0.799, 2), (0.801, 3), (1 - 2**-53, 3)):
         assert _draw(logprobs[None], [u]).tolist() == [token]
+    assert _draw(torch.tensor([[0.0, 1.0]]).log(), [0.0]).tolist() == [1]  # F = (0, 1): u = 0 is not below F(0)
 
 
 def test_frequencies_are_the_probabilities():

@@ -108,6 +108,19 @@ def test_a_worked_example_trains_exactly_the_solution(config):
     assert sum("Think step" in tokenizer.decode([i]) for i in example.ids) == 1  # the instruction is one token
 
 
+def test_a_drill_trains_the_results_of_true_calculations(config):
+    tokenizer = run_solver.open_tokenizer(config)
+    example = run_solver.drill(MINI, tokenizer, random.Random(0), set(), count=6)
+    written = tokenizer.decode(example.ids).split("<|im_start|>assistant\n")[1]
+    calculations = written.strip().removesuffix(".").split(". ")
+    assert len(calculations) == 6
+    for calculation in calculations:
+        left, right = calculation.split(" = ")
+        assert eval(left.replace("mod", "%")) == int(right)
+    trained = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if m])
+    assert trained.split(". ")[:-1] == [calculation.split(" = ")[1] for calculation in calculations]
+
+
 # ---------------------------------------------------------------- update
 
 

@@ -38,6 +38,11 @@ def passed(output: str) -> bool:
     return output.startswith("ok: ")
 
 
+def answer_of(output: str) -> str:
+    """The answer in the output of a check that passed."""
+    return output.removeprefix("ok: ").strip()
+
+
 # ---------------------------------------------------------------- naive composition
 
 # *Choice*: how often the author chooses a number that fits the value it goes with; else it takes any. Tuned so that

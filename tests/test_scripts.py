@@ -1,0 +1,274 @@
+"""The three stages from the command line with tiny sizes: what they leave, that they can be killed, that ranks agree."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import run_mgpo
+import run_sft
+import run_skills
+from ap.config import run_main
+
+ROOT = Path(__file__).parent.parent
+STAGE_1 = {"corpus_size": 120, "device": "cpu"}
+STAGE_2 = {  # learns enough of the expert's ways that its episodes use the tools and earn different rewards
+    "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "max_tokens": 256, "max_turns": 8,
+    "sft_trajectories": 64, "sft_steps": 120, "sft_lr": 1e-2, "sft_save_every": 60, "eval_sets": 8,
+}
+STAGE_3 = {"groups": 2, "group_size": 4, "steps": 3, "save_every": 1}
+
+
+def options(folder, settings):
+    given = {"out": folder.parent, "name": folder.name, "skills": folder.parent / "no_skills"} | settings
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def environment(**variables):
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | variables
+
+
+def command(script, folder, settings, ranks=1):
+    """As the README says it, but from another working folder."""
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    return [*launcher, str(ROOT / script), *options(folder, settings)]
+
+
+def run(script, folder, settings, ranks=1):
+    done = subprocess.run(command(script, folder, settings, ranks), env=environment(), cwd=folder.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def parameters(checkpoint):
+    return load_file(checkpoint / "model.safetensors")
+
+
+def metrics(folder, name="metrics"):
+    """The lines of a JSONL, without what a clock measured."""
+    lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith(("seconds", "tokens_per_second"))} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def prepared(runs):
+    """A run after stages 1 and 2. Not to be written to."""
+    assert "12 kept" in run("run_skills.py", runs / "prepared", STAGE_1)
+    assert "expert:" in run("run_sft.py", runs / "prepared", STAGE_1 | STAGE_2)
+    return runs / "prepared"
+
+
+def copy(prepared, name):
+    return Path(shutil.copytree(prepared, prepared.parent / name))
+
+
+@pytest.fixture(scope="module")
+def finished(prepared):
+    """The same after stage 3, and what it printed. Not to be written to."""
+    folder = copy(prepared, "finished")
+    return folder, run("run_mgpo.py", folder, STAGE_3)
+
+
+# ---------------------------------------------------------------- what is left
+
+
+def test_stages_1_and_2_leave_what_they_promise(prepared):
+    for name in ("config.json", "corpus.jsonl", "acquisition.jsonl", "tokenizer/tokenizer.json", "skills/candidates.jsonl",
+                 "skills/shift/SKILL.md", "expert.jsonl", "expert_reasons.json"):
+        assert (prepared / name).stat().st_size > 0, name
+    expert = [json.loads(line) for line in (prepared / "expert.jsonl").read_text().splitlines()]
+    assert len(expert) == 64 and all(record["valid"] and record["outcome"] == "submitted" for record in expert)
+    assert {turn["action"] for record in expert for turn in record["turns"]} == {"think", "exec", "edit", "submit"}
+    assert {path.name for path in (prepared / "sft").iterdir()} == {"step-000060", "step-000120"}
+    losses = [record["sft_loss"] for record in metrics(prepared, "sft_metrics")]
+    assert len(losses) == 120 and losses[-1] < 0.3 * losses[0]
+
+
+def test_stage_3_leaves_what_it_promises(finished):
+    folder, printed = finished
+    for name in ("trajectories.jsonl", "report.html", "evaluation_before.json", "evaluation_after.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert (folder / "problems.jsonl").exists()
+    assert {path.name for path in (folder / "mgpo").iterdir()} == {"step-000002", "step-000003"}  # the last two
+    assert [record["step"] for record in metrics(folder)] == [1, 2, 3]
+    for record in metrics(folder):
+        assert sum(record[f"outcome/{end}"] for end in ("submitted", "turn_limit", "token_limit", "unusable")) == pytest.approx(1)
+        assert record["grad_norm"] > 1e-3 and not record["skipped"]  # there was something to learn from
+        assert abs(record["log_ratio_abs"]) < 1e-5  # sampled and scored by the same distribution
+    assert sum(record["exec_calls"] for record in metrics(folder)) > 0
+    assert "8 skill sets that training never drew" in printed and "report.html" in printed
+
+
+def test_a_checkpoint_is_an_ordinary_model(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    folder, _ = finished
+    model = AutoModelForCausalLM.from_pretrained(folder / "mgpo" / "step-000003")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "mgpo" / "step-000003")
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    assert model(ids).logits.shape[-1] == len(tokenizer)
+    before = parameters(folder / "sft" / "step-000120")
+    after = parameters(folder / "mgpo" / "step-000003")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_finished_run_is_found_again(finished, runs):
+    folder = copy(finished[0], "again")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    run_mgpo.main(options(folder, {}))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# ---------------------------------------------------------------- the same numbers
+
+
+def test_killed_and_started_again(finished, prepared):
+    """SIGKILL after the first checkpoint; the same command ends with the same bits and the same metrics."""
+    straight, _ = finished
+    folder = copy(prepared, "killed")
+    with subprocess.Popen(command("run_mgpo.py", folder, STAGE_3), env=environment(), stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "mgpo" / "step-000001").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert (folder / "mgpo" / "step-000001").exists() and not (folder / "evaluation_after.json").exists()
+    assert "continuing after step" in run("run_mgpo.py", folder, STAGE_3)
+    whole, again = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    for name in ("metrics", "problems", "trajectories"):
+        assert metrics(folder, name) == metrics(straight, name)
+    for name in ("evaluation_before.json", "evaluation_after.json"):
+        assert (folder / name).read_text() == (straight / name).read_text()
+
+
+def test_stages_1_and_2_again_and_from_their_middle(prepared, runs):
+    """The same seed gives the same files; and SFT that lost its last checkpoint ends with the same bits."""
+    folder = runs / "twin"
+    settings = STAGE_1 | STAGE_2
+    run_skills.main(options(folder, STAGE_1))
+    run_sft.main(options(folder, settings))
+    for name in ("corpus.jsonl", "acquisition.jsonl", "expert.jsonl", "expert_reasons.json", "skills/candidates.jsonl"):
+        assert (folder / name).read_text() == (prepared / name).read_text(), name
+    assert metrics(folder, "sft_metrics") == metrics(prepared, "sft_metrics")
+    shutil.rmtree(folder / "sft" / "step-000120")
+    run_sft.main(options(folder, settings))
+    assert metrics(folder, "sft_metrics") == metrics(prepared, "sft_metrics")
+    one, other = (parameters(path / "sft" / "step-000120") for path in (folder, prepared))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_ranks_are_one(finished, prepared):
+    """torchrun with two processes: the same trajectories and, up to the order of sums, the same parameters."""
+    straight, _ = finished
+    folder = copy(prepared, "two_ranks")
+    run("run_mgpo.py", folder, STAGE_3, ranks=2)
+    for one, two in zip(metrics(straight), metrics(folder), strict=True):
+        for name in one:
+            if not name.startswith(("gate_", "implicit_reward", "weight_sum")):  # of the main rank's share alone
+                assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+    one, two = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+
+
+# ---------------------------------------------------------------- other arms
+
+
+@pytest.mark.parametrize("arm", [
+    {"algorithm": "grpo", "kl_weight": 0.1}, {"updates": 2}, {"placebo": "true", "gate": "symmetric"},
+    {"omega": 0, "implicit_reward": "false", "gate": "off", "normalise_std": "false"},
+])
+def test_an_arm_starts_from_the_reference_of_another_run(prepared, runs, arm):
+    """--reference: stages 1 and 2 of another folder, so that arms differ in stage 3 only."""
+    folder = runs / "-".join(arm)
+    run_mgpo.main(options(folder, {"reference": prepared} | STAGE_3 | {"steps": 1} | arm))
+    assert not (folder / "sft").exists() and not (folder / "expert.jsonl").exists()
+    (record,) = metrics(folder)
+    assert record["num_tokens"] > 0 and not record["skipped"]
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def refused(module, argv, monkeypatch, capsys, *words):
+    """Exit code 2 and one line on stderr that holds these words."""
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, argv)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run_main(module.main)
+    captured = capsys.readouterr().err.strip()
+    assert end.value.code == 2
+    assert captured.startswith("error: ") and "\n" not in captured
+    for word in words:
+        assert str(word) in captured, captured
+
+
+def test_as_a_command(runs):
+    for script in ("run_skills.py", "run_mgpo.py"):
+        done = subprocess.run([sys.executable, str(ROOT / script), "--preset", "minni"], env=environment(), cwd=runs,
+                              capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: unknown preset 'minni' (did you mean mini?); choose among mini, qwen3-4b, qwen3-30b-a3b.\n"
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--beeta", "1"], ["--beeta", "--beta"]), (["--steps", "many"], ["--steps"]), (["--groups", "0"], ["--groups"]),
+    (["--actions", "think"], ["submit"]), (["--preset", "qwen3-4b"], ["--model"]), (["--model", "nowhere"], ["nowhere"]),
+])
+def test_bad_settings(runs, monkeypatch, capsys, argv, words):
+    refused(run_mgpo, ["--out", runs / "bad", *argv], monkeypatch, capsys, *words)
+    assert not (runs / "bad").exists()
+
+
+def test_more_processes_than_groups(runs, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    refused(run_mgpo, ["--out", runs / "bad", "--groups", "2"], monkeypatch, capsys, "4 ranks")
+
+
+def test_an_output_that_cannot_be_written(runs, monkeypatch, capsys):
+    (runs / "a_file").write_text("not a folder")
+    refused(run_skills, ["--out", runs / "a_file"], monkeypatch, capsys, "a_file")
+
+
+@pytest.mark.parametrize("lines, words", [
+    ('{"question": "q", "answer": "1"}\n{"question": \n', ["line 2", "not JSON"]),
+    ('{"question": "q"}\n', ["line 1", "answer"]), ("", ["no records"]),
+    ('{"question": "What is love?", "answer": "1"}\n', ["no skill reached tau_r"]),
+])
+def test_a_broken_corpus(tmp_path, monkeypatch, capsys, lines, words):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(lines)
+    refused(run_skills, options(tmp_path / "run", {"corpus": corpus}), monkeypatch, capsys, *words)
+
+
+def test_a_malformed_skill(prepared, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own" / "juggle").mkdir(parents=True)
+    (tmp_path / "own" / "juggle" / "SKILL.md").write_text("---\nname: juggle\ncategory: [\n---\nThrow.\n")
+    argv = options(tmp_path / "run", {"reference": prepared} | STAGE_3) + ["--skills", tmp_path / "own"]
+    refused(run_mgpo, argv, monkeypatch, capsys, "juggle/SKILL.md, line ", "YAML")
+
+
+def test_a_skills_folder_that_was_emptied(own_tiny, monkeypatch, capsys):
+    for package in own_tiny.folder.glob("skills/*/"):
+        shutil.rmtree(package)
+    refused(run_sft, options(own_tiny.folder, {"skills": own_tiny.skills}), monkeypatch, capsys, own_tiny.folder / "skills", "no skills here")
+
+
+def test_a_spoilt_expert_file(own_tiny, monkeypatch, capsys):
+    (own_tiny.folder / "expert.jsonl").write_text('{"ids": [1, 2\n')
+    refused(run_sft, options(own_tiny.folder, {"skills": own_tiny.skills}), monkeypatch, capsys, "expert.jsonl, line 1")
