@@ -108,6 +108,8 @@ def open_tokenizer(config: Config):
     would say the same in every prompt."""
     if config.model:
         return load_tokenizer(config.model)
+    if not (config.source / "tokenizer").is_dir():
+        raise UserError(f"{config.source} holds no tokenizer yet: run run_skills.py for this --name first, or give --model.")
     tokenizer = load_tokenizer(config.source / "tokenizer")
     tokenizer.add_tokens([AddedToken(SOLVE.format(question=""), normalized=False)])
     return tokenizer
@@ -333,10 +335,10 @@ def main(argv: list[str]) -> None:
     if Path(arm).name != arm or arm in ("", ".", "..", "start"):
         raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start.")
     folder, domain = config.folder / "solver", domains.get(config.domain)
+    tokenizer = open_tokenizer(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
             save_config(dataclasses.replace(config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
-        tokenizer = open_tokenizer(config)
         sets = held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():

@@ -53,7 +53,7 @@ def _tool(name: str, description: str, required: tuple[str, ...], **parameters: 
 
 
 TOOLS = {
-    "exec": _tool("exec", "Run Python. The draft lies in draft.txt; scripts of the skills can be imported.", ("code",),
+    "exec": _tool("exec", "Run Python. The draft lies in draft.txt, the active skills in skills.txt; their scripts can be imported.", ("code",),
                   code="the program"),
     "edit": _tool("edit", "Change the active skills.", (), prune="skill to drop", replace="skill to drop for another",
                   by="skill to take instead"),

@@ -55,14 +55,15 @@ class Env:
 
     def describe(self, skills: tuple[str, ...]) -> str:
         """K_t as text: level 1 and level 2 of each active skill."""
-        return "\n".join(f"{self.library[name].level_1()}\n{self.library[name].body.strip()}" for name in skills)
+        shown = [f"{self.library[name].level_1()}\n{self.library[name].body.strip()}" for name in skills]
+        return "Active skills:\n" + "\n".join(shown)
 
     def messages(self, skills: tuple[str, ...]) -> list[dict]:
         """The first observation, for a chat template."""
         instructions = ONE_SHOT if self.config.one_shot else INSTRUCTIONS
         return [
             {"role": "system", "content": f"{instructions}\n{self.domain.INSTRUCTIONS}"},
-            {"role": "user", "content": f"Active skills:\n{self.describe(skills)}\nstage: {STAGES[DRAFT]}"},
+            {"role": "user", "content": f"{self.describe(skills)}\nstage: {STAGES[DRAFT]}"},
         ]
 
 
@@ -142,7 +143,7 @@ class Episode:
 
     def _exec(self, message: Message) -> tuple[dict, str]:
         facts, code = self._take_draft(message), message.arguments["code"]
-        files = {"draft.txt": self.draft} if self.draft is not None else {}
+        files = {"skills.txt": "\n".join(self.skills)} | ({"draft.txt": self.draft} if self.draft is not None else {})
         result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
         output = lines[-1][:200] if lines else "(no output)"
@@ -170,8 +171,7 @@ class Episode:
         facts["in_conflict"] = old == culprit or self.env.domain.in_conflict(self.skills, old)
         self.skills = tuple(new if name == old else name for name in self.skills if replacing or name != old)
         self.stage, self.passed = REFINE, None
-        shown = self.env.describe((new,)) + "\n" if replacing else ""
-        return facts, f"{shown}active: {', '.join(self.skills)}"
+        return facts, self.env.describe(self.skills)
 
     def _submit(self, message: Message) -> tuple[dict, str]:
         facts = self._take_draft(message)

@@ -22,6 +22,7 @@ class Style:
     """How often the author does what, as probabilities. *Choice*: all of them."""
 
     hasty: float = 0.3  # of episodes: submits its draft without a check
+    forgets: float = 0.1  # leaves one of the active skills out of a draft
     audits: float = 0.15  # reflects on a new draft before it runs the check
     explains: float = 0.3  # names the fault after a failed check
     mistaken: float = 0.25  # a reflection names something else than the truth
@@ -47,7 +48,10 @@ class ScriptedAuthor:
         def draft(episode: Episode) -> str:
             nonlocal reflected, edited
             reflected = edited = False
-            return f"<problem>{self.domain.draw_problem(episode.skills, rng)}</problem>"
+            skills = list(episode.skills)
+            if rng.random() < style.forgets:
+                skills.remove(rng.choice(skills))
+            return f"<problem>{self.domain.draw_problem(skills, rng)}</problem>"
 
         def reflect(episode: Episode) -> str:
             nonlocal reflected

@@ -1,8 +1,12 @@
 """What several test files need: a tiny run folder made by the real stage 1, and an environment around it."""
+import os
 import shutil
 from dataclasses import replace
 
+os.environ["OMP_NUM_THREADS"] = "1"  # bits depend on the number of threads: the same here and in every subprocess
+
 import pytest
+import torch
 
 import run_skills
 from ap.config import Config
@@ -11,6 +15,8 @@ from ap.env import Env
 from ap.model import build_model
 from ap.sandbox import SandboxResult
 from ap.world import World
+
+torch.set_num_threads(1)
 
 TINY = Config(name="tiny", device="cpu", corpus_size=120, hidden_size=32, layers=2, heads=2, intermediate_size=64, eval_sets=8)
 
@@ -25,7 +31,10 @@ class FakeSandbox:
         self.calls.append((code, timeout, files))
         if self.results:
             return self.results.pop(0)
-        return SandboxResult(f"{mini.check((files or {}).get('draft.txt', ''))}\n", "", "ok", 0, 0.0)
+        files = files or {}
+        if "draft.txt" not in files:
+            return SandboxResult("", "FileNotFoundError: draft.txt", "error", 1, 0.0)
+        return SandboxResult(f"{mini.check(files['draft.txt'], files['skills.txt'].split())}\n", "", "ok", 0, 0.0)
 
 
 @pytest.fixture(scope="session")

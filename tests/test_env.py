@@ -41,7 +41,7 @@ def test_draft_check_submit(make_env):
     assert steps[1][3] == (
         "\n<|im_start|>user\n<tool_response>\nok: 11\nstage: finalize\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
     assert steps[2][3] is None
-    assert env.sandbox.calls == [(mini.CHECK_PROGRAM, env.config.exec_timeout, {"draft.txt": SOUND})]
+    assert env.sandbox.calls == [(mini.CHECK_PROGRAM, env.config.exec_timeout, {"draft.txt": SOUND, "skills.txt": "shift\nshare"})]
 
 
 def test_back_and_forth(make_env):
@@ -126,7 +126,7 @@ def test_exec_without_a_draft_passes_nothing(make_env):
     env = make_env(SandboxResult("ok: 11\n", "", "ok", 0, 0.1))
     episode, _ = play(env, tool_call("exec", code="print('ok: 11')"))
     assert episode.passed is None and episode.stage == REFINE
-    assert env.sandbox.calls[0][2] == {}
+    assert env.sandbox.calls[0][2] == {"skills.txt": "shift\nshare"}
 
 
 def test_draft_and_exec_in_one_message(make_env):
@@ -145,6 +145,8 @@ def test_in_the_real_sandbox(world):
     episode.step(draft(SOUND))
     _, _, facts, reply = episode.step(CHECK_IT)
     assert (facts["status"], facts["output"]) == ("ok", "ok: 11") and "ok: 11" in reply
+    episode.step(draft(NO_SHARE))
+    assert episode.step(CHECK_IT)[2]["output"] == "missing skill: share"
     _, _, facts, _ = episode.step(tool_call("exec", code="1 / 0"))
     assert (facts["status"], facts["output"]) == ("error", "ZeroDivisionError: division by zero")
 
@@ -220,6 +222,19 @@ def test_submit_is_checked_when_it_is_what_a_check_passed(make_env, messages, ch
     assert steps[-1][2]["checked"] is checked
     assert episode.outcome == "submitted" and episode.problem.answer == messages[-1].split('"answer": "')[1].split('"')[0].strip()
     assert rewards(steps)[-1] == (1 if checked else -1)
+
+
+def test_the_answer_may_be_left_to_the_check(make_env):
+    """Without an answer of its own, a submission takes the one that the last check of this draft printed; else none."""
+    for before, answer, checked in (((draft(SOUND), CHECK_IT), "11", True), ((draft(SOUND),), "", False),
+                                    ((draft(SOUND), CHECK_IT, draft(SOUND)), "", False)):
+        episode, steps = play(make_env(), *before, tool_call("submit"))
+        assert (episode.outcome, episode.problem.answer, steps[-1][2]["checked"]) == ("submitted", answer, checked)
+
+
+def test_the_check_asks_for_the_active_skills(make_env):
+    _, steps = play(make_env(), draft(NO_SHARE), CHECK_IT)
+    assert steps[1][2]["output"] == "missing skill: share"
 
 
 def test_nothing_to_submit(make_env):

@@ -125,11 +125,13 @@ def test_a_checkpoint_is_an_ordinary_model(finished):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_finished_run_is_found_again(finished, runs):
+def test_a_finished_run_is_found_again(finished):
+    """The same command once more computes nothing and changes nothing but the page."""
     folder = copy(finished[0], "again")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.json", "report.html")]
+    before = {path: path.read_bytes() for path in found}
     run_mgpo.main(options(folder, {}))
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path for path in found if path.read_bytes() != before[path]] == []
 
 
 # ---------------------------------------------------------------- the same numbers

@@ -18,7 +18,9 @@ from ap.model import build_model, load_model
 from ap.ranks import Ranks
 from ap.trajectory import Trajectory
 from ap.update import Updater
+from ap.world import World
 from eval import attempt, compare, held_out_sets, parse, rows_of, summarise
+from run_skills import build_skills
 
 MINI = domains.get("mini")
 
@@ -78,6 +80,20 @@ def test_copies_and_problems_deeper_than_the_skills_do_not_count(config):
     assert [p["id"] for p in run_solver.training_problems(config, set())] == [str(n) for n in range(1, 11)]
     with pytest.raises(UserError, match="10 different problems.*--solver_budget 11"):
         run_solver.training_problems(dataclasses.replace(config, solver_budget=11), set())
+
+
+def test_the_random_arm_is_new_sound_and_from_the_training_split(config):
+    build_skills(dataclasses.replace(config, corpus_size=150), Ranks())
+    first = evaluation_script.draw_sound(MINI, (2,), random.Random(0), set())
+    run_solver.write_random_problems(config, {MINI.canonical(first)})
+    records = checkpoint.read_jsonl(config.folder / "solver" / "random.jsonl")
+    with World(config) as world:
+        assert not any(frozenset(record["skills"]) in world.curriculum.held_out for record in records)
+        forms = {MINI.canonical(record["question"]) for record in records}
+        assert len(forms) == config.solver_budget and not forms & world.known and MINI.canonical(first) not in forms
+    assert all(MINI.check(record["question"], record["skills"]).answer == record["answer"] for record in records)
+    arm = dataclasses.replace(config, solver_arm="random")
+    assert len(run_solver.training_problems(arm, set())) == config.solver_budget  # none of them is left out
 
 
 def test_every_epoch_uses_every_problem_once():

@@ -29,8 +29,8 @@ SKILL_OF_TEMPLATE = {template: kind for template, kind in TEMPLATES.items() if k
 INSTRUCTIONS = "A problem is one line: a start, one sentence a skill, a question. Names are a, b, c; values 0 to 999."
 
 
-# The program that checks a draft in the sandbox.
-CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read()))"
+# The program that checks a draft in the sandbox, where the environment has put it and the active skills.
+CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read(), open('skills.txt').read().split()))"
 
 
 def passed(output: str) -> bool:
