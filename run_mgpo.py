@@ -48,7 +48,8 @@ def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> Non
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     turn_groups = [trajectory.group for trajectory in trajectories for _ in trajectory.turns]
     turn_episode = [a for a, trajectory in zip(episode, trajectories) for _ in trajectory.turns]
-    stage = stage_advantages([t.process_reward for t in turns], turn_groups, [t.stage for t in turns], config.normalise_std)
+    process_rewards, stages = [turn.process_reward for turn in turns], [turn.stage for turn in turns]
+    stage = stage_advantages(process_rewards, turn_groups, stages, config.normalise_std)
     if config.placebo:
         stage = permute_within_groups(stage, turn_groups, random.Random(f"{config.seed}/{key}/placebo"))
     omega = config.omega if config.algorithm == "mgpo" else 0.0
@@ -74,7 +75,7 @@ def score(model, batch: Batch, micro: list[list[int]], temperature: float) -> tu
 
 
 def update(model, reference, updater: Updater, trajectories: list[Trajectory], config: Config, pad_id: int) -> dict:
-    """One or more policy updates on this rank's groups of one rollout. Returns the metrics of the last, over all ranks."""
+    """One or more policy updates on this rank's groups of one rollout. Returns the metrics of the last one."""
     groups = sorted({trajectory.group for trajectory in trajectories})
     metrics: dict[str, float] = {}
     for part in range(config.updates):
@@ -94,7 +95,7 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
     # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
     logprobs = batch.old_logprobs if on_policy else score(model, batch, micro, config.temperature)[0]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    advantages = torch.tensor([turn.advantage for turn in turns], dtype=torch.float32, device=model.device)  # (num_actions,)
+    advantages = torch.tensor([turn.advantage for turn in turns], device=model.device)  # (num_actions,) float32
     action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
     weights, statistics = mgpo_weights(
         logprobs=logprobs, old_logprobs=batch.old_logprobs, ref_logprobs=ref_logprobs, action_ids=action_ids,
@@ -110,7 +111,8 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
         if config.algorithm == "mgpo":
             loss = mgpo_loss(logprobs, actions, weights)
         else:
-            loss, _ = grpo_loss(logprobs, old, spread_over_tokens(advantages, actions), mask, config.clip_low, config.clip_high, ref, config.kl_weight)
+            per_token = spread_over_tokens(advantages, actions)
+            loss, _ = grpo_loss(logprobs, old, per_token, mask, config.clip_low, config.clip_high, ref, config.kl_weight)
         with torch.no_grad():
             log_ratio = (logprobs - old) * mask
             sums = {
@@ -135,11 +137,12 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     start, known = 0, set(world.known)
     if found:
         state = checkpoint.load_training_state(found, model, updater)
-        start, known = state["step"], set(state["known"])
+        start, known = state["step"], known | set(state["known"])
         world.curriculum.load_state(state["curriculum"])
         world.prober.load_state(state["prober"])
         ranks.print(f"{config.algorithm}: continuing after step {start} of {config.steps}")
-    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in ("metrics", "problems", "trajectories")}
+    names = ("metrics", "problems", "trajectories")
+    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in names}
 
     progress = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.algorithm,
                     disable=not ranks.is_main)
@@ -175,7 +178,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         }
         logs["metrics"].write(step + 1, record)
         logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in accepted])
-        logs["trajectories"].write_all(step + 1, [{"phase": "train"} | transcript(tokenizer, t) for t in everyone[:2 * config.group_size:4]])
+        shown = [{"phase": "train"} | transcript(tokenizer, t) for t in everyone[:2 * config.group_size:4]]
+        logs["trajectories"].write_all(step + 1, shown)
         progress.set_postfix(valid=f"{record['valid_rate']:.2f}", reward=f"{record['reward']:.2f}")
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             if ranks.is_main:
@@ -189,7 +193,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
 
 def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> list[Trajectory]:
     """One episode on each of the fixed skill sets that training never draws. The same seeds before and after."""
-    starts = [(skills, number, f"{config.seed}/eval/{number}") for number, skills in ranks.share(list(enumerate(world.eval_sets)))]
+    sets = ranks.share(list(enumerate(world.eval_sets)))
+    starts = [(skills, number, f"{config.seed}/eval/{number}") for number, skills in sets]
     with tqdm(total=len(starts), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
         mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress)
     judge(mine, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
@@ -242,13 +247,12 @@ def before_and_after(world: World, model, config: Config, ranks: Ranks, phase: s
     """Evaluate once for each phase; a finished evaluation is found again. Returns its record for the table."""
     path = config.folder / f"evaluation_{phase}.json"
     if not path.exists():
-        trajectories = evaluate(world, model, config, ranks, phase)
+        trajectories, step = evaluate(world, model, config, ranks, phase), 0 if phase == "before" else config.steps
         if ranks.is_main:
             checkpoint.write_json(path, {
                 "summary": summary(trajectories), "valid": [float(t.valid) for t in trajectories],
                 "reward": [t.reward for t in trajectories], "skills": [list(t.skills) for t in trajectories],
-                "transcripts": [{"phase": phase, "step": 0 if phase == "before" else config.steps} | transcript(world.tokenizer, t)
-                                for t in trajectories[:40]],
+                "transcripts": [{"phase": phase, "step": step} | transcript(world.tokenizer, t) for t in trajectories[:40]],
             })
         ranks.barrier()
     return checkpoint.read_json(path)

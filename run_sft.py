@@ -42,7 +42,8 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     def play(n: int) -> tuple[int, Trajectory]:
         rng = random.Random(f"{config.seed}/expert/{n}")
         skills = world.curriculum.draw(rng)
-        return n, play_script(world.env, world.tokenizer, skills, author.writer(rng), max_tokens=config.max_tokens)
+        write = author.writer(rng)
+        return n, play_script(world.env, world.tokenizer, skills, write, group=n, max_tokens=config.max_tokens)
 
     progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)
     round_size = 128

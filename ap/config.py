@@ -107,7 +107,7 @@ class Config:
     solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(1100, "updates on worked solutions, which make the start of a solver from scratch")
     solver_sft_batch: int = setting(16, "examples an update: worked solutions and drills of their calculations, half and half")
-    solver_sft_lr: float = setting(3e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    solver_sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     solver_steps: int = setting(64, "GRPO steps of the solver, one rollout and one update each")
     solver_groups: int = setting(32, "problems of a step, over all ranks")
     solver_group_size: int = setting(8, "attempts at each problem of a step")

@@ -26,8 +26,8 @@ DRAFT, CHECK, REFINE, FINALIZE = range(4)
 INSTRUCTIONS = """\
 You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
 Stages: draft, check, refine, finalize. You may go back.
-Write a draft between <problem> and </problem>. A message without a tool call is a reflection: say `Sound.` or `Fault: skill.`
-Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit together. Then submit it."""
+Write a draft between <problem> and </problem>. A message without a tool call is a reflection: `Sound.` or `Fault: skill.`
+Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit. Then submit it."""
 
 ONE_SHOT = """\
 You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
@@ -143,10 +143,11 @@ class Episode:
 
     def _exec(self, message: Message) -> tuple[dict, str]:
         facts, code = self._take_draft(message), message.arguments["code"]
-        files = {"skills.txt": "\n".join(self.skills)} | ({"draft.txt": self.draft} if self.draft is not None else {})
+        files = {"skills.txt": "\n".join(self.skills), "draft.txt": self.draft or ""}
         result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
-        output = lines[-1][:200] if lines else "(no output)"
+        # A program may print the chat format's own tokens; as the environment's words they must stay text.
+        output = lines[-1][:200].replace("<|", "< |") if lines else "(no output)"
         facts |= {"status": result.status, "repeated": self._again("exec", code, self.draft), "output": output}
         if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
             self.passed, self.stage = output, FINALIZE

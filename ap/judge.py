@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Sequence
+from typing import Sequence, Set
 
 from ap.config import Config
 from ap.prober import Prober
@@ -12,7 +12,7 @@ from ap.verifier import Committee
 
 
 def judge(
-    trajectories: Sequence[Trajectory], committee: Committee, prober: Prober, known: set[str], config: Config, key: str
+    trajectories: Sequence[Trajectory], committee: Committee, prober: Prober, known: Set[str], config: Config, key: str
 ) -> None:
     """Fill in V(q), rho(q), r_T and every r_proc, in place.
 
@@ -62,7 +62,8 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
         "checked_rate": sum(t.turns[-1].facts.get("checked", False) for t in trajectories if t.turns) / count,
     }
-    metrics |= {f"outcome/{name}": outcomes[name] / count for name in ("submitted", "turn_limit", "token_limit", "unusable")}
+    ends = ("submitted", "turn_limit", "token_limit", "unusable")
+    metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
     metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
     for index, stage in enumerate(STAGES):
         rewards = [turn.process_reward for turn in turns if turn.stage == index]

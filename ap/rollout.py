@@ -8,7 +8,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Sequence
 
-from ap.chat import STOP, decode_message, encode, prompt_ids, stop_id
+from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id
 from ap.config import Config
 from ap.env import Env, Episode
 from ap.generate import Conversation, Engine
@@ -80,7 +80,7 @@ def roll_out(
 def play_script(
     env: Env, tokenizer, skills: tuple[str, ...], write: Callable[[Episode], str], group: int = 0, max_tokens: int = 512
 ) -> Trajectory:
-    """The same episode with a scripted author: `write(episode)` gives each message. For expert trajectories and tests."""
+    """The same episode with a scripted author: `write(episode)` gives each message. For experts and tests."""
     recorder = _Recorder(env, tokenizer, skills, group, seed="")
     conversation = recorder.conversation
     while True:
@@ -114,8 +114,9 @@ def transcript(tokenizer, trajectory: Trajectory) -> dict:
     starts = [turn.start for turn in trajectory.turns[1:]] + [len(trajectory.ids)]
     for turn, next_start in zip(trajectory.turns, starts):
         reply = decode_message(tokenizer, trajectory.ids[turn.end:next_start])
-        for glue in ("\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<tool_response>\n", "\n</tool_response>"):
-            reply = reply.replace(glue, "")
+        for to_tool in (True, False):  # what the chat format puts around the environment's words
+            head, tail = reply_text("\0", to_tool).split("\0")
+            reply = reply.removeprefix(head).removesuffix(tail)
         record["turns"].append({
             "action": turn.action, "stage": turn.stage, "process_reward": turn.process_reward,
             "advantage": turn.advantage, "stage_advantage": turn.stage_advantage, "facts": turn.facts,

@@ -98,8 +98,9 @@ class ScriptedAuthor:
             if "edit" not in can or rng.random() < style.redraws:
                 return draft(episode)
             culprit = self.domain.check(episode.draft, episode.skills).culprit
-            blamed = culprit if culprit in episode.skills and rng.random() < style.blames_right else rng.choice(episode.skills)
-            return edit(episode, blamed)
+            if culprit not in episode.skills or rng.random() >= style.blames_right:
+                culprit = rng.choice(episode.skills)
+            return edit(episode, culprit)
 
         return write
 
@@ -139,5 +140,6 @@ class ScriptedTeacher:
             fields, body, scripts = {"name": name, "category": "unknown", "intent": template}, "", {}
         else:
             fields, body, scripts = package
-        return Candidate(Skill(**fields, body=body, source=f"{len(examples)} worked problems"), agreement * support, good, why, scripts)
+        skill = Skill(**fields, body=body, source=f"{len(examples)} worked problems")
+        return Candidate(skill, agreement * support, good, why, scripts)
 

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap import domains
 from ap.checkpoint import read_jsonl
-from ap.config import Config
+from ap.config import Config, UserError
 from ap.domains import mini_checks
 from ap.env import Env
 from ap.prober import Prober, program_pool
@@ -20,14 +20,20 @@ class World:
     """A context manager, since the sandbox behind it is a process.
 
     `eval_sets` are the fixed skill sets that training never draws; `known` the canonical forms of the corpus's problems,
-    which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after are
-    measured by the same one.
+    which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after are measured
+    by the same one.
     """
 
     def __init__(self, config: Config):
         self.domain = domain = domains.get(config.domain)
         own = [Path(config.skills)] if any(Path(config.skills).glob("*/SKILL.md")) else []
+        if not own and config.skills != Config.skills:
+            raise UserError(f"--skills {config.skills}: no package there; a skill is a folder NAME with a SKILL.md in it")
         self.library = load_library([config.source / "skills", *own])
+        for skill in self.library.values():
+            if skill.name not in domain.SKILLS:
+                raise UserError(f"{skill.folder}: the domain {config.domain} cannot check a skill {skill.name!r}, so every "
+                                f"problem with it would be invalid; it knows {', '.join(domain.SKILLS)}")
         scripts = [skill.scripts for skill in self.library.values() if skill.scripts.is_dir()]
         self.sandbox = Sandbox([*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=domain.PRELOAD)
         self.env = Env(domain, self.library, self.sandbox, config)
@@ -42,7 +48,8 @@ class World:
         self.eval_sets, held_out = split_skill_sets(sorted(self.library), sizes, config.eval_sets, seed=0)
         self.curriculum = Curriculum(self.library, sizes, held_out, config.mastery_alpha, config.mastery_eps)
         corpus = config.source / "corpus.jsonl"
-        self.known = frozenset(domain.canonical(record["question"]) for record in read_jsonl(corpus)) if corpus.exists() else frozenset()
+        records = read_jsonl(corpus) if corpus.exists() else []
+        self.known = frozenset(domain.canonical(record["question"]) for record in records)
 
     def __enter__(self) -> "World":
         return self

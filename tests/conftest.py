@@ -40,7 +40,7 @@ class FakeSandbox:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The settings of a run folder with a small library and tokenizer. Do not write into it: see `own_tiny`."""
-    config = replace(TINY, out=str(tmp_path_factory.mktemp("runs")), skills=str(tmp_path_factory.mktemp("no_skills")))
+    config = replace(TINY, out=str(tmp_path_factory.mktemp("runs")))
     run_skills.main(["--out", config.out, "--name", config.name, "--skills", config.skills, "--corpus_size", "120", "--device", "cpu"])
     return config
 

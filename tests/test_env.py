@@ -126,7 +126,7 @@ def test_exec_without_a_draft_passes_nothing(make_env):
     env = make_env(SandboxResult("ok: 11\n", "", "ok", 0, 0.1))
     episode, _ = play(env, tool_call("exec", code="print('ok: 11')"))
     assert episode.passed is None and episode.stage == REFINE
-    assert env.sandbox.calls[0][2] == {"skills.txt": "shift\nshare"}
+    assert env.sandbox.calls[0][2] == {"draft.txt": "", "skills.txt": "shift\nshare"}
 
 
 def test_draft_and_exec_in_one_message(make_env):
@@ -164,9 +164,7 @@ def test_legal_edits(make_env, arguments, skills):
     episode, steps = play(env, tool_call("edit", **arguments), skills=("shift", "share", "pick"))
     assert steps[0][2]["legal"]
     assert episode.skills == skills and episode.stage == REFINE
-    assert f"active: {', '.join(skills)}\nstage: refine" in steps[0][3]
-    shown = env.describe(("digits",))
-    assert (shown in steps[0][3]) == ("by" in arguments)  # K_t+1 is part of the next observation
+    assert f"<tool_response>\n{env.describe(skills)}\nstage: refine" in steps[0][3]  # K_t+1 is in the next observation
 
 
 @pytest.mark.parametrize("arguments", [

@@ -27,7 +27,7 @@ STAGE_3 = {"groups": 2, "group_size": 4, "steps": 3, "save_every": 1}
 
 
 def options(folder, settings):
-    given = {"out": folder.parent, "name": folder.name, "skills": folder.parent / "no_skills"} | settings
+    given = {"out": folder.parent, "name": folder.name} | settings
     return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
