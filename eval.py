@@ -26,8 +26,8 @@ from ap.chat import decode_message, prompt_ids, stop_id
 from ap.checkpoint import told_when_unwritable
 from ap.config import Config, UserError, run_main
 from ap.evaluation import (
-    Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, sign_test,
-    write_correctness,
+    Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
+    sign_test, write_correctness,
 )
 from ap.generate import sample
 from ap.model import load_model
@@ -54,11 +54,12 @@ def attempt(
     problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt included, and
     one that was cut is wrong. UserError when a question leaves no room for an answer.
     """
-    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=p["question"])}]) for p in problems]
+    questions = [SOLVE.format(question=problem["question"]) for problem in problems]
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": question}]) for question in questions]
     for problem, prompt in zip(problems, prompts):
         if len(prompt) >= max_tokens:
-            raise UserError(f"problem {problem['id']}: its prompt of {len(prompt)} tokens leaves no room for an answer within "
-                            f"{max_tokens}; allow more tokens or leave it out.")
+            raise UserError(f"problem {problem['id']}: its prompt of {len(prompt)} tokens leaves no room for an answer "
+                            f"within {max_tokens}; allow more tokens or leave it out.")
     conversations = sample(
         model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)},
         [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)], max_tokens, temperature,
@@ -71,8 +72,8 @@ def attempt(
         answer = None if cut else extract_answer(text)
         match = match_answer(answer, problems[group]["answer"])
         trajectory = Trajectory(
-            conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask], [], (),
-            group=group, outcome="token_limit" if cut else "submitted", reward=float(match.equal))
+            conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask],
+            [], (), group=group, outcome="token_limit" if cut else "submitted", reward=float(match.equal))
         attempts.append(Attempt(trajectory, answer, match.status))
     return attempts
 
@@ -97,8 +98,8 @@ def shares(attempts: Sequence[Attempt]) -> dict[str, float]:
 def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
     """Mean@k, pass@2, 4, ..., k and maj@k, with bootstrap intervals over problems.
 
-    Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is the
-    shortest.
+    Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is
+    the shortest.
     """
     k = min(len(row.correct) for row in rows)
     table = {f"mean@{k}": bootstrap_interval([row.correct for row in rows])}
@@ -112,11 +113,12 @@ def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
 
 
 def held_out_sets(domain: ModuleType, smallest: int, largest: int, count: int) -> dict[str, list[dict]]:
-    """Random sound problems for evaluation: {"in_distribution": [...], "deeper": [...]}, each {"id", "question", "answer"}.
+    """Random sound problems for evaluation: {"in_distribution": [...], "deeper": [...]}.
 
-    in_distribution: smallest .. largest skills; deeper: largest + 1 and largest + 2, more than a training problem has.
-    The same problems for the same arguments, whatever the run's seed: training keeps away from them by their
-    domain.canonical form, and all arms of all runs are measured on the same ones.
+    Each problem is {"id", "question", "answer"}; in_distribution: smallest .. largest skills; deeper: largest + 1 and
+    largest + 2, more than a training problem has. The same problems for the same arguments, whatever the run's seed:
+    training keeps away from them by their domain.canonical form, and all arms of all runs are measured on the same
+    ones.
     """
     taken: set[str] = set()
     sets = {}
@@ -154,8 +156,8 @@ def compare(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
     """One line: the paired difference of Mean@k. UserError when the two are not about the same problems."""
     gold = {row.id: row.gold for row in rows}
     if gold != {row.id: row.gold for row in others} or len(gold) != len(others):
-        raise UserError(f"--compare {name}: not the same problems (ids and answers), so nothing can be paired; evaluate both "
-                        "on one file.")
+        raise UserError(f"--compare {name}: not the same problems (ids and answers), so nothing can be paired; "
+                        "evaluate both on one file.")
     by_id = {row.id: row.correct for row in others}
     pairs = [row.correct for row in rows], [by_id[row.id] for row in rows]
     difference, low, high = paired_difference(*pairs)
@@ -175,21 +177,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
                      usage="%(prog)s --model FOLDER [--option value ...]")
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
-    add("--problems", metavar="FILE", help="JSONL with a question and an answer a line; none: the domain's held-out sets")
+    add("--problems", metavar="FILE",
+        help="JSONL with a question and an answer a line; none: the domain's held-out sets")
     add("--question_field", metavar="TEXT", help="field that holds the question (default: the first known name)")
     add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
     add("--k", type=int, default=8, metavar="INT", help="attempts at each problem (default: 8)")
-    add("--temperature", type=float, default=1.0, metavar="FLOAT", help="of sampling, from the whole distribution (default: 1.0)")
-    add("--max_tokens", type=int, default=256, metavar="INT", help="of prompt and answer together (default: 256; take 32768 for "
-        "a reasoning model)")
+    add("--temperature", type=float, default=1.0, metavar="FLOAT",
+        help="of sampling, from the whole distribution (default: 1.0)")
+    add("--max_tokens", type=int, default=256, metavar="INT",
+        help="of prompt and answer together (default: 256; take 32768 for a reasoning model)")
     add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
     add("--domain", default="mini", choices=domains.NAMES, help="whose held-out sets (default: mini)")
     add("--count", type=int, default=300, metavar="INT", help="problems in each held-out set (default: 300)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto, cuda when there is one")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
     add("--out", default="evaluation", metavar="FOLDER", help="where the correctness files go (default: evaluation)")
-    add("--correctness", metavar="FILE", help="instead of --model: an earlier correctness file, to print or compare again")
-    add("--compare", metavar="FILE", help="correctness file of another model on the same problems: prints the paired difference")
+    add("--correctness", metavar="FILE",
+        help="instead of --model: an earlier correctness file, to print or compare again")
+    add("--compare", metavar="FILE",
+        help="correctness file of another model on the same problems: prints the paired difference")
     options = parser.parse_args(argv)
     for name in ("k", "count", "max_tokens"):
         if getattr(options, name) < 1:
@@ -197,8 +203,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not options.temperature > 0:
         raise UserError(f"--temperature {options.temperature}: must be more than 0.")
     if bool(options.model) == bool(options.correctness):
-        raise UserError("give either --model FOLDER, to evaluate it, or --correctness FILE of an earlier evaluation; --help "
-                        "lists the options.")
+        raise UserError("give either --model FOLDER, to evaluate it, or --correctness FILE of an earlier evaluation; "
+                        "--help lists the options.")
     return options
 
 
@@ -207,7 +213,8 @@ def load_tokenizer(folder: Path | str):
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be loaded from {folder}; give the folder of a whole Hugging Face checkpoint.") from error
+        raise UserError(f"no tokenizer can be loaded from {folder}; "
+                        "give the folder of a whole Hugging Face checkpoint.") from error
 
 
 def main(argv: list[str]) -> None:

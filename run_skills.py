@@ -21,7 +21,10 @@ from ap.skills import Document, Skill, acquire, acquisition_examples, read_corpu
 from ap.teacher import ScriptedTeacher
 from ap.trajectory import STAGES
 
-USES = ("preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size", "tau_r")
+USES = (
+    "preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size",
+    "tau_r",
+)
 
 
 def build_skills(config: Config, ranks: Ranks) -> None:
@@ -40,10 +43,12 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             documents = [Document.from_record(record, f"corpus.jsonl, line {n}") for n, record in enumerate(records, 1)]
         kept, rejected = acquire(ScriptedTeacher(domain), documents, config.tau_r)
         if not kept:
-            raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; the "
-                            f"scripted teacher only reads problems of the domain {config.domain}; lower --tau_r or give another --corpus")
+            raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; "
+                            f"the scripted teacher only reads problems of the domain {config.domain}; lower --tau_r or "
+                            "give another --corpus")
         examples = acquisition_examples(kept, documents)
-        checkpoint.write_jsonl(config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
+        checkpoint.write_jsonl(
+            config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
         if not config.model:
             texts = [document.text for document in documents] + [text for example in examples for text in example]
             tokenizer = build_tokenizer(texts, constant_phrases(domain, [c.skill for c in kept]), config.vocab_size)

@@ -38,7 +38,9 @@ from ap.ranks import Ranks
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
 from ap.world import World
-from eval import Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise
+from eval import (
+    Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise,
+)
 
 # --------------------------------------------------------------------------------------------------- data
 
@@ -47,8 +49,8 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
     """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
 
     From the file, those are left out that are in a held-out set (`taken`, canonical forms), that were there before in
-    another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*: the
-    last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
+    another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*:
+    the last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
     """
     domain = domains.get(config.domain)
     if config.solver_arm == "random":
@@ -63,16 +65,16 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
             usable.append(problem | {"id": str(number)})
     if len(usable) < config.solver_budget:
         raise UserError(f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
-                        f"{config.solver_budget}; lower it for all arms alike (and delete {config.folder / 'solver'} if "
-                        "another arm has run with more).")
+                        f"{config.solver_budget}; lower it for all arms alike (and delete {config.folder / 'solver'} "
+                        "if another arm has run with more).")
     return usable[-config.solver_budget:]
 
 
 def write_random_problems(config: Config, taken: set[str]) -> None:
     """The comparison: as many random problems, by rejection from naive draws with the same exact checker.
 
-    Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the proposer's
-    none of them is in the corpus.
+    Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the
+    proposer's none of them is in the corpus.
     """
     with World(config) as world:
         domain, known, records = world.domain, set(world.known) | taken, []
@@ -109,7 +111,8 @@ def open_tokenizer(config: Config):
     if config.model:
         return load_tokenizer(config.model)
     if not (config.source / "tokenizer").is_dir():
-        raise UserError(f"{config.source} holds no tokenizer yet: run run_skills.py for this --name first, or give --model.")
+        raise UserError(f"{config.source} holds no tokenizer yet: run run_skills.py for this --name first, or give "
+                        "--model.")
     tokenizer = load_tokenizer(config.source / "tokenizer")
     tokenizer.add_tokens([AddedToken(SOLVE.format(question=""), normalized=False)])
     return tokenizer
@@ -129,10 +132,11 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
     updater = Updater(model, ranks, lr=config.solver_sft_lr, max_grad_norm=config.max_grad_norm)
     start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
-    for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps, desc="solver SFT",
-                     disable=not ranks.is_main):
+    for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps,
+                     desc="solver SFT", disable=not ranks.is_main):
         examples = [
-            (worked_example, drill)[index % 2](domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
+            (worked_example, drill)[index % 2](
+                domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
             for index in ranks.share(range(config.solver_sft_batch))]
 
         def loss_of(rows: list[int]):
@@ -208,8 +212,10 @@ def update(model, updater: Updater, trajectories: Sequence[Trajectory], config: 
         advantages = torch.tensor([[live[row].advantage] for row in rows], device=model.device)  # (B, 1)
         logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask, config.temperature)
         # One update a rollout: pi_old is the sampler, and the ratio differs from 1 by rounding only.
-        loss, clipped = grpo_loss(logprobs, batch.old_logprobs, advantages, batch.loss_mask, config.clip_low, config.clip_high)
-        return loss, clipped | {"log_ratio_abs": ((logprobs - batch.old_logprobs) * batch.loss_mask).detach().abs().sum()}
+        loss, clipped = grpo_loss(
+            logprobs, batch.old_logprobs, advantages, batch.loss_mask, config.clip_low, config.clip_high)
+        log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
+        return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
 
     micro = micro_batches([len(trajectory.ids) for trajectory in live], config.micro_batch_tokens)
     return updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
@@ -236,11 +242,13 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
         began = time.perf_counter()
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         # roll out, judge: reward 1 for a right answer
-        attempts = attempt(model, tokenizer, mine, size, f"{config.seed}/{step}", config.solver_max_tokens, config.temperature)
+        attempts = attempt(model, tokenizer, mine, size, f"{config.seed}/{step}", config.solver_max_tokens,
+                           config.temperature)
         trajectories = [a.trajectory for a in attempts]
         rolled_out = time.perf_counter()
         # compare
-        advantages = trajectory_advantages([t.reward for t in trajectories], [t.group for t in trajectories], config.normalise_std)
+        advantages = trajectory_advantages(
+            [t.reward for t in trajectories], [t.group for t in trajectories], config.normalise_std)
         for trajectory, advantage in zip(trajectories, advantages):
             trajectory.advantage = advantage
         # update
@@ -261,40 +269,46 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
 
 
 def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
-    """Rates of one step: right attempts; groups that are all right or all wrong, which teach nothing; tokens; -log pi."""
+    """Rates of one step: right attempts; groups all right or all wrong, which teach nothing; tokens; -log pi."""
     rewards = [a.trajectory.reward for a in attempts]
     groups = [sum(rewards[i:i + size]) for i in range(0, len(rewards), size)]
     tokens = sum(sum(a.trajectory.loss_mask) for a in attempts)
     return {
         "solved": sum(rewards) / len(rewards), "all_right": groups.count(size) / len(groups),
         "all_wrong": groups.count(0) / len(groups), "tokens": tokens / len(attempts),
-        "entropy": -sum(sum(a.trajectory.logprobs) for a in attempts) / tokens,  # of the sampler, estimated by its own samples
+        # of the sampler, estimated by its own samples
+        "entropy": -sum(sum(a.trajectory.logprobs) for a in attempts) / tokens,
     }
 
 
 # --------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate(model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str) -> dict:
-    """Attempts at the held-out problems, with the same seeds for every model. Returns {set: summary}, once made found again.
+def evaluate(
+    model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str
+) -> dict:
+    """Attempts at the held-out problems, with the same seeds for every model. Returns {set: summary}.
 
-    The matrices go to FOLDER/PHASE_SET.jsonl, for eval.py --correctness and --compare.
+    Once made, they are read back. The matrices go to FOLDER/PHASE_SET.jsonl, for eval.py --correctness and --compare.
     """
     path = folder / f"evaluation_{phase}.json"
     if not path.exists():
         record, k = {}, config.solver_eval_k
         for name, problems in sets.items():
             numbers = ranks.share(range(len(problems)))
-            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt", disable=not ranks.is_main) as progress:
+            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt",
+                      disable=not ranks.is_main) as progress:
                 mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval",
                                config.solver_max_tokens, config.temperature, progress)
             parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
-            attempts = [a for _, some in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0]) for a in some]
+            in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+            attempts = [a for _, some in in_order for a in some]
             if ranks.is_main:
                 rows = rows_of(problems, attempts, k)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_correctness(folder / f"{phase}_{name}.jsonl", rows)
-                record[name] = {statistic: list(values) for statistic, values in summarise(rows).items()} | shares(attempts)
+                summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
+                record[name] = summary | shares(attempts)
         if ranks.is_main:
             checkpoint.write_json(path, record)
         ranks.barrier()
@@ -321,8 +335,8 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "hidden_size", "layers", "heads",
-    "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature", "normalise_std",
-    "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
+    "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature",
+    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
@@ -338,7 +352,8 @@ def main(argv: list[str]) -> None:
     tokenizer = open_tokenizer(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
-            save_config(dataclasses.replace(config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
+            save_config(dataclasses.replace(
+                config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
         sets = held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():

@@ -5,8 +5,6 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from ap.chat import (
     STOP, TOOLS, build_tokenizer, decode_message, encode, prompt_ids, read_message, reply_text, stop_id, tool_call,
@@ -110,38 +108,58 @@ def test_what_cannot_be_read_has_a_name(text, error):
     assert (message.error, message.tool, message.arguments) == (error, None, None)
 
 
-PIECES = st.sampled_from([
+SEEDS = range(3)
+PIECES = (
     "<tool_call>", "</tool_call>", "<problem>", "</problem>", "<think>", "</think>", '{"name": "exec", "arguments": ',
-    '{"code": "1"}}', '{"name": "edit"}', "Infinity", "NaN", "1e999", "{", "}", "[", '"', "\\", "\\ud800", "\ud800", "\x00", "Sound.", STOP,
-])
+    '{"code": "1"}}', '{"name": "edit"}', "Infinity", "NaN", "1e999", "{", "}", "[", '"', "\\", "\\ud800", "\ud800",
+    "\x00", "Sound.", STOP, tool_call("edit", prune="share"),
+)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map("".join))
-@example("<tool_call>" + "1" * 5000 + "</tool_call>")  # Python refuses to read a whole number of so many digits
-def test_reading_never_raises(text):
-    message = read_message(text)
-    assert (message.tool is None) == (message.arguments is None)
-    assert not (message.error and message.tool)
+def random_text(rng: random.Random, max_size: int) -> str:
+    """Half ASCII with its control characters, half from all of Unicode but the surrogates."""
+    whole = (range(128), range(128), range(128, 0xD800), range(0xE000, 0x110000))
+    return "".join(chr(rng.choice(rng.choice(whole))) for _ in range(rng.randint(0, max_size)))
 
 
-@given(st.sampled_from(["exec", "submit"]), st.text())
-def test_a_written_call_is_read_back(tool, value):
-    name = {"exec": "code", "submit": "answer"}[tool]
-    if "</tool_call>" not in value and "<tool_call>" not in value:
-        message = read_message(tool_call(tool, **{name: value}))
-        assert (message.tool, message.arguments) == (tool, {name: value})
+def random_pieces(rng: random.Random) -> str:
+    """Up to 12 pieces of the format, in any order, with other text between them."""
+    return "".join(rng.choice([rng.choice(PIECES), random_text(rng, 8)]) for _ in range(rng.randint(0, 12)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_reading_never_raises(seed):
+    rng = random.Random(seed)
+    texts = [rng.choice([str, call])(random_pieces(rng)) for _ in range(200)]
+    texts += [rng.choice([str, call])("".join(rng.choices(PIECES, k=rng.randint(1, 3)))) for _ in range(200)]
+    texts += [call("1" * 5000)]  # Python refuses to read a whole number of so many digits
+    for text in texts:
+        message = read_message(text)
+        assert (message.tool is None) == (message.arguments is None), text
+        assert not (message.error and message.tool), text
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_written_call_is_read_back(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        (tool, name), value = rng.choice([("exec", "code"), ("submit", "answer")]), random_text(rng, 40)
+        if "</tool_call>" not in value and "<tool_call>" not in value:
+            message = read_message(tool_call(tool, **{name: value}))
+            assert (message.tool, message.arguments) == (tool, {name: value})
 
 
 # ---------------------------------------------------------------- tokens
 
 
-@settings(max_examples=200, deadline=None)
-@given(text=st.one_of(st.text(), st.lists(PIECES.filter(lambda piece: "\ud800" not in piece)).map("".join)))
-def test_ids_hold_the_text(tokenizer, text):
-    text = text.encode("utf-8", "ignore").decode()  # lone surrogates are no text
-    ids = encode(tokenizer, text)
-    assert tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+@pytest.mark.parametrize("seed", SEEDS)
+def test_ids_hold_the_text(tokenizer, seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        text = rng.choice([random_text(rng, 40), random_pieces(rng)])
+        text = text.encode("utf-8", "ignore").decode()  # lone surrogates are no text
+        ids = encode(tokenizer, text)
+        assert tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
 
 
 def test_ids_hold_the_text_of_other_languages(tokenizer):

@@ -215,7 +215,9 @@ def test_templates():
 def test_chainlet_runs_alone(tmp_path):
     """As in the sandbox: another folder, no site packages, only chainlet's folder on the path."""
     program = f"import sys; sys.path.insert(0, {str(Path(chainlet.__file__).parent)!r})\n"
-    program += mini.check_program(SOUND["congr"][0]) + "\nprint('numpy' in sys.modules)"
+    program += mini.CHECK_PROGRAM + "\nprint('numpy' in sys.modules)"
+    (tmp_path / "draft.txt").write_text(SOUND["congr"][0])
+    (tmp_path / "skills.txt").write_text("congr\n")
     command = [sys.executable, "-I", "-S", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=20)
     assert done.stdout.split("\n")[:2] == ["ok: 52", "False"], done.stderr

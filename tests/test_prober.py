@@ -94,7 +94,7 @@ def test_a_checkpoint_plays_the_solver():
     """A tiny untrained model: k replies without the prompt in them, decided by the key."""
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     tokenizer = build_tokenizer(["a is 24. b is 7 more than a. Find b."], [], 400)
-    sample = checkpoint_sampler(build_model(config, len(tokenizer), 0), tokenizer, max_length=80)
+    sample = checkpoint_sampler(build_model(config, len(tokenizer), 0), tokenizer, max_new_tokens=80)
     replies = sample("Find b.", 4, "key")
     assert len(replies) == 4 and len(set(replies)) > 1 and not any("Find b." in reply for reply in replies)
     assert replies == sample("Find b.", 4, "key") != sample("Find b.", 4, "other")
