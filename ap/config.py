@@ -37,6 +37,7 @@ class Config:
     # --- the model
     model: str = setting("", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")
     device: str = setting("auto", "auto: cuda when there is one, else cpu", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(1, "CPU threads of each process; a model of mini's size gains nothing from more")
     dtype: str = setting("float32", "of weights and compute", choices=("float32", "bfloat16"))
     hidden_size: int = setting(128, "only for a model made from scratch, like the next four")
     layers: int = setting(4, "decoder layers")
@@ -131,7 +132,7 @@ class Config:
 # What differs from the defaults above, which are the preset `mini`. The two big ones need --model and GPUs; their
 # values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
-    "dtype": "bfloat16", "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0, "max_turns": 24,
+    "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0, "max_turns": 24,
     "group_size": 8, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "beta": 0.1, "omega": 0.5,
     "save_every": 10,
 }

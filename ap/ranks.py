@@ -42,8 +42,9 @@ class Ranks:
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":
             torch.cuda.set_device(device)
+        else:
+            torch.set_num_threads(config.threads)  # results are the same bits only for the same number of threads
         if world > 1:
-            _set_num_threads()
             # Objects, counts and barriers always travel through gloo, so nccl only ever carries gradients. The long
             # timeout is for the others to wait while the main rank alone builds a stage or saves.
             backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
@@ -104,14 +105,3 @@ class Ranks:
         if kind is None and self.world > 1:
             self.barrier()
             dist.destroy_process_group()
-
-
-def _set_num_threads() -> None:
-    """Share this machine's cores among its processes.
-
-    torchrun exports OMP_NUM_THREADS=1 when it starts several processes and nobody has set it (with one process it sets
-    nothing, and torch takes all cores). *Choice*: a 1 is therefore read as torchrun's; any other value is respected.
-    """
-    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1))
