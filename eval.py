@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple, Sequence

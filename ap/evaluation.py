@@ -9,7 +9,6 @@ difference.
 from __future__ import annotations
 
 import json
-import random
 import re
 import unicodedata
 from collections import Counter

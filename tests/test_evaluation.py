@@ -1,6 +1,5 @@
 """evaluation.py: every statistic against worked numbers or a slower second way."""
 import itertools
-import json
 import random
 
 import pytest
