@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from ap import domains
 from ap.answers import extract_answer, match_answer
 from ap.chat import decode_message, prompt_ids, stop_id
-from ap.checkpoint import told_when_unwritable
+from ap.files import told_when_unwritable
 from ap.config import Config, UserError, run_main
 from ap.evaluation import (
     Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
@@ -103,8 +103,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
     k = min(len(row.correct) for row in rows)
     table = {f"mean@{k}": bootstrap_interval([row.correct for row in rows])}
     for draws in sorted({min(2 ** power, k) for power in range(1, 12)}):
-        table[f"pass@{draws}"] = bootstrap_interval([pass_at_k([row.correct], draws) for row in rows])
-    table[f"maj@{k}"] = bootstrap_interval([maj_at_k([row.answers], [row.correct]) for row in rows])
+        table[f"pass@{draws}"] = bootstrap_interval([pass_at_k(row.correct, draws) for row in rows])
+    table[f"maj@{k}"] = bootstrap_interval([maj_at_k(row.answers, row.correct) for row in rows])
     return table
 
 

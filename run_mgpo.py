@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 from tqdm import tqdm
@@ -25,12 +25,13 @@ from ap import checkpoint
 from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
 from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
+from ap.files import read_json, write_json
 from ap.judge import judge, summary
-from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens
+from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics
 from ap.model import load_model, token_logprobs
 from ap.ranks import Ranks
-from ap.report import write_report
+from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches
@@ -86,8 +87,18 @@ def update(model, reference, updater: Updater, trajectories: list[Trajectory], c
 
 
 def update_once(model, reference, updater, trajectories, config: Config, pad_id: int, on_policy: bool) -> dict:
-    if not trajectories:  # the other ranks still need this one's gradient, of zero
-        return updater.step([], num_tokens=0)
+    """One policy update. All ranks must call it, each with its own whole groups, or with none: a gradient of zero."""
+    losses, num_tokens, by_action = [], 0, torch.zeros(3, 0, dtype=torch.float64)
+    if trajectories:
+        losses, num_tokens, by_action = losses_of(model, reference, trajectories, config, pad_id, on_policy)
+    by_action = torch.cat(updater.ranks.gather(by_action), dim=1)  # (3, actions of all ranks)
+    return updater.step(losses, num_tokens) | weight_statistics(by_action)
+
+
+def losses_of(
+    model, reference, trajectories: list[Trajectory], config: Config, pad_id: int, on_policy: bool
+) -> tuple[list[Callable], int, torch.Tensor]:
+    """For Updater.step: the losses of the micro-batches and their tokens; and what weight_statistics needs."""
     batch = collate(trajectories, pad_id).to(model.device)
     action_ids = batch.action_ids  # (B, T)
     micro = micro_batches(batch.lengths.tolist(), config.micro_batch_tokens)
@@ -97,7 +108,7 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     advantages = torch.tensor([turn.advantage for turn in turns], device=model.device)  # (num_actions,) float32
     action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
-    weights, statistics = mgpo_weights(
+    weights, by_action = mgpo_weights(
         logprobs=logprobs, old_logprobs=batch.old_logprobs, ref_logprobs=ref_logprobs, action_ids=action_ids,
         advantages=advantages, groups=action_groups, beta=config.beta, tau_pos=config.tau_pos, tau_neg=config.tau_neg,
         gate=config.gate, implicit_reward=config.implicit_reward,
@@ -112,7 +123,8 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
             loss = mgpo_loss(logprobs, actions, weights)
         else:
             per_token = spread_over_tokens(advantages, actions)
-            loss, _ = grpo_loss(logprobs, old, per_token, mask, config.clip_low, config.clip_high, ref, config.kl_weight)
+            loss, _ = grpo_loss(
+                logprobs, old, per_token, mask, config.clip_low, config.clip_high, ref, config.kl_weight)
         with torch.no_grad():
             log_ratio = (logprobs - old) * mask
             sums = {
@@ -121,7 +133,7 @@ def update_once(model, reference, updater, trajectories, config: Config, pad_id:
             }
         return loss, sums
 
-    return updater.step([lambda rows=rows: loss_of(rows) for rows in micro], num_tokens=batch.num_tokens) | statistics
+    return [lambda rows=rows: loss_of(rows) for rows in micro], batch.num_tokens, by_action
 
 
 # -------------------------------------------------------------------------------------------------- loop
@@ -157,7 +169,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         trajectories, engine = roll_out(world.env, model, tokenizer, starts, config)
         clock.tick("rollout")
         # judge
-        judge(trajectories, world.committee, world.prober, known, config, key)
+        judge(trajectories, tokenizer, world.committee, world.prober, known, config, key)
         clock.tick("judge")
         # compare
         compare(trajectories, config, key)
@@ -169,15 +181,17 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         world.curriculum.update([(t.skills, float(t.valid)) for t in everyone])
         world.prober.observe([t.pass_rate for t in everyone if t.valid])
         accepted = [t for t in everyone if t.valid]
-        known |= {world.domain.canonical(t.problem.question) for t in accepted}
+        new = without_repeats(accepted, world.domain.canonical)
+        known |= new.keys()
         record = summary(everyone) | losses | clock.seconds | {
             "dead_groups": dead_groups(everyone), "prober": world.prober.level,
+            "repeated_rate": 1 - len(new) / len(accepted) if accepted else 0.0,
             "tokens_per_second/rollout": ranks.world * engine["decode_tokens"] / clock.seconds["seconds/rollout"],
             "tokens_per_second/update": sum(len(t.ids) for t in everyone) / clock.seconds["seconds/update"],
             **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
         }
         logs["metrics"].write(step + 1, record)
-        logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in accepted])
+        logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])
         shown = [{"phase": "train"} | transcript(tokenizer, t) for t in everyone[:2 * config.group_size:4]]
         logs["trajectories"].write_all(step + 1, shown)
         progress.set_postfix(valid=f"{record['valid_rate']:.2f}", reward=f"{record['reward']:.2f}")
@@ -197,7 +211,7 @@ def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> l
     starts = [(skills, number, f"{config.seed}/eval/{number}") for number, skills in sets]
     with tqdm(total=len(starts), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
         mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress)
-    judge(mine, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
+    judge(mine, world.tokenizer, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
     return sorted((t for part in ranks.gather(mine) for t in part), key=lambda trajectory: trajectory.group)
 
 
@@ -207,6 +221,19 @@ def dead_groups(trajectories: Sequence[Trajectory]) -> float:
     for trajectory in trajectories:
         rewards.setdefault(trajectory.group, set()).add(trajectory.reward)
     return sum(len(values) == 1 for values in rewards.values()) / max(len(rewards), 1)
+
+
+def without_repeats(accepted: Sequence[Trajectory], canonical: Callable[[str], str]) -> dict[str, Trajectory]:
+    """The problems of one step, each once: canonical form -> the first trajectory, by group and member, that wrote it.
+
+    *Choice*: a problem that is written several times in one step is kept once, but all who wrote it are paid. V(q)
+    stays a property of the problem: of G samples of a policy that converges some will be equal, and which of them came
+    first says nothing about their actions. From the next step on it is a known problem, and earns 0.
+    """
+    first: dict[str, Trajectory] = {}
+    for trajectory in accepted:
+        first.setdefault(canonical(trajectory.problem.question), trajectory)
+    return first
 
 
 def problem_record(trajectory: Trajectory, step: int) -> dict:
@@ -230,18 +257,6 @@ class Clock:
 
 # -------------------------------------------------------------------------------------------------- main
 
-TABLE = (  # metric, what it is
-    ("valid_rate", "valid problems, share of episodes"),
-    ("reward", "terminal reward, mean"),
-    ("hard_yield", "valid and solved by the prober in less than half of its tries"),
-    ("pass_rate", "pass rate of the valid problems"),
-    ("skills_kept", "skills in a valid problem"),
-    ("checked_rate", "episodes that submit what a check passed"),
-    ("edit_rate", "episodes that edit the skills"),
-    ("exec_calls", "programs run, per episode"),
-    ("tokens", "tokens, per episode"),
-)
-
 
 def before_and_after(world: World, model, config: Config, ranks: Ranks, phase: str) -> dict:
     """Evaluate once for each phase; a finished evaluation is found again. Returns its record for the table."""
@@ -249,13 +264,14 @@ def before_and_after(world: World, model, config: Config, ranks: Ranks, phase: s
     if not path.exists():
         trajectories, step = evaluate(world, model, config, ranks, phase), 0 if phase == "before" else config.steps
         if ranks.is_main:
-            checkpoint.write_json(path, {
+            write_json(path, {
                 "summary": summary(trajectories), "valid": [float(t.valid) for t in trajectories],
                 "reward": [t.reward for t in trajectories], "skills": [list(t.skills) for t in trajectories],
-                "transcripts": [{"phase": phase, "step": step} | transcript(world.tokenizer, t) for t in trajectories[:40]],
+                "transcripts": [
+                    {"phase": phase, "step": step} | transcript(world.tokenizer, t) for t in trajectories[:40]],
             })
         ranks.barrier()
-    return checkpoint.read_json(path)
+    return read_json(path)
 
 
 def print_table(before: dict, after: dict, ranks: Ranks) -> None:

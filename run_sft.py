@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ap import checkpoint
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, parse_config, run_main, save_config
+from ap.files import read_jsonl, write_json, write_jsonl
 from ap.judge import judge
 from ap.losses import sft_loss
 from ap.metrics import Metrics
@@ -33,7 +34,7 @@ from run_skills import build_skills
 
 
 def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None:
-    """Play expert episodes until enough of them pass V(q) = 1; write expert.jsonl and, with reasons, the rejected count.
+    """Play expert episodes until enough of them pass V(q) = 1; write expert.jsonl, and how often each reason was given.
 
     Episode number n depends on the seed and n only, so the result does not depend on the number of ranks.
     """
@@ -50,7 +51,8 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     while len(kept) < config.sft_trajectories:
         with ThreadPoolExecutor(max_workers=4) as pool:  # while one waits for its program, another writes
             mine = list(pool.map(play, ranks.share(range(number, number + round_size))))
-        judge([trajectory for _, trajectory in mine], world.committee, world.prober, set(), config, f"{config.seed}/expert")
+        judge([trajectory for _, trajectory in mine], world.tokenizer, world.committee, world.prober, set(), config,
+              f"{config.seed}/expert")
         everyone = sorted((pair for part in ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
         reasons.update(trajectory.reason for _, trajectory in everyone)
         kept += [trajectory for _, trajectory in everyone if trajectory.valid]
@@ -58,17 +60,18 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
         progress.update(min(len(kept), config.sft_trajectories) - progress.n)
     progress.close()
     if ranks.is_main:
-        checkpoint.write_jsonl(config.folder / "expert.jsonl", [t.to_dict() for t in kept[:config.sft_trajectories]])
-        checkpoint.write_json(config.folder / "expert_reasons.json", dict(reasons.most_common()))
+        write_jsonl(config.folder / "expert.jsonl", [t.to_dict() for t in kept[:config.sft_trajectories]])
+        write_json(config.folder / "expert_reasons.json", dict(reasons.most_common()))
     ranks.barrier()
     share = sum(t.valid for t in kept) / number
-    ranks.print(f"expert: {number} episodes, {share:.0%} valid and kept; reasons in {config.folder / 'expert_reasons.json'}")
+    ranks.print(f"expert: {number} episodes, {share:.0%} valid and kept; "
+                f"reasons in {config.folder / 'expert_reasons.json'}")
 
 
 def acquisition_trajectories(world: World, config: Config) -> list[Trajectory]:
     """The L_acq examples as trajectories of one message: the text is the observation, the skill's fields the action."""
     examples = []
-    for record in checkpoint.read_jsonl(config.folder / "acquisition.jsonl"):
+    for record in read_jsonl(config.folder / "acquisition.jsonl"):
         prompt = prompt_ids(world.tokenizer, [{"role": "user", "content": record["prompt"]}])
         written = encode(world.tokenizer, record["completion"] + STOP)
         mask = [0] * len(prompt) + [1] * len(written)
@@ -114,7 +117,7 @@ def build_reference(config: Config, ranks: Ranks) -> Path:
 def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     """Minimise L_SFT + acq_weight * L_acq, each a mean over its own action tokens."""
     tokenizer, folder = world.tokenizer, config.folder / "sft"
-    expert = [Trajectory.from_dict(record) for record in checkpoint.read_jsonl(config.folder / "expert.jsonl")]
+    expert = [Trajectory.from_dict(record) for record in read_jsonl(config.folder / "expert.jsonl")]
     extraction = acquisition_trajectories(world, config)
     found = checkpoint.latest(folder)
     start_from = found or config.model
@@ -122,7 +125,8 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     updater = Updater(model, ranks, lr=config.sft_lr, max_grad_norm=config.max_grad_norm)
     start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "sft_metrics.jsonl", start, ranks)
-    progress = tqdm(range(start, config.sft_steps), initial=start, total=config.sft_steps, desc="SFT", disable=not ranks.is_main)
+    progress = tqdm(range(start, config.sft_steps), initial=start, total=config.sft_steps, desc="SFT",
+                    disable=not ranks.is_main)
     for step in progress:
         losses, tokens = [], {}
         for name, data, size in (("sft", expert, config.sft_batch), ("acq", extraction, config.acq_batch)):

@@ -12,10 +12,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from ap import checkpoint, domains
+from ap import domains
 from ap.chat import build_tokenizer
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.env import INSTRUCTIONS, ONE_SHOT, Env
+from ap.files import write_jsonl
 from ap.ranks import Ranks
 from ap.skills import Document, Skill, acquire, acquisition_examples, read_corpus, write_library
 from ap.teacher import ScriptedTeacher
@@ -39,7 +40,7 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             documents = read_corpus(Path(config.corpus))
         else:
             records = domain.make_corpus(config.corpus_size, random.Random(f"{config.seed}/corpus"))
-            checkpoint.write_jsonl(config.folder / "corpus.jsonl", records)
+            write_jsonl(config.folder / "corpus.jsonl", records)
             documents = [Document.from_record(record, f"corpus.jsonl, line {n}") for n, record in enumerate(records, 1)]
         kept, rejected = acquire(ScriptedTeacher(domain), documents, config.tau_r)
         if not kept:
@@ -47,7 +48,7 @@ def build_skills(config: Config, ranks: Ranks) -> None:
                             f"the scripted teacher only reads problems of the domain {config.domain}; lower --tau_r or "
                             "give another --corpus")
         examples = acquisition_examples(kept, documents)
-        checkpoint.write_jsonl(
+        write_jsonl(
             config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
         if not config.model:
             texts = [document.text for document in documents] + [text for example in examples for text in example]

@@ -30,6 +30,7 @@ from ap.advantages import trajectory_advantages
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.evaluation import load_problems, read_correctness, write_correctness
+from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
@@ -37,7 +38,7 @@ from ap.prober import SOLVE
 from ap.ranks import Ranks
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
-from ap.world import World
+from ap.world import World, open_library
 from eval import (
     Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise,
 )
@@ -89,7 +90,7 @@ def write_random_problems(config: Config, taken: set[str]) -> None:
                 skills = world.curriculum.draw(rng)
             known.add(form)
             records.append({"question": question, "answer": verdict.answer, "skills": list(skills)})
-    checkpoint.write_jsonl(config.folder / "solver" / "random.jsonl", records)
+    write_jsonl(config.folder / "solver" / "random.jsonl", records)
 
 
 def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) -> list[dict]:
@@ -104,17 +105,19 @@ def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) 
 
 # -------------------------------------------------------------------------------------------------- start
 
+DRILL = "Calculate."
+
 
 def open_tokenizer(config: Config):
-    """The tokenizer of --model, or that of the run with the solver's instruction as one more token: 34 of a prompt's 70
-    would say the same in every prompt."""
+    """The tokenizer of --model, or that of the run with the solver's instructions as one token each: 34 of a prompt's
+    70 would say the same in every prompt."""
     if config.model:
         return load_tokenizer(config.model)
     if not (config.source / "tokenizer").is_dir():
         raise UserError(f"{config.source} holds no tokenizer yet: run run_skills.py for this --name first, or give "
                         "--model.")
     tokenizer = load_tokenizer(config.source / "tokenizer")
-    tokenizer.add_tokens([AddedToken(SOLVE.format(question=""), normalized=False)])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in (SOLVE.format(question=""), DRILL)])
     return tokenizer
 
 
@@ -158,12 +161,12 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
 
 
 def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str]) -> Trajectory:
-    """A worked solution of a random sound problem of one or two skills, as an episode: the solution is the action.
+    """A worked solution of a random sound problem of one to three skills, as an episode: the solution is the action.
 
     *Choice*: the problem's names become a random alphabetical choice of letters, so that the letters of longer problems
     are not new to the model.
     """
-    question = rename(draw_sound(domain, (1, 2), rng, taken), rng)
+    question = rename(draw_sound(domain, (1, 2, 3), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
     written = encode(tokenizer, domain.worked_solution(question) + STOP)
     return episode([(prompt, 0), (written, 1)])
@@ -179,7 +182,7 @@ def drill(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str], co
     while len(found) < count:
         solution = domain.worked_solution(draw_sound(domain, (1, 2), rng, taken))
         found += re.findall(r"(?:^|= )([^=.]+ [-+*/m][^=.]* = )(\d+\. )", solution)
-    parts = [(prompt_ids(tokenizer, [{"role": "user", "content": "Calculate."}]), 0)]
+    parts = [(prompt_ids(tokenizer, [{"role": "user", "content": DRILL}]), 0)]
     for calculation, result in found[:count]:
         parts += [(encode(tokenizer, calculation), 0), (encode(tokenizer, result), 1)]
     return episode(parts)
@@ -310,9 +313,9 @@ def evaluate(
                 summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
                 record[name] = summary | shares(attempts)
         if ranks.is_main:
-            checkpoint.write_json(path, record)
+            write_json(path, record)
         ranks.barrier()
-    return checkpoint.read_json(path)
+    return read_json(path)
 
 
 def print_results(config: Config, start: dict, end: dict) -> None:
@@ -350,6 +353,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start.")
     folder, domain = config.folder / "solver", domains.get(config.domain)
     tokenizer = open_tokenizer(config)
+    if (config.source / "skills").is_dir():
+        open_library(config)  # the user's own sentences
     with Ranks.start(config) as ranks:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
             save_config(dataclasses.replace(

@@ -53,8 +53,8 @@ def _tool(name: str, description: str, required: tuple[str, ...], **parameters: 
 
 
 TOOLS = {
-    "exec": _tool("exec", "Run Python. The draft lies in draft.txt, the active skills in skills.txt; their scripts can be imported.", ("code",),
-                  code="the program"),
+    "exec": _tool("exec", "Run Python. The draft lies in draft.txt, the active skills in skills.txt; "
+                  "their scripts can be imported.", ("code",), code="the program"),
     "edit": _tool("edit", "Change the active skills.", (), prune="skill to drop", replace="skill to drop for another",
                   by="skill to take instead"),
     "submit": _tool("submit", "Hand in the draft as the final problem. Ends the episode.", (),
@@ -155,7 +155,8 @@ SCAFFOLD = (
     "\n<|im_start|>user\n<tool_response>\n", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
     "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n", "<problem>", "</problem>", "\n",
     '<tool_call>\n{"name": "', '"}}\n</tool_call>', 'exec", "arguments": {"code": "', 'edit", "arguments": {"prune": "',
-    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"answer": "', 'submit", "arguments": {}}\n</tool_call>',
+    'edit", "arguments": {"replace": "', '", "by": "', 'submit", "arguments": {"answer": "',
+    'submit", "arguments": {}}\n</tool_call>',
 )
 
 
@@ -182,7 +183,8 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     numbers = [str(number) for number in range(10, 100)] * 2  # twice: a merge must be seen twice
-    tokenizer.train_from_iterator([*(piece for text in texts for piece in pattern.split(text) if piece), *numbers], trainer)
+    pieces = [piece for text in texts for piece in pattern.split(text) if piece]
+    tokenizer.train_from_iterator([*pieces, *numbers], trainer)
     tokenizer.add_tokens([AddedToken(phrase, normalized=False, single_word=phrase.isalpha()) for phrase in phrases])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, eos_token=STOP, pad_token="<|endoftext|>",

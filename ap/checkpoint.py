@@ -1,4 +1,4 @@
-"""Exact and atomic: checkpoints of a training run, and small files of JSON.
+"""Exact and atomic: the checkpoints of a training run.
 
 A checkpoint is an ordinary Hugging Face folder (`AutoModelForCausalLM.from_pretrained` opens it) with one more file,
 training_state.pt: the optimiser and whatever else the next step depends on. No random state is in it, because every
@@ -8,29 +8,21 @@ so a process killed at any moment leaves the last good version.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterable, Iterator
 
 import torch
 from safetensors import SafetensorError
 
-from ap.config import UserError
+from ap.files import UserError, sync, told_when_unwritable
 from ap.update import Updater
 
 STATE_FILE = "training_state.pt"
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-
-def save(
-    folder: Path, model, tokenizer, updater: Updater | None, state: dict, keep: int = 2
-) -> Path:
+def save(folder: Path, model, tokenizer, updater: Updater | None, state: dict, keep: int = 2) -> Path:
     """Write FOLDER/step-000123, 123 being state["step"], and delete all but the last `keep`. Returns its path.
 
     `state` holds JSON values only (numbers, strings, lists, dicts with string keys). Only one rank may call it; a
@@ -50,12 +42,12 @@ def save(
         record = {"updater": updater.state() if updater else None, "state": json.loads(json.dumps(state))}
         torch.save(record, temporary / STATE_FILE)
         for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         if path.exists():
             path.rename(replaced)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
         for old in (replaced, *_complete(path.parent)[:-keep]):
             shutil.rmtree(old, ignore_errors=True)
     return path
@@ -100,7 +92,8 @@ def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
-    return sorted((path for path in named if (path / STATE_FILE).is_file()), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in named if (path / STATE_FILE).is_file()]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _read_training_state(path: Path) -> dict:
@@ -109,81 +102,6 @@ def _read_training_state(path: Path) -> dict:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path / STATE_FILE} cannot be read ({_first_line(error)}): delete the folder {path} and run "
                         "again; an older checkpoint or the stage before will be used.") from error
-
-
-# ---------------------------------------------------------------------------------------------- files of JSON
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write one value, indented for people. Atomic: readers see the old file or the whole new one."""
-    _write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read one value. UserError, with the line, when the file is missing or not JSON."""
-    text = _read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); "
-                        "correct or delete the file.") from error
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write one value a line, atomically."""
-    _write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def read_jsonl(path: Path) -> list:
-    """Read one value a line; empty lines are passed over. UserError names the file and the line that is not JSON."""
-    records = []
-    for number, line in enumerate(_read_text(path).split("\n"), 1):  # not splitlines(): JSON strings may hold U+2028
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); "
-                                "each line must be one whole JSON value.") from error
-    return records
-
-
-def _write_text(path: Path, text: str) -> None:
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with told_when_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
-        os.replace(temporary, path)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; "
-                        "check the path, or run the stage that makes it.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk and not only in memory."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def told_when_unwritable(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write (no permission, disk full, no such folder) into a UserError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; "
-                        "make room or choose another folder with --out.") from error
 
 
 def _first_line(error: Exception) -> str:

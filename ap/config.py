@@ -8,22 +8,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import json
 import math
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
 
-
-
-class UserError(Exception):
-    """Bad input, told in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
+from ap.files import UserError, read_json, write_json
 
 
 def setting(default, help: str, choices: tuple | None = None):
-    return field(default=default, metadata={"help": help, "choices": choices})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
 @dataclass
@@ -35,7 +31,8 @@ class Config:
     seed: int = setting(0, "every random draw is keyed by it")
     domain: str = setting("mini", "what the problems are about", choices=("mini",))
     # --- the model
-    model: str = setting("", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")
+    model: str = setting(
+        "", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")
     device: str = setting("auto", "auto: cuda when there is one, else cpu", choices=("auto", "cpu", "cuda"))
     threads: int = setting(1, "CPU threads of each process; a model of mini's size gains nothing from more")
     dtype: str = setting("float32", "of weights and compute", choices=("float32", "bfloat16"))
@@ -63,7 +60,7 @@ class Config:
     one_shot: bool = setting(False, "ablation: the first message must be the submission")
     # --- stage 2: agentic SFT
     sft_trajectories: int = setting(2000, "expert trajectories to keep, all with V(q) = 1")
-    sft_steps: int = setting(2200, "optimiser updates")
+    sft_steps: int = setting(2600, "optimiser updates")
     sft_batch: int = setting(8, "trajectories an update")
     sft_lr: float = setting(3e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     sft_save_every: int = setting(300, "updates between checkpoints")
@@ -82,7 +79,8 @@ class Config:
     beta: float = setting(0.1, "R_theta = beta * log(pi_theta / pi_ref)")
     tau_pos: float = setting(1.0, "gate temperature for w > 0")
     tau_neg: float = setting(2.0, "gate temperature for w <= 0; larger closes faster")
-    gate: str = setting("asymmetric", "symmetric uses tau_pos for both signs", choices=("asymmetric", "symmetric", "off"))
+    gate: str = setting(
+        "asymmetric", "symmetric uses tau_pos for both signs", choices=("asymmetric", "symmetric", "off"))
     implicit_reward: bool = setting(True, "ablation: false drops R_theta from the zero-sum weight")
     placebo: bool = setting(False, "ablation: stage advantages permuted among the actions of a group")
     normalise_std: bool = setting(True, "divide advantages by the group's std, as the paper does")
@@ -92,7 +90,8 @@ class Config:
     # --- reward
     r_base: float = setting(1.0, "R_base: terminal reward of a valid problem")
     hardness: float = setting(1.0, "lambda: at most this much more for a hard one")
-    pass_rate: str = setting("rate", "rho as success rate of 16 attempts, or literal pass@16", choices=("rate", "passk"))
+    pass_rate: str = setting(
+        "rate", "rho as success rate of 16 attempts, or literal pass@16", choices=("rate", "passk"))
     prober_k: int = setting(16, "attempts of the prober at a problem (paper: 16)")
     prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
@@ -102,12 +101,13 @@ class Config:
     reference: str = setting("", "folder of another run whose stages 1 and 2 to start from, for paired comparisons")
     # --- solver
     solver_arm: str = setting(
-        "proposer", "what the solver learns from, and the name of its folder: proposer: solver_problems; random: as many "
-        "random problems of the domain; any other name: solver_problems")
+        "proposer", "what the solver learns from, and the name of its folder: proposer: solver_problems; random: as "
+        "many random problems of the domain; any other name: solver_problems")
     solver_problems: str = setting("", "JSONL of {question, answer}; empty: the problems that the run's proposer wrote")
     solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(1100, "updates on worked solutions, which make the start of a solver from scratch")
-    solver_sft_batch: int = setting(16, "examples an update: worked solutions and drills of their calculations, half and half")
+    solver_sft_batch: int = setting(
+        16, "examples an update: worked solutions and drills of their calculations, half and half")
     solver_sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     solver_steps: int = setting(64, "GRPO steps of the solver, one rollout and one update each")
     solver_groups: int = setting(32, "problems of a step, over all ranks")
@@ -132,9 +132,8 @@ class Config:
 # What differs from the defaults above, which are the preset `mini`. The two big ones need --model and GPUs; their
 # values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
-    "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0, "max_turns": 24,
-    "group_size": 8, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "beta": 0.1, "omega": 0.5,
-    "save_every": 10,
+    "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0,
+    "max_turns": 24, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "save_every": 10,
 }
 PRESETS: dict[str, dict] = {
     "mini": {},
@@ -164,8 +163,8 @@ _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "evaluation_after.json": ("the last evaluation", ("steps",)),
     "solver": ("the solver", (  # the same for all its arms, since only their data shall differ
         "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps", "solver_groups",
-        "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k", "normalise_std", "clip_low",
-        "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
+        "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k", "normalise_std",
+        "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
 }
 # What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
 _REFERENCE_STAGES = {
@@ -209,32 +208,21 @@ def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None
 
 
 def save_config(config: Config) -> None:
-    """Write OUT/NAME/config.json, atomically. Later scripts of the same run start from it."""
-    path = config.folder / "config.json"
-    temporary = path.with_name(".config.json.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --out.") from error
+    """Write OUT/NAME/config.json. Later scripts of the same run start from it."""
+    write_json(config.folder / "config.json", dataclasses.asdict(config))
 
 
 def load_config(folder: Path) -> Config:
     """Read the settings that a run was made with. UserError when FOLDER/config.json is missing or spoilt."""
     path = Path(folder) / "config.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; is {folder} the folder of a run?") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); correct it, or use another --name.") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise UserError(f"{path} does not hold settings; correct it, or use another --name.")
     fields = {field.name: field for field in dataclasses.fields(Config)}
     for name, value in record.items():
         if name not in fields:
-            raise UserError(f"{path}: unknown setting {name!r}{_close(name, fields)}; correct it or use another --name.")
+            raise UserError(f"{path}: unknown setting {name!r}{_close(name, fields)}; "
+                            "correct it or use another --name.")
         text = str(value).lower() if isinstance(value, bool) else str(value)
         record[name] = _convert(fields[name], text, f"{path}, {name}")
     return dataclasses.replace(_preset_config(record.get("preset", Config.preset), {}), **record)
@@ -252,52 +240,52 @@ def run_main(main: Callable[[list[str]], None]) -> None:
 
 def validate(config: Config) -> None:
     """UserError, one sentence, for the first value that makes no sense, by itself or beside the others."""
+    def need(holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise UserError(otherwise)
+
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        least = 0 if field.name in ("seed",) else 1
-        if field.type == "int" and value < least:
-            raise UserError(f"--{field.name} {value}: must be at least {least}.")
-        if field.type == "float" and not 0 <= value < math.inf:
-            raise UserError(f"--{field.name} {value}: must be a number of at least 0.")
-    for name in ("temperature", "tau_pos", "tau_neg", "mastery_eps", "exec_timeout", "max_grad_norm"):
-        if getattr(config, name) == 0:
-            raise UserError(f"--{name} 0: must be more than 0.")
-    for name in ("mastery_alpha", "tau_r", "prober_floor"):
-        if getattr(config, name) > 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be between 0 and 1.")
+        shown = f"--{field.name} {value}: must be"
+        if field.type == "int":
+            least = 0 if field.name == "seed" else 1
+            need(value >= least, f"{shown} at least {least}.")
+        if field.type == "float":
+            need(0 <= value < math.inf, f"{shown} a number of at least 0.")
+        if field.name in ("temperature", "tau_pos", "tau_neg", "mastery_eps", "exec_timeout", "max_grad_norm"):
+            need(value > 0, f"{shown} more than 0.")
+        if field.name in ("mastery_alpha", "tau_r", "prober_floor"):
+            need(value <= 1, f"{shown} between 0 and 1.")
 
-    if config.name in ("", ".", "..") or Path(config.name).name != config.name:
-        raise UserError(f"--name {config.name!r}: must be a plain folder name, without a path.")
-    if config.preset != "mini" and not config.model:
-        raise UserError(f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
-    if config.model and not (Path(config.model) / "config.json").is_file():
-        raise UserError(f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
-                        "download it first and give the folder's path.")
-    if not config.model and (config.heads % 2 or config.hidden_size % (2 * config.heads)):
-        raise UserError(f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and "
-                        "hidden_size a multiple of twice the heads.")
-    if config.skills_min > config.skills_max:
-        raise UserError(f"--skills_min {config.skills_min} is more than --skills_max {config.skills_max}.")
+    need(config.name not in ("", ".", "..") and Path(config.name).name == config.name,
+         f"--name {config.name!r}: must be a plain folder name, without a path.")
+    need(config.preset == "mini" or config.model != "",
+         f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
+    need(not config.model or (Path(config.model) / "config.json").is_file(),
+         f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
+         "download it first and give the folder's path.")
+    need(config.model != "" or (config.heads % 2 == 0 and config.hidden_size % (2 * config.heads) == 0),
+         f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and hidden_size a multiple "
+         "of twice the heads.")
+    need(config.skills_min <= config.skills_max,
+         f"--skills_min {config.skills_min} is more than --skills_max {config.skills_max}.")
 
     known = ("think", "exec", "edit", "submit")
     chosen = config.actions.split(",")
     for action in chosen:
-        if action not in known:
-            raise UserError(f"--actions: unknown action {action!r}{_close(action, known)}; "
-                            f"choose among {','.join(known)}.")
-    if "submit" not in chosen:
-        raise UserError(f"--actions {config.actions}: submit must be among them, or no episode can end well.")
+        need(action in known,
+             f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
+    need("submit" in chosen, f"--actions {config.actions}: submit must be among them, or no episode can end well.")
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
-    if config.group_size < 2:
-        raise UserError(f"--group_size {config.group_size}: must be at least 2, since a trajectory is compared "
-                        "with the others of its group.")
-    if config.groups % config.updates:
-        raise UserError(f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
+    need(config.group_size >= 2, f"--group_size {config.group_size}: must be at least 2, since a trajectory is "
+                                 "compared with the others of its group.")
+    need(config.groups % config.updates == 0,
+         f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
     per_update = config.groups // config.updates
-    if per_update < ranks:
-        raise UserError(f"--groups {config.groups} in --updates {config.updates} are {per_update} an update, for {ranks} "
-                        "ranks: use more groups, fewer updates or fewer processes.")
+    need(per_update >= ranks,
+         f"--groups {config.groups} in --updates {config.updates} are {per_update} an update, for {ranks} ranks: use "
+         "more groups, fewer updates or fewer processes.")
 
 
 class _Parser(argparse.ArgumentParser):

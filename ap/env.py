@@ -9,6 +9,8 @@ Stages are not a rigid machine. *Choice*: the stage follows what happened last:
     start -> draft; a new draft -> check; a check that passed -> finalize; a check that failed, a fault named in a
     reflection, an edit -> refine; anything else leaves the stage as it is.
 
+A check is any program of the agent; it has passed when it says of the draft what the domain's own exact check says.
+
 An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
 """
 from __future__ import annotations
@@ -26,7 +28,8 @@ DRAFT, CHECK, REFINE, FINALIZE = range(4)
 INSTRUCTIONS = """\
 You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
 Stages: draft, check, refine, finalize. You may go back.
-Write a draft between <problem> and </problem>. A message without a tool call is a reflection: `Sound.` or `Fault: skill.`
+Write a draft between <problem> and </problem>. \
+A message without a tool call is a reflection: `Sound.` or `Fault: skill.`
 Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit. Then submit it."""
 
 ONE_SHOT = """\
@@ -75,7 +78,8 @@ class Episode:
     skills: tuple[str, ...]  # K_t
     stage: int = DRAFT  # sigma_t
     draft: str | None = None
-    passed: str | None = None  # what the check of the current draft printed, when it passed
+    check: object = None  # what the domain's exact check says of the current draft and skills; hidden from the agent
+    passed: str | None = None  # what a program printed of the current draft, when the exact check says the same
     done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
@@ -116,10 +120,16 @@ class Episode:
         """A draft in a message, whatever else the message does. Facts name what the exact check of the domain says."""
         if message.draft is None:
             return {}
-        self.draft, self.passed, self.stage = message.draft, None, CHECK
-        check = self.env.domain.check(self.draft, self.skills)
-        state = {"ok": "sound", "unreadable": "unreadable"}.get(check.status, "faulty")
-        return {"draft": state, "fault": check.status, "repeated": self._again("draft", self.draft, check.status)}
+        self.draft, self.stage = message.draft, CHECK
+        self._look()
+        status = self.check.status
+        state = {"ok": "sound", "unreadable": "unreadable"}.get(status, "faulty")
+        return {"draft": state, "fault": status, "repeated": self._again("draft", self.draft, status)}
+
+    def _look(self) -> None:
+        """The draft or the skills have changed: what a program said before is void."""
+        self.check = self.env.domain.check(self.draft, self.skills) if self.draft is not None else None
+        self.passed = None
 
     def _again(self, *deed) -> bool:
         seen = deed in self.done
@@ -133,9 +143,9 @@ class Episode:
         facts["judged"] = None
         sound, fault = message.text.startswith(SOUND), message.text.startswith(FAULT)
         if self.draft is not None and (sound or fault):
-            check = self.env.domain.check(self.draft, self.skills)
             named = message.text.removeprefix(FAULT).strip(" .")
-            facts["judged"] = check.status == "ok" if sound else (check.status != "ok" and named == check.culprit)
+            is_sound = self.check.status == "ok"
+            facts["judged"] = is_sound if sound else (not is_sound and named == self.check.culprit)
             facts["repeated"] = self._again("reflection", self.draft, facts["judged"])
         if fault:
             self.stage = REFINE
@@ -148,12 +158,14 @@ class Episode:
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
         # A program may print the chat format's own tokens; as the environment's words they must stay text.
         output = lines[-1][:200].replace("<|", "< |") if lines else "(no output)"
-        facts |= {"status": result.status, "repeated": self._again("exec", code, self.draft), "output": output}
-        if result.status == "ok" and self.draft is not None and self.env.domain.passed(output):
-            self.passed, self.stage = output, FINALIZE
-        else:
-            self.stage = REFINE
-        return facts, output
+        # Any program can print what a check prints: its word counts only where the exact check says the same.
+        passed = (
+            result.status == "ok" and self.check is not None and self.check.status == "ok"
+            and self.env.domain.passed(output) and self.env.domain.answer_of(output) == self.check.answer
+        )
+        self.passed, self.stage = (output, FINALIZE) if passed else (self.passed, REFINE)
+        repeated = self._again("exec", code, self.draft)
+        return facts | {"status": result.status, "repeated": repeated, "output": output, "passed": passed}, output
 
     def _edit(self, message: Message) -> tuple[dict, str]:
         facts, arguments = self._take_draft(message), message.arguments
@@ -168,16 +180,17 @@ class Episode:
         if not legal:
             facts["in_conflict"] = False
             return facts, f"edit refused, at least {self.env.config.skills_min} known skills must stay"
-        culprit = self.env.domain.check(self.draft, self.skills).culprit if self.draft is not None else None
+        culprit = self.check.culprit if self.check is not None else None
         facts["in_conflict"] = old == culprit or self.env.domain.in_conflict(self.skills, old)
         self.skills = tuple(new if name == old else name for name in self.skills if replacing or name != old)
-        self.stage, self.passed = REFINE, None
+        self.stage = REFINE
+        self._look()
         return facts, self.env.describe(self.skills)
 
     def _submit(self, message: Message) -> tuple[dict, str]:
         facts = self._take_draft(message)
-        # Choice: what is handed in is the current draft, as one runs and hands in a file without typing it again, and its
-        # answer, if it is not stated, is the one that the last check of this draft printed.
+        # Choice: what is handed in is the current draft, as one runs and hands in a file without typing it again, and
+        # its answer, if it is not stated, is the one that the last check of this draft printed.
         found = self.env.domain.answer_of(self.passed) if self.passed is not None else None
         answer = message.arguments.get("answer", found or "").strip()
         if self.draft is not None:

@@ -1,6 +1,6 @@
 """Statistics of an evaluation, all from one problem x sample matrix of right and wrong answers.
 
-A `matrix` is a list of rows, one row a problem, one entry a sample: 1 or True is right. Nothing here runs a model.
+The matrix is a list of rows, one row a problem, one entry a sample: 1 or True is right. Nothing here runs a model.
 
 There are two sources of error: which samples were drawn, and which problems are in the set. More samples remove only
 the first. So every interval here resamples *problems*, and comparisons are paired: the same problems, difference by
@@ -9,19 +9,15 @@ difference.
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 from collections import Counter
 from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.config import UserError
-
-Matrix = Sequence[Sequence[float]]
+from ap.files import UserError, numbered_records, write_jsonl
 
 
 class Interval(NamedTuple):
@@ -35,22 +31,14 @@ class Interval(NamedTuple):
 # ----------------------------------------------------------------------------------------------- statistics
 
 
-def mean_at_k(matrix: Matrix) -> float:
-    """Eq. (mean@k): mean over problems of (right samples / samples). Raises ValueError for an empty matrix."""
-    return float(np.mean([np.mean(row) for row in _rows(matrix)]))
-
-
-def pass_at_k(matrix: Matrix, k: int) -> float:
-    """The chance that at least one of k samples is right, unbiased, mean over problems.
+def pass_at_k(correct: Sequence[float], k: int) -> float:
+    """The chance that at least one of k samples of a problem is right, unbiased.
 
     Eq. (pass@k): 1 - C(n - c, k) / C(n, k) = 1 - prod_{i = n-c+1}^{n} (1 - k / i),  1 where n - c < k
 
-    n = samples of the problem, c = right ones. Raises ValueError unless 1 <= k <= n for every problem.
+    n = samples of the problem, c = right ones. Raises ValueError unless 1 <= k <= n.
     """
-    return float(np.mean([_pass_at_k(len(row), int(sum(row)), k) for row in _rows(matrix)]))
-
-
-def _pass_at_k(n: int, c: int, k: int) -> float:
+    n, c = len(correct), int(sum(correct))
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} needs at least {k} samples of every problem, and one has {n}")
     if n - c < k:
@@ -58,53 +46,40 @@ def _pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - float(np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
 
 
-def maj_at_k(answers: Sequence[Sequence[str | None]], correct: Matrix) -> float:
-    """The share of problems whose most frequent answer is right: maj@k with all k samples of each row.
+def maj_at_k(answers: Sequence[str | None], correct: Sequence[float]) -> float:
+    """Whether the most frequent answer to a problem is right: maj@k with all its k samples.
 
-    answers[i][j] is the extracted answer behind correct[i][j]; None (nothing extracted) does not vote, and a problem
-    without votes is wrong. *Choice*: answers vote together when their text is the same. *Choice*: m answers that share
-    the first place count as the mean of their correctness, which is what a random choice among them gives on average;
+    answers[j] is the extracted answer behind correct[j]; None (nothing extracted) does not vote, and a problem without
+    votes is wrong. *Choice*: answers vote together when their text is the same. *Choice*: m answers that share the
+    first place count as the mean of their correctness, which is what a random choice among them gives on average;
     taking the first would depend on the order of the samples.
     """
-    pairs = zip(answers, _rows(correct), strict=True)
-    return float(np.mean([_majority(list(votes), list(row)) for votes, row in pairs]))
-
-
-def _majority(votes: list[str | None], row: list[float]) -> float:
-    if len(votes) != len(row):
-        raise ValueError(f"{len(votes)} answers, but {len(row)} judgements of them")
-    counts = Counter(vote for vote in votes if vote is not None)
+    if len(answers) != len(correct):
+        raise ValueError(f"{len(answers)} answers, but {len(correct)} judgements of them")
+    counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return 0.0
     first = max(counts.values())
-    winners = [vote for vote, count in counts.items() if count == first]
-    return sum(float(row[votes.index(winner)]) for winner in winners) / len(winners)
+    winners = [answer for answer, count in counts.items() if count == first]
+    return sum(float(correct[answers.index(winner)]) for winner in winners) / len(winners)
 
 
-def bootstrap_interval(
-    values: Sequence, statistic: Callable[[Sequence], float] | None = None, seed: int = 0, n: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap over problems.
+def bootstrap_interval(values: Sequence, seed: int = 0, n: int = 2000, level: float = 0.95) -> Interval:
+    """The mean over problems, with a percentile bootstrap interval over problems.
 
-    values: one entry a problem: a number, or the row of a matrix. statistic: of such a list; None: the mean, for
-    numbers or for rows (mean@k), much faster than any function. n: resamples. *Choice*: the percentile interval, for
+    Eq. (mean@k): mean over problems of (right samples / samples), where values are rows of a matrix
+
+    values: one entry a problem: a number, or the row of a matrix. n: resamples. *Choice*: the percentile interval, for
     it needs no assumption and can be explained in a line; it is a little narrow below some 20 problems.
     Raises ValueError for an empty list.
     """
     if len(values) == 0:
         raise ValueError("no problems to resample")
     rng = np.random.default_rng(seed)
-    if statistic is None:
-        means = np.array([np.mean(value) for value in values], dtype=np.float64)
-        draws = np.array([means[rng.integers(len(means), size=len(means))].mean() for _ in range(n)])
-        estimate = float(means.mean())
-    else:
-        count = len(values)
-        draws = np.array([statistic([values[i] for i in rng.integers(count, size=count)]) for _ in range(n)])
-        estimate = float(statistic(values))
+    means = np.array([np.mean(value) for value in values], dtype=np.float64)
+    draws = np.array([means[rng.integers(len(means), size=len(means))].mean() for _ in range(n)])
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high))
+    return Interval(float(means.mean()), float(low), float(high))
 
 
 def paired_difference(a: Sequence, b: Sequence, seed: int = 0, n: int = 2000, level: float = 0.95) -> Interval:
@@ -113,10 +88,7 @@ def paired_difference(a: Sequence, b: Sequence, seed: int = 0, n: int = 2000, le
     a[i] and b[i] belong to problem i: numbers, or rows of samples (the numbers of samples may differ).
     Raises ValueError when the lengths differ or are 0.
     """
-    if len(a) != len(b):
-        raise ValueError(f"not paired: {len(a)} problems against {len(b)}")
-    differences = [float(np.mean(x)) - float(np.mean(y)) for x, y in zip(a, b)]
-    return bootstrap_interval(differences, seed=seed, n=n, level=level)
+    return bootstrap_interval(_differences(a, b), seed, n, level)
 
 
 def sign_test(a: Sequence, b: Sequence) -> float:
@@ -127,18 +99,16 @@ def sign_test(a: Sequence, b: Sequence) -> float:
     Entries as in paired_difference; ties are left out, and without any win or loss p is 1. With 5 pairs p is never
     below 0.0625. Raises ValueError when the lengths differ.
     """
-    if len(a) != len(b):
-        raise ValueError(f"not paired: {len(a)} against {len(b)}")
-    differences = [float(np.mean(x)) - float(np.mean(y)) for x, y in zip(a, b)]
+    differences = _differences(a, b)
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     tail = sum(comb(wins + losses, i) for i in range(min(wins, losses) + 1))
     return min(1.0, 2 * tail / 2 ** (wins + losses))
 
 
-def _rows(matrix: Matrix) -> Matrix:
-    if len(matrix) == 0 or any(len(row) == 0 for row in matrix):
-        raise ValueError("need at least one problem, and at least one sample of each")
-    return matrix
+def _differences(a: Sequence, b: Sequence) -> list[float]:
+    if len(a) != len(b):
+        raise ValueError(f"not paired: {len(a)} problems against {len(b)}")
+    return [float(np.mean(x)) - float(np.mean(y)) for x, y in zip(a, b)]
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -156,14 +126,13 @@ class Row:
 
 def write_correctness(path: Path | str, rows: Iterable[Row]) -> None:
     """The problem x sample file, JSONL, from which every statistic above can be computed again."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+    write_jsonl(path, map(asdict, rows))
 
 
 def read_correctness(path: Path | str) -> list[Row]:
     """The rows of a file that write_correctness wrote. Raises UserError."""
     rows = []
-    for number, record in read_jsonl(path):
+    for number, record in numbered_records(path):
         try:
             correct = [int(bool(entry)) for entry in record["correct"]]
             row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct)
@@ -175,24 +144,6 @@ def read_correctness(path: Path | str) -> list[Row]:
                             "they must be parallel and not empty")
         rows.append(row)
     return rows
-
-
-def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict]]:
-    """(line number, object) for every line that is not blank. Raises UserError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({getattr(error, 'strerror', None) or error})") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); a JSONL file has one object a line") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: a {type(record).__name__}; every line must be an object {{...}}")
-        yield number, record
 
 
 QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "prompt")
@@ -210,7 +161,7 @@ def load_problems(
     missing, empty or nested field, two problems with one id, no problem at all.
     """
     problems, seen = [], set()
-    for number, record in read_jsonl(path):
+    for number, record in numbered_records(path):
         question_field = question_field or _first(record, QUESTION_FIELDS, path, number, "question_field")
         answer_field = answer_field or _first(record, ANSWER_FIELDS, path, number, "answer_field")
         problem = {"id": str(next((record[name] for name in ID_FIELDS if name in record), number))}
@@ -237,28 +188,3 @@ def _first(record: dict, names: Sequence[str], path: Path | str, number: int, se
             return name
     raise UserError(f"{path}, line {number}: none of the fields {', '.join(names)}; "
                     f"it has {', '.join(record) or 'none'}. Set {setting}")
-
-
-# -------------------------------------------------------------------------------------------- contamination
-
-
-def normal_form(text: str) -> str:
-    """A text as words and single signs in lower case, one blank between them: dressing does not hide a copy."""
-    return " ".join(re.findall(r"[^\W_]+|[^\w\s]", unicodedata.normalize("NFKC", text).casefold()))
-
-
-def ngrams(text: str, n: int) -> set[tuple[str, ...]]:
-    """All runs of n words and signs of the normal form."""
-    words = normal_form(text).split()
-    return {tuple(words[i:i + n]) for i in range(len(words) - n + 1)}
-
-
-def decontaminate(training: Sequence[str], test: Sequence[str], n: int = 13) -> list[int]:
-    """Indices of training questions that share their exact normal form or any n-gram with a test question.
-
-    Finds copies and near copies, not paraphrases. *Choice*: n = 13, the usual one; template-made problems share long
-    runs by construction, so for those pass a larger n, or compare the domain's canonical forms instead.
-    """
-    exact = {normal_form(question) for question in test}
-    grams = set().union(*(ngrams(question, n) for question in test))
-    return [i for i, question in enumerate(training) if normal_form(question) in exact or ngrams(question, n) & grams]

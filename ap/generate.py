@@ -1,26 +1,36 @@
 """The decoding engine: hand-written generation with a KV cache, for many conversations at once.
 
 Every conversation that is running owns one row of the cache. One function, `_forward`, feeds new tokens to some rows:
-a prompt, an environment's reply, or the one token that was just sampled. Rows come and go at any step:
+a prompt, an environment's reply, or the one token that was just sampled.
 
-    waiting  --a row is free-->  running: prefill, then one token a step  --stop token-->  on_stop(...)
-                                    ^                                                        |
-                                    +------------- the environment's tokens -----------------+---> ended
+    waiting  --a row is free-->  decoding: one token a step  --stop token-->  paused: reply(...) in a worker thread
+                                    ^                                            |
+                                    +----------- the environment's tokens -------+---> ended
 
-Row b holds `cached` tokens. New tokens are left-aligned and padded; a query at position p sees keys 0..p of its own
-row. What padding writes lies behind the row's end: never seen, and overwritten by the next tokens.
+So tools run while other rows decode. Rows come and go together, every PAUSE steps or when none decodes: the engine
+waits for the replies of all paused rows, fills free rows with new prompts, and prefills both. Which rows are computed
+together is thus decided by step counts and never by the clock: the same calls give the same bits.
+
+Decoding rows are the first of the cache, so that it is read as a slice: a row that pauses changes places. Row b holds
+`cached` tokens. New tokens are left-aligned and padded; a query at position p sees keys 0..p of its own row. What
+padding writes lies behind the row's end: never seen, and overwritten by the next tokens.
 """
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
 import torch
 
+from ap.config import UserError
+
 PREFILL_TOKENS = 8192  # padded tokens in one prefill pass; longer prompts go in pieces
+PAUSE = 8  # *choice*: decode steps after which paused rows return; longer batches more, and leaves more rows idle
+CACHE_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
 
 
 @dataclass
@@ -32,15 +42,20 @@ class Conversation:
     logprobs: list[float]  # of the sampled distribution; 0.0 where loss_mask is 0
     seed: str = ""
     stopped: str = ""  # "stop": sampled a stop token; "length": cut, for want of room or by max_turn_tokens
+    turn_start: int = 0  # where the policy's last message starts, or will start
 
     @classmethod
     def start(cls, prompt: Sequence[int], seed: str) -> "Conversation":
-        return cls(list(prompt), [0] * len(prompt), [0.0] * len(prompt), seed)
+        conversation = cls([], [], [], seed)
+        conversation.append(prompt, mask=0)
+        return conversation
 
     def append(self, ids: Sequence[int], mask: int, logprobs: Sequence[float] | None = None) -> None:
         self.ids += ids
         self.loss_mask += [mask] * len(ids)
         self.logprobs += logprobs or [0.0] * len(ids)
+        if not mask:
+            self.turn_start = len(self.ids)
 
 
 @dataclass
@@ -49,8 +64,8 @@ class _Row:
 
     conversation: Conversation
     uniforms: list[float]  # one random number a position: the token at position t is drawn with uniforms[t]
-    turn_start: int  # where the message that is being sampled starts
     cached: int = 0  # tokens in the cache: all but the last, before a decode step
+    reply: Future | None = None  # to the message that has stopped; None: not asked for yet
 
     @property
     def ids(self) -> list[int]:
@@ -63,21 +78,30 @@ class _Row:
 
 
 class Cache:
-    """Keys and values of all rows: for each layer two tensors (rows, kv heads, length, head dim)."""
+    """Keys and values of all rows: for each layer two tensors (rows, kv heads, length, head dim).
+
+    `rows`: how many there are, fewer than asked for if CACHE_BYTES hold no more.
+    """
 
     def __init__(self, model, rows: int, length: int):
         shape = model.config
         heads = shape.num_key_value_heads
         dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        row_bytes = 2 * shape.num_hidden_layers * heads * length * dim * model.dtype.itemsize
+        if row_bytes > CACHE_BYTES:
+            raise UserError(f"a conversation of {length} tokens needs {row_bytes / 2**30:.1f} GiB of KV cache, "
+                            f"more than the {CACHE_BYTES / 2**30:.1f} GiB there are; allow fewer tokens.")
+        self.rows = min(rows, CACHE_BYTES // row_bytes)
         # Zeros, since what lies behind a row's end is multiplied by a weight of 0, and 0 * NaN is NaN.
         self.keys, self.values = (
-            [torch.zeros(rows, heads, length, dim, dtype=model.dtype, device=model.device)
+            [torch.zeros(self.rows, heads, length, dim, dtype=model.dtype, device=model.device)
              for _ in range(shape.num_hidden_layers)] for _ in range(2))
 
     def aim(self, rows: Sequence[int], starts: Sequence[int], width: int) -> torch.Tensor:
         """Where the next forward writes: `width` tokens of each row, from its start on. Returns positions (B, width).
 
-        A query sees the keys at its own and earlier positions; the mask is built here, once for all layers.
+        A query sees the keys at its own and earlier positions. The mask is built here, once for all layers, as what is
+        added to a score: attention would turn booleans into that in each of them.
         """
         device, last = self.keys[0].device, self.keys[0].shape[2] - 1
         self.front = list(rows) == list(range(len(rows)))  # the first rows can be read as a slice, without a copy
@@ -87,7 +111,8 @@ class Cache:
         self.positions = (starts_column + torch.arange(width, device=device)).clamp(max=last)  # (B, width)
         self.seen = min(max(starts) + width, last + 1)  # keys that the longest of these rows has
         keys = torch.arange(self.seen, device=device)
-        self.mask = (keys <= self.positions.unsqueeze(2)).unsqueeze(1)  # (B, 1, width, seen)
+        hidden = (keys > self.positions.unsqueeze(2)).unsqueeze(1)  # (B, 1, width, seen)
+        self.mask = self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         return self.positions
 
     def extend(
@@ -97,14 +122,21 @@ class Cache:
         read = []
         for store, new in ((self.keys[layer], key), (self.values[layer], value)):
             store[self.index, :, self.positions] = new.transpose(1, 2)
-            rows = store[:len(new)] if self.front else store[self.index.squeeze(1)]
-            read.append(rows[:, :, :self.seen])
+            seen = store[:, :, :self.seen]
+            read.append(seen[:len(new)] if self.front else seen[self.index.squeeze(1)])
         return *read, self.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Give the first `length` tokens of one row to others."""
         for store in (*self.keys, *self.values):
             store[targets, :, :length] = store[source, :, :length]
+
+    def swap(self, a: int, b: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows. Through slices, which cost a third of an index."""
+        for store in (*self.keys, *self.values):
+            kept = store[a, :, :length].clone()
+            store[a, :, :length] = store[b, :, :length]
+            store[b, :, :length] = kept
 
 
 class Engine:
@@ -122,75 +154,83 @@ class Engine:
 
     @torch.no_grad()
     def run(
-        self, conversations: Sequence[Conversation],
-        on_stop: Callable[[list[Conversation]], list[list[int] | None]], max_turn_tokens: int | None = None,
-        progress=None,
+        self, conversations: Sequence[Conversation], reply: Callable[[Conversation], list[int] | None],
+        max_turn_tokens: int | None = None, workers: int = 4, progress=None,
     ) -> dict[str, float]:
         """Carry all conversations to their end, in place.
 
-        on_stop gets those that stopped in this step (`stopped` says why) and returns for each the environment's tokens
-        to go on with, or None: ended. Tokens that would leave no room for another are not appended: the conversation
-        ends as "length". A message of max_turn_tokens is cut as "length", too. The outcome of a conversation depends on
-        its own ids and seed (up to rounding); same calls, same results. `progress` (tqdm's) counts those that ended.
+        reply(conversation) is called in one of `workers` threads when a message has ended (`stopped` says why); it
+        returns the environment's tokens to go on with, or None: ended. Tokens that would leave no room for another are
+        not appended: the conversation ends as "length". A message of max_turn_tokens is cut as "length", too. The
+        outcome of a conversation depends on its own ids, seed and replies (up to rounding); same calls, same results.
+        `progress` (tqdm's) counts those that ended.
 
-        Returns {prefill, decode, env}_{tokens, seconds}.
+        Returns {prefill, decode, env}_{tokens, seconds}; env_seconds: what the engine waited for replies.
         """
-        clock = time.perf_counter
         stats = {f"{part}_{unit}": 0.0 for part in ("prefill", "decode", "env") for unit in ("tokens", "seconds")}
+
+        def timed(part: str, work: Callable[..., int], *arguments) -> None:
+            began = time.perf_counter()
+            stats[f"{part}_tokens"] += work(*arguments)
+            stats[f"{part}_seconds"] += time.perf_counter() - began
+
         waiting: deque[Conversation] = deque(conversations)
         rows: list[_Row] = []
         cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
-
-        while rows or waiting:
-            while waiting and len(rows) < self.max_rows:
-                conversation = waiting.popleft()
-                rows.append(_Row(conversation, self._uniforms(conversation.seed), turn_start=len(conversation.ids)))
-            full = [row for row in rows if len(row.ids) >= self.max_length]  # prompts that leave no room
-            for row in full:
-                row.conversation.stopped = "length"
-            stopped = full
-            if not full:
-                began = clock()
-                stats["prefill_tokens"] += self._prefill(cache, rows)
-                prefilled = clock()
-                stopped = self._decode(cache, rows, max_turn_tokens)
-                stats["decode_tokens"] += len(rows)
-                stats["prefill_seconds"] += prefilled - began
-                stats["decode_seconds"] += clock() - prefilled
-            if not stopped:
-                continue
-            began = clock()
-            replies = on_stop([row.conversation for row in stopped])
-            stats["env_seconds"] += clock() - began
-            ended = set()
-            for row, reply in zip(stopped, replies, strict=True):
-                if reply is not None and len(row.ids) + len(reply) < self.max_length:
-                    row.conversation.append(reply, mask=0)
-                    row.conversation.stopped = ""
-                    row.turn_start = len(row.ids)
-                    stats["env_tokens"] += len(reply)
-                    continue
-                if reply is not None:
-                    row.conversation.stopped = "length"
-                ended.add(id(row))
-            self._remove(cache, rows, ended)
-            if progress is not None:
-                progress.update(len(ended))
+        step = decoding = 0  # rows[:decoding] decode, the others are paused
+        tools = ThreadPoolExecutor(workers)
+        try:
+            while rows or waiting:
+                if step % PAUSE == 0 or not decoding:
+                    timed("env", self._take_replies, rows[decoding:])
+                    going = self._to_front(cache, rows)
+                    if progress is not None:
+                        progress.update(len(rows) - going)
+                    del rows[going:]
+                    while waiting and len(rows) < cache.rows:
+                        rows.append(self._join(waiting.popleft()))
+                    decoding = self._to_front(cache, rows)
+                    timed("prefill", self._prefill, cache, rows[:decoding])
+                if decoding:  # else all have ended, or the new prompts were too long
+                    timed("decode", self._decode, cache, rows[:decoding], max_turn_tokens)
+                step += 1
+                for row in rows:
+                    if row.conversation.stopped and row.reply is None:
+                        row.reply = tools.submit(reply, row.conversation)
+                decoding = self._to_front(cache, rows)
+        finally:
+            tools.shutdown(cancel_futures=True)  # after an error, replies that nobody awaits are not begun
         return stats
 
-    def _uniforms(self, seed: str) -> list[float]:
-        key = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1  # a generator takes 63 bits
-        generator = torch.Generator().manual_seed(key)
-        return torch.rand(self.max_length, generator=generator, dtype=torch.float64).tolist()
+    def _join(self, conversation: Conversation) -> _Row:
+        if len(conversation.ids) >= self.max_length:  # a prompt that leaves no room
+            conversation.stopped = "length"
+        digest = hashlib.sha256(conversation.seed.encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # it takes 63 bits
+        return _Row(conversation, torch.rand(self.max_length, generator=generator, dtype=torch.float64).tolist())
 
-    def _remove(self, cache: Cache, rows: list[_Row], ended: set[int]) -> None:
-        """Drop rows and keep the others at the front of the cache: the last row moves into each gap."""
-        for b in reversed(range(len(rows))):
-            if id(rows[b]) in ended:
-                last = rows.pop()
-                if b < len(rows):
-                    cache.copy(len(rows), [b], last.cached)
-                    rows[b] = last
+    def _take_replies(self, paused: list[_Row]) -> int:
+        """Wait for the replies and append them: who is still `stopped` then has ended. Returns the tokens appended."""
+        taken = 0
+        for row in paused:
+            ids, row.reply = row.reply.result(), None
+            if ids is not None and len(row.ids) + len(ids) < self.max_length:
+                row.conversation.append(ids, mask=0)
+                row.conversation.stopped = ""
+                taken += len(ids)
+            elif ids is not None:
+                row.conversation.stopped = "length"
+        return taken
+
+    def _to_front(self, cache: Cache, rows: list[_Row]) -> int:
+        """Let rows that have not stopped change places with stopped ones before them. Returns how many there are."""
+        count = sum(not row.conversation.stopped for row in rows)
+        gaps = [b for b in range(count) if rows[b].conversation.stopped]
+        fill = [b for b in range(count, len(rows)) if not rows[b].conversation.stopped]
+        for gap, b in zip(gaps, fill, strict=True):
+            cache.swap(gap, b, max(rows[gap].cached, rows[b].cached))
+            rows[gap], rows[b] = rows[b], rows[gap]
+        return count
 
     def _prefill(self, cache: Cache, rows: list[_Row]) -> int:
         """Bring every row's tokens into the cache, all but its last. New rows with the same prompt share the work."""
@@ -206,9 +246,9 @@ class Engine:
                 leaders.append(b)
         fed_tokens = 0
         while leaders:
-            leaders.sort(key=lambda b: rows[b].unfed)  # rows of like length together: little padding
+            leaders.sort(key=lambda b: rows[b].unfed)  # rows of like length together: at most half is padding
             width = min(rows[leaders[-1]].unfed, PREFILL_TOKENS)
-            batch = leaders[-max(1, PREFILL_TOKENS // width):]
+            batch = [b for b in leaders if 2 * rows[b].unfed > width][-max(1, PREFILL_TOKENS // width):]
             fed = [rows[b].ids[rows[b].cached:-1][:width] for b in batch]
             positions = cache.aim(batch, [rows[b].cached for b in batch], width)
             self._forward(cache, [ids + [0] * (width - len(ids)) for ids in fed], positions)
@@ -223,24 +263,21 @@ class Engine:
                 rows[b].cached = rows[leader].cached
         return fed_tokens
 
-    def _decode(self, cache: Cache, rows: list[_Row], max_turn_tokens: int | None) -> list[_Row]:
-        """Feed each row's last token and sample its next one. Returns the rows that have stopped."""
+    def _decode(self, cache: Cache, rows: list[_Row], max_turn_tokens: int | None) -> int:
+        """Feed each row's last token and sample its next one. Returns how many were sampled."""
         positions = cache.aim(range(len(rows)), [row.cached for row in rows], 1)
         hidden = self._forward(cache, [row.ids[-1:] for row in rows], positions)[:, -1]  # (B, H)
         logprobs = (self.head(hidden).float() / self.temperature).log_softmax(-1)  # (B, V)
         tokens = logprobs.argmax(-1) if self.greedy else _draw(logprobs, [row.uniforms[len(row.ids)] for row in rows])
         chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
-        stopped = []
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist()):
             row.cached += 1
             row.conversation.append([token], 1, [logprob])
             if token in self.stop_ids:
                 row.conversation.stopped = "stop"
-            elif len(row.ids) >= self.max_length or len(row.ids) - row.turn_start == max_turn_tokens:
+            elif len(row.ids) >= self.max_length or len(row.ids) - row.conversation.turn_start == max_turn_tokens:
                 row.conversation.stopped = "length"
-            if row.conversation.stopped:
-                stopped.append(row)
-        return stopped
+        return len(rows)
 
     def _forward(self, cache: Cache, ids: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (B, width, H) of new tokens whose place in the cache has been aimed at."""
@@ -267,5 +304,5 @@ def sample(
     conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     max_length = max(map(len, prompts), default=0) + max_new_tokens
     engine = Engine(model, stop_ids, max_rows, max_length, temperature, greedy)
-    engine.run(conversations, lambda stopped: [None] * len(stopped), max_new_tokens, progress)
+    engine.run(conversations, lambda conversation: None, max_new_tokens, progress=progress)
     return conversations

@@ -4,6 +4,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Sequence, Set
 
+from transformers import PreTrainedTokenizerBase
+
+from ap.chat import decode_message
 from ap.config import Config
 from ap.prober import Prober
 from ap.rewards import process_reward, terminal_reward
@@ -12,17 +15,19 @@ from ap.verifier import Committee
 
 
 def judge(
-    trajectories: Sequence[Trajectory], committee: Committee, prober: Prober, known: Set[str], config: Config, key: str
+    trajectories: Sequence[Trajectory], tokenizer: PreTrainedTokenizerBase, committee: Committee, prober: Prober,
+    known: Set[str], config: Config, key: str,
 ) -> None:
     """Fill in V(q), rho(q), r_T and every r_proc, in place.
 
-    `known` holds canonical forms of problems that do not count again. `key` seeds the prober's attempts. The prober sees
-    valid problems only: an invalid one earns 0 whatever its pass rate.
+    The committee reads the whole episode; the tokenizer makes it text. `known` holds canonical forms of problems that
+    do not count again. `key` seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0
+    whatever its pass rate.
     """
     for trajectory in trajectories:
         trajectory.valid, trajectory.reason = False, trajectory.outcome
         if trajectory.problem is not None:
-            judgement = committee.judge(trajectory.problem, known=known)
+            judgement = committee.judge(trajectory.problem, decode_message(tokenizer, trajectory.ids), known)
             trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
         for turn in trajectory.turns:
             turn.process_reward = process_reward(turn.action, turn.facts)

@@ -81,8 +81,8 @@ def mgpo_weights(
     logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, action_ids: Tensor, advantages: Tensor,
     groups: Tensor | Sequence[Hashable], beta: float, tau_pos: float, tau_neg: float,
     gate: str = "asymmetric", implicit_reward: bool = True,
-) -> tuple[Tensor, dict[str, float]]:
-    """w': the weight of every action in the MGPO loss, and statistics of the gate.
+) -> tuple[Tensor, Tensor]:
+    """w': the weight of every action in the MGPO loss, and what it was made of.
 
     Eq. (gated weight): w'(i,t) = sech^2( (tau/2) * (ratio(i,t) - 1) ) * w(i,t)
 
@@ -92,11 +92,9 @@ def mgpo_weights(
     signs; "off", w' = w. implicit_reward False: R_theta = 0 in w.
 
     *Choice*: w' is a constant for the gradient (hence no_grad). A gradient through w' leads to another policy than
-    pi_ref * exp(A / beta) / Z; a test shows it. w sums to 0 in a group, w' no longer does: weight_sum is the remainder.
+    pi_ref * exp(A / beta) / Z; a test shows it. w sums to 0 in a group, w' no longer does.
 
-    Returns w' (num_actions,) and the statistics: gate_pos, gate_neg: mean gate where w > 0, w <= 0 (1 where there is
-    none); gate_closed_pos, gate_closed_neg: share of those gates below 0.5; implicit_reward_abs: mean |R_theta|;
-    weight_sum: sum of w'.
+    Returns w' (num_actions,) and (3, num_actions), float64 on the CPU: w, gate and R_theta for weight_statistics.
     """
     num_actions = len(advantages)
     groups = groups.tolist() if isinstance(groups, Tensor) else groups
@@ -109,16 +107,24 @@ def mgpo_weights(
     gates = torch.ones_like(w)
     if gate != "off":
         gates = torch.from_numpy(gate_of(ratio, w, tau_pos, tau_pos if gate == "symmetric" else tau_neg))
-    gated = gates * w
+    return (gates * w).to(logprobs), torch.stack([w, gates, r_theta])
 
+
+def weight_statistics(actions: Tensor) -> dict[str, float]:
+    """Of w, gate and R_theta of all actions of an update, on all ranks: (3, num_actions), from mgpo_weights.
+
+    gate_pos, gate_neg: mean gate where w > 0, w <= 0 (1 where there is none); gate_closed_pos, gate_closed_neg: share
+    of those gates below 0.5; implicit_reward_abs: mean |R_theta|; weight_sum: sum of w', what the gate left over.
+    """
+    w, gates, r_theta = actions
     statistics = {}
     for sign, side in (("pos", w > 0), ("neg", w <= 0)):
         some = bool(side.any())
         statistics[f"gate_{sign}"] = gates[side].mean().item() if some else 1.0
         statistics[f"gate_closed_{sign}"] = (gates[side] < 0.5).double().mean().item() if some else 0.0
-    statistics["implicit_reward_abs"] = r_theta.abs().sum().item() / max(num_actions, 1)
-    statistics["weight_sum"] = gated.sum().item()
-    return gated.to(logprobs), statistics
+    statistics["implicit_reward_abs"] = r_theta.abs().sum().item() / max(len(r_theta), 1)
+    statistics["weight_sum"] = (gates * w).sum().item()
+    return statistics
 
 
 def mgpo_loss(logprobs: Tensor, action_ids: Tensor, weights: Tensor) -> Tensor:

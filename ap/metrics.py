@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Sequence
 
-from ap.checkpoint import read_jsonl, told_when_unwritable, write_jsonl
+from ap.files import read_jsonl, told_when_unwritable, write_jsonl
 from ap.ranks import Ranks
 
 
@@ -19,11 +19,10 @@ class Metrics:
     """
 
     def __init__(self, path: Path, resume_step: int = 0, ranks: Ranks = Ranks()):
-        self.path, self.last = Path(path), {}
-        with told_when_unwritable(self.path):
+        with told_when_unwritable(path):
             if ranks.is_main:
-                _drop_after(self.path, resume_step)
-            self.file = open(self.path if ranks.is_main else os.devnull, "a", encoding="utf-8")
+                _drop_after(path, resume_step)
+            self.file = open(path if ranks.is_main else os.devnull, "a", encoding="utf-8")
 
     def write(self, step: int, record: dict) -> None:
         """Write one line. NaN and infinity become null, because JSON has no word for them."""
@@ -32,17 +31,9 @@ class Metrics:
     def write_all(self, step: int, records: Sequence[dict]) -> None:
         """Write a line for each record, all of the same step."""
         for record in records:
-            self.last = _plain({"step": step} | record)
-            self.file.write(json.dumps(self.last, ensure_ascii=False, allow_nan=False) + "\n")
+            line = json.dumps(_plain({"step": step} | record), ensure_ascii=False, allow_nan=False)
+            self.file.write(line + "\n")
         self.file.flush()
-
-    def line(self, *fields: str) -> str:
-        """The last record's step and chosen fields, for the console."""
-        shown = [f"step {self.last.get('step')}"]
-        for name in fields:
-            value = self.last.get(name)
-            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
-        return "  ".join(shown)
 
     def close(self) -> None:
         self.file.close()

@@ -5,7 +5,6 @@ The pool is ordered from weak to strong; when the one in charge solves too littl
 from __future__ import annotations
 
 import random
-from collections import Counter
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, Mapping, Sequence
@@ -40,31 +39,18 @@ class ProgramSolver:
     name: str
     slip: float
     domain: ModuleType
-    weights: Mapping[str, float] | None = None
-
-    def success_probability(self, text: str) -> float:
-        """Eq. (product law). 0 for a text without an answer."""
-        if self.domain.check(text).answer is None:
-            return 0.0
-        probability = 1.0
-        for risk in self._risks(text):
-            probability *= 1 - risk
-        return probability
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         """k answers. The same problem, solver and key give the same answers."""
         answer = self.domain.check(problem.question).answer
-        risks = self._risks(problem.question)
+        kinds = self.domain.step_kinds(problem.question)
+        risks = [min(1.0, self.slip * STEP_WEIGHTS.get(kind, 1.0)) for kind in kinds]
         rng = random.Random(f"{seed_key}/{self.name}/attempt")
         answers = []
         for _ in range(k):
             wrong_steps = sum([rng.random() < risk for risk in risks])  # a list: every step takes its draw
             answers.append(answer if answer is not None and wrong_steps == 0 else _wrong(answer, rng))
         return answers
-
-    def _risks(self, text: str) -> list[float]:
-        weights = STEP_WEIGHTS if self.weights is None else self.weights
-        return [min(1.0, self.slip * weights.get(kind, 1.0)) for kind in self.domain.step_kinds(text)]
 
 
 def _wrong(answer: str | None, rng: random.Random) -> str:
@@ -92,12 +78,11 @@ class SampledSolver:
 
     name: str
     sample: Callable[[str, int, str], list[str]]
-    prompt: str = SOLVE
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         from ap.answers import extract_answer  # here: programs need no answer parser
 
-        replies = self.sample(self.prompt.format(question=problem.question), k, f"{seed_key}/{self.name}")
+        replies = self.sample(SOLVE.format(question=problem.question), k, f"{seed_key}/{self.name}")
         return [extract_answer(reply) or "" for reply in replies]
 
 
@@ -134,17 +119,16 @@ class Prober:
 
     def __init__(
         self, pool: Sequence[Attempter], k: int = 16, kind: str = "rate", window: int = 500, floor: float = 0.3,
-        smoothing: float = 0.5, same: Callable[[str, str], bool] = same_answer,
+        smoothing: float = 0.5,
     ):
         if not pool:
             raise ValueError("a prober needs at least one attempter")
         self.pool, self.k, self.kind, self.window, self.floor = list(pool), k, kind, window, floor
-        self.smoothing, self.same = smoothing, same
+        self.smoothing = smoothing
         self.level = 0  # index into the pool
         self.problems = 0  # observed so far
         self.ema: float | None = None
         self.pending: tuple[float, int] = (0.0, 0)  # sum and number of the rates of the unfinished window
-        self.switches: list[dict] = []  # what happened, for the log
 
     def pass_rates(self, problems: Sequence[Problem], seed_keys: Sequence[str]) -> list[float]:
         """rho(q) of each problem. The attempter is given the question alone."""
@@ -153,13 +137,12 @@ class Prober:
             attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
             if len(attempts) != self.k:
                 raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")
-            successes = sum(self.same(attempt, problem.answer) for attempt in attempts)
+            successes = sum(same_answer(attempt, problem.answer) for attempt in attempts)
             rates.append(pass_rate(successes, n=self.k, k=self.k, kind=self.kind))
         return rates
 
-    def observe(self, rates: Sequence[float]) -> bool:
-        """Take the pass rates of new problems, in their order. Returns True when a stronger prober has taken over."""
-        level = self.level
+    def observe(self, rates: Sequence[float]) -> None:
+        """Take the pass rates of new problems, in their order. A stronger prober may take over."""
         for rate in rates:
             self.problems += 1
             total, count = self.pending[0] + rate, self.pending[1] + 1
@@ -167,37 +150,18 @@ class Prober:
             if count == self.window:
                 self.pending = (0.0, 0)
                 self._look(total / count)
-        return self.level > level
 
     def _look(self, mean: float) -> None:
         self.ema = mean if self.ema is None else (1 - self.smoothing) * self.ema + self.smoothing * mean
         if self.ema < self.floor and self.level + 1 < len(self.pool):
-            self.switches.append({"problems": self.problems, "ema": self.ema, "level": self.level + 1})
             self.level, self.ema = self.level + 1, None
 
     def state(self) -> dict:
         """JSON-able; all that a resumed run needs."""
-        return {
-            "level": self.level, "problems": self.problems, "ema": self.ema, "pending": list(self.pending),
-            "switches": [dict(switch) for switch in self.switches],
-        }
+        return {"level": self.level, "problems": self.problems, "ema": self.ema, "pending": list(self.pending)}
 
     def load_state(self, state: Mapping) -> None:
         if not 0 <= state["level"] < len(self.pool):
             raise ValueError(f"prober {state['level']} of a pool of {len(self.pool)}")
         self.level, self.problems, self.ema = state["level"], state["problems"], state["ema"]
         self.pending = (float(state["pending"][0]), int(state["pending"][1]))
-        self.switches = [dict(switch) for switch in state["switches"]]
-
-
-def chance_rate(answers: Sequence[str], k: int = 16, kind: str = "rate") -> float:
-    """The pass rate of one who guesses from how often each answer occurs: the floor to print beside rho.
-
-    Eq. (chance floor): p(q) = (n_a - 1) / (n - 1), how many of the other problems share q's answer a; then the mean
-    of p ("rate") or of 1 - (1 - p)^k ("passk"). 0 for fewer than two answers.
-    """
-    if len(answers) < 2:
-        return 0.0
-    counts = Counter(answer.strip() for answer in answers)
-    shares = [(counts[answer.strip()] - 1) / (len(answers) - 1) for answer in answers]
-    return sum(p if kind == "rate" else 1 - (1 - p) ** k for p in shares) / len(shares)

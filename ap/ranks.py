@@ -38,8 +38,8 @@ class Ranks:
         if kind == "cuda" and not torch.cuda.is_available():
             raise UserError("--device cuda: PyTorch sees no GPU here; use --device cpu or a CUDA build of torch.")
         if kind == "cuda" and local_rank >= torch.cuda.device_count():
-            raise UserError(f"process {local_rank} of this machine has no GPU (PyTorch sees {torch.cuda.device_count()}); "
-                            "lower torchrun's --nproc_per_node.")
+            raise UserError(f"process {local_rank} of this machine has no GPU (PyTorch sees "
+                            f"{torch.cuda.device_count()}); lower torchrun's --nproc_per_node.")
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":
             torch.cuda.set_device(device)
@@ -81,14 +81,6 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
-
-    def broadcast(self, value: Any) -> Any:
-        """The main rank's value, on every rank."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

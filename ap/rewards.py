@@ -56,13 +56,13 @@ def process_reward(action: str, facts: dict) -> float:
                                                                             sound draft
                                     judged = False                     -1
                                     judged = None                       0   it claimed nothing
-                  repeated = True                               at most 0   the same draft or judgement earns nothing again
-        exec      status = "ok"                                        +1
+                  repeated = True                               at most 0   the same draft or judgement, not again
+        exec      status = "ok"                                        +1   it ran; what it printed is not looked at
                   status = "ok", repeated = True                        0   a program already run earns nothing again
                   any other status                                     -1
         edit      legal and in_conflict                                +1
                   otherwise                                            -1
-        submit    checked: what is submitted is what a check passed    +1
+        submit    checked: what is submitted is what a check passed    +1   which no program can forge (env.py)
                   otherwise                                            -1
         unusable                                                       -1
 

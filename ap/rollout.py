@@ -1,11 +1,10 @@
 """Roll out: engine + environment -> trajectories, token in and token out.
 
-The engine decodes all episodes together. When some of them finish a message, their actions are taken (programs run in
-sandbox processes, several at a time) and the replies go back to the engine as ids with loss mask 0.
+The engine decodes all episodes together. When one of them finishes a message, its action is taken in a thread of the
+engine's (programs run in sandbox processes) while others decode; the reply goes back as ids with loss mask 0.
 """
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Sequence
 
 from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id
@@ -20,14 +19,12 @@ class _Recorder:
 
     def __init__(self, env: Env, tokenizer, skills: tuple[str, ...], group: int, seed: str):
         self.episode, self.tokenizer, self.group, self.skills = Episode(env, skills), tokenizer, group, skills
-        ids = prompt_ids(tokenizer, env.messages(skills), env.tools)
-        self.conversation = Conversation(ids=ids, loss_mask=[0] * len(ids), logprobs=[0.0] * len(ids), seed=seed)
+        self.conversation = Conversation.start(prompt_ids(tokenizer, env.messages(skills), env.tools), seed)
         self.turns: list[Turn] = []
-        self.turn_start = len(ids)
 
     def take_action(self, text: str | None = None) -> list[int] | None:
         """Read the message that has just been written, act, and return the reply's ids (None: ended)."""
-        ids, start = self.conversation.ids, self.turn_start
+        ids, start = self.conversation.ids, self.conversation.turn_start
         if self.conversation.stopped == "length":  # cut in the middle of a message
             self.episode.outcome = "token_limit"
             if len(ids) > start:
@@ -37,11 +34,7 @@ class _Recorder:
             text = decode_message(self.tokenizer, ids[start:])
         action, stage, facts, reply = self.episode.step(text)
         self.turns.append(Turn(action, stage, start, len(ids), facts))
-        if reply is None:
-            return None
-        reply_ids = encode(self.tokenizer, reply)
-        self.turn_start = len(ids) + len(reply_ids)
-        return reply_ids
+        return None if reply is None else encode(self.tokenizer, reply)
 
     def trajectory(self) -> Trajectory:
         conversation = self.conversation
@@ -65,15 +58,9 @@ def roll_out(
     engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature)
     recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
     owner = {id(recorder.conversation): recorder for recorder in recorders}
-    with ThreadPoolExecutor(max_workers=4) as tools:
-
-        def on_stop(conversations: list[Conversation]) -> list[list[int] | None]:
-            waiting = [owner[id(conversation)] for conversation in conversations]
-            if len(waiting) == 1:
-                return [waiting[0].take_action()]
-            return list(tools.map(_Recorder.take_action, waiting))
-
-        stats = engine.run([recorder.conversation for recorder in recorders], on_stop, progress=progress)
+    stats = engine.run(
+        [recorder.conversation for recorder in recorders],
+        lambda conversation: owner[id(conversation)].take_action(), progress=progress)
     return [recorder.trajectory() for recorder in recorders], stats
 
 
@@ -85,21 +72,13 @@ def play_script(
     conversation = recorder.conversation
     while True:
         text = write(recorder.episode)
-        written = encode(tokenizer, text + STOP)
-        recorder.turn_start = len(conversation.ids)
-        _append(conversation, written, mask=1)
+        conversation.append(encode(tokenizer, text + STOP), mask=1)
         if len(conversation.ids) > max_tokens:
             conversation.stopped = "length"
         reply = recorder.take_action(text)
         if reply is None or len(conversation.ids) + len(reply) >= max_tokens:
             return recorder.trajectory()
-        _append(conversation, reply, mask=0)
-
-
-def _append(conversation: Conversation, ids: list[int], mask: int) -> None:
-    conversation.ids += ids
-    conversation.loss_mask += [mask] * len(ids)
-    conversation.logprobs += [0.0] * len(ids)
+        conversation.append(reply, mask=0)
 
 
 def transcript(tokenizer, trajectory: Trajectory) -> dict:

@@ -9,9 +9,7 @@ three levels:
 """
 from __future__ import annotations
 
-import json
 import math
-import os
 import random
 import re
 import shutil
@@ -21,7 +19,7 @@ from typing import Iterable, Mapping, Sequence
 
 import yaml
 
-from ap.config import UserError
+from ap.files import UserError, numbered_records, read_text, write_jsonl
 
 FIELDS = ("name", "category", "intent", "difficulty", "tool")  # required, each one line of text
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -85,7 +83,7 @@ def load_skill(folder: Path) -> Skill:
     """Read one package. Raises UserError that names the file, the line and the field."""
     folder = Path(folder)
     path = folder / "SKILL.md"
-    lines = _read_text(path).splitlines()
+    lines = read_text(path).splitlines()
     if not lines or lines[0].strip() != "---":
         raise UserError(f"{path}, line 1: a SKILL.md starts with a line `---`, then its YAML front matter")
     end = next((at for at, line in enumerate(lines) if at and line.strip() == "---"), None)
@@ -161,15 +159,6 @@ def write_skill(skill: Skill, folder: Path, scripts: Mapping[str, str] | None = 
     return package
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 # ---------------------------------------------------------------- corpus
 
 
@@ -196,22 +185,14 @@ def read_corpus(path: Path) -> list[Document]:
     path = Path(path)
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".md", ".txt") and file.is_file())
-        documents = [Document(_read_text(file), str(file)) for file in files]
+        documents = [Document(read_text(file), str(file)) for file in files]
         documents = [document for document in documents if document.text.strip()]
         if not documents:
             raise UserError(f"{path}: no text in .md or .txt files in this folder; give another corpus")
         return documents
     documents = []
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, record in numbered_records(path):
         where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON; a corpus file has one {{question, answer}} record a line") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: must be a record {{question, answer}}, not {type(record).__name__}")
         for name in ("question", "answer", "solution"):
             value = record.get(name, "" if name == "solution" else None)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and name == "answer":
@@ -291,18 +272,11 @@ def write_library(kept: Sequence[Candidate], rejected: Sequence[Candidate], fold
     folder.mkdir(parents=True, exist_ok=True)
     for candidate in kept:
         write_skill(candidate.skill, folder, candidate.scripts)
-    lines = []
-    for is_kept, candidates in ((True, kept), (False, rejected)):
-        lines += [
-            json.dumps({
-                "name": c.skill.name, "category": c.skill.category, "intent": c.skill.intent, "score": c.score,
-                "kept": is_kept, "why": c.why, "examples": len(c.examples),
-            }, ensure_ascii=False)
-            for c in candidates
-        ]
-    temporary = folder / ".candidates.jsonl.new"
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    os.replace(temporary, folder / "candidates.jsonl")
+    write_jsonl(folder / "candidates.jsonl", [
+        {"name": c.skill.name, "category": c.skill.category, "intent": c.skill.intent, "score": c.score,
+         "kept": is_kept, "why": c.why, "examples": len(c.examples)}
+        for is_kept, candidates in ((True, kept), (False, rejected)) for c in candidates
+    ])
 
 
 EXTRACT = "Extract a reasoning skill from this worked example."
@@ -375,10 +349,8 @@ class Curriculum:
             raise UserError(f"mastery_alpha must be in (0, 1] and mastery_eps above 0, not {alpha} and {eps}")
         self.sizes = tuple(sizes)
         if not self.sizes or min(self.sizes) < 1 or max(self.sizes) > len(library):
-            raise UserError(
-                f"skills_min and skills_max give sets of {list(self.sizes)} skills, and there are {len(library)} "
-                "skills; change them or add skills"
-            )
+            raise UserError(f"skills_min and skills_max give sets of {list(self.sizes)} skills, and there are "
+                            f"{len(library)} skills; change them or add skills")
         if sum(math.comb(len(library), size) for size in self.sizes) <= len(held_out):
             raise UserError("every set of skills is held out for evaluation; lower eval_sets or add skills")
         self.held_out, self.alpha, self.eps = held_out, alpha, eps
@@ -438,10 +410,8 @@ class Curriculum:
         """Raises UserError when the skills are not those that the state was saved with."""
         changed = set(state["successes"]) ^ set(self.successes) or set(state["mastery"]) ^ set(self.mastery)
         if changed:
-            raise UserError(
-                f"the skills have changed since the checkpoint ({', '.join(sorted(changed))}); restore them or start a "
-                "new run"
-            )
+            raise UserError(f"the skills have changed since the checkpoint ({', '.join(sorted(changed))}); restore "
+                            "them or start a new run")
         for name in ("mastery", "successes", "failures"):  # in our order of keys, which a JSON file need not keep
             own = getattr(self, name)
             own.update({key: float(state[name][key]) for key in own})

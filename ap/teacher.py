@@ -81,7 +81,8 @@ class ScriptedAuthor:
                 question = self.domain.draw_problem(episode.skills, rng)
                 return f"<problem>{question}</problem>\n{submit(episode, question)}"
             if episode.stage == DRAFT:
-                conflicts = [s for s in episode.skills if self.domain.in_conflict(episode.skills, s)] if foresees else []
+                conflicts = [
+                    s for s in episode.skills if self.domain.in_conflict(episode.skills, s)] if foresees else []
                 if conflicts and len(episode.skills) > self.env.config.skills_min:
                     return tool_call("edit", prune=rng.choice(conflicts))
                 return draft(episode)

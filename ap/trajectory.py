@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 STAGES = ("draft", "check", "refine", "finalize")  # sigma in the paper
-ACTIONS = ("think", "exec", "edit", "submit", "unusable")
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Problem:
 class Turn:
     """One action of the policy: one assistant message, taken in one stage."""
 
-    action: str  # one of ACTIONS
+    action: str  # think | exec | edit | submit | unusable
     stage: int  # index into STAGES: the stage shown in the observation o_t that the action answers
     start: int  # ids[start:end] are the sampled tokens of the action, its stop token included
     end: int

@@ -49,17 +49,14 @@ class Updater:
     *Choices* (the paper is silent): betas (0.9, 0.99), no weight decay.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, ranks: Ranks, lr: float, betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0, max_grad_norm: float = 1.0,
-    ):
+    def __init__(self, model: torch.nn.Module, ranks: Ranks, lr: float, max_grad_norm: float = 1.0):
         self.ranks, self.max_grad_norm, self.skipped_updates = ranks, max_grad_norm, 0
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.masters = [
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self.weights
         ]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=betas, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
 
     def step(
         self, losses: Iterable[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None

@@ -35,17 +35,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the committee says. `reason` is a short name that logs can count."""
+    """What the committee says."""
 
     valid: bool  # V(q)
     answer: str | None  # that the committee agreed on, where it did
-    reason: str
-    verdicts: tuple[Verdict, ...] = ()
-
-    @property
-    def outcome(self) -> str:
-        """valid | invalid | could not judge"""
-        return self.reason if self.reason in (VALID, COULD_NOT_JUDGE) else "invalid"
+    reason: str  # "valid", "could not judge", or a short name of what is wrong, which logs can count
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -78,21 +72,20 @@ class Committee:
     def __init__(
         self, verifiers: Sequence[Verifier], auditor: Verifier, program_check: Verifier | None = None,
         canonical: Callable[[str], str] = lambda text: " ".join(text.split()),
-        same: Callable[[str, str], bool] = same_answer,
     ):
-        """canonical: question -> one form for all of its renamings. same: are two answers equal?"""
+        """canonical: question -> one form for all of its renamings."""
         if len(verifiers) != 3:
             raise ValueError(f"a committee has three verifiers, not {len(verifiers)}")
         self.verifiers, self.auditor, self.program_check = list(verifiers), auditor, program_check
-        self.canonical, self.same = canonical, same
+        self.canonical = canonical
 
     def judge(self, problem: Problem, trace: str = "", known: Set[str] = frozenset()) -> Judgement:
         """V(q). trace: the proposer's whole episode as text. known: canonical forms that do not count again."""
-        verdicts = tuple(verifier.verify(problem, trace) for verifier in self.verifiers)
+        verdicts = [verifier.verify(problem, trace) for verifier in self.verifiers]
         answer, reason = self._vote(problem, trace, verdicts)
         if reason == VALID:
             reason = self._check(problem, trace, answer, known)
-        return Judgement(reason == VALID, answer, reason, verdicts)
+        return Judgement(reason == VALID, answer, reason)
 
     def _vote(self, problem: Problem, trace: str, verdicts: Sequence[Verdict]) -> tuple[str | None, str]:
         """Conditions 1 to 3: (answer, reason)."""
@@ -105,7 +98,7 @@ class Committee:
         blocking = [verdict for verdict in verdicts if verdict.vote is not None and verdict.reason in BLOCKING]
         if blocking:
             return None, _commonest(blocking)
-        if all(self.same(answer, answers[0]) for answer in answers[1:]):
+        if all(same_answer(answer, answers[0]) for answer in answers[1:]):
             return answers[0], VALID
         audit = self.auditor.verify(problem, trace)
         if audit.vote is None:
@@ -113,7 +106,7 @@ class Committee:
         if audit.reason in BLOCKING:
             return None, audit.reason
         if audit.vote == 1 and audit.answer is not None:
-            sided = [answer for answer in answers if self.same(answer, audit.answer)]
+            sided = [answer for answer in answers if same_answer(answer, audit.answer)]
             if sided:
                 return sided[0], VALID
         return None, "disagreement"
@@ -126,9 +119,9 @@ class Committee:
                 return COULD_NOT_JUDGE
             if checked.vote == 0:
                 return checked.reason or "invalid"
-            if checked.answer is not None and not self.same(checked.answer, answer):
+            if checked.answer is not None and not same_answer(checked.answer, answer):
                 return "disagreement"
-        if not self.same(problem.answer, answer):
+        if not same_answer(problem.answer, answer):
             return "wrong answer"
         return "known problem" if self.canonical(problem.question) in known else VALID
 

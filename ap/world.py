@@ -6,41 +6,42 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap import domains
-from ap.checkpoint import read_jsonl
 from ap.config import Config, UserError
-from ap.domains import mini_checks
 from ap.env import Env
+from ap.files import read_jsonl
 from ap.prober import Prober, program_pool
 from ap.sandbox import Sandbox
-from ap.skills import Curriculum, load_library, split_skill_sets
+from ap.skills import Curriculum, Skill, load_library, split_skill_sets
 from ap.verifier import program_committee
+
+
+def open_library(config: Config) -> tuple[dict[str, Skill], tuple[str, ...]]:
+    """The acquired skills and the user's own, now known to the domain; and the modules of theirs that programs need."""
+    own = [Path(config.skills)] if any(Path(config.skills).glob("*/SKILL.md")) else []
+    if not own and config.skills != Config.skills:
+        raise UserError(f"--skills {config.skills}: no package there; a skill is a folder NAME with a SKILL.md in it")
+    library = load_library([config.source / "skills", *own])
+    return library, domains.get(config.domain).learn({skill.name: skill.folder for skill in library.values()})
 
 
 class World:
     """A context manager, since the sandbox behind it is a process.
 
-    `eval_sets` are the fixed skill sets that training never draws; `known` the canonical forms of the corpus's problems,
-    which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after are measured
-    by the same one.
+    `eval_sets` are the fixed skill sets that training never draws; `known` the canonical forms of the corpus's
+    problems, which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after
+    are measured by the same one.
     """
 
     def __init__(self, config: Config):
         self.domain = domain = domains.get(config.domain)
-        own = [Path(config.skills)] if any(Path(config.skills).glob("*/SKILL.md")) else []
-        if not own and config.skills != Config.skills:
-            raise UserError(f"--skills {config.skills}: no package there; a skill is a folder NAME with a SKILL.md in it")
-        self.library = load_library([config.source / "skills", *own])
-        for skill in self.library.values():
-            if skill.name not in domain.SKILLS:
-                raise UserError(f"{skill.folder}: the domain {config.domain} cannot check a skill {skill.name!r}, so every "
-                                f"problem with it would be invalid; it knows {', '.join(domain.SKILLS)}")
+        self.library, modules = open_library(config)
         scripts = [skill.scripts for skill in self.library.values() if skill.scripts.is_dir()]
-        self.sandbox = Sandbox([*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=domain.PRELOAD)
+        self.sandbox = Sandbox(
+            [*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=(*domain.PRELOAD, *modules))
         self.env = Env(domain, self.library, self.sandbox, config)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)
-        self.committee = program_committee(
-            tuple(mini_checks.SOLVERS.values()), mini_checks.second_audit, domain.check, domain.canonical)
+        self.committee = program_committee(domain.VERIFIERS, domain.AUDITOR, domain.check, domain.canonical)
         pool = program_pool(domain)
         self.prober = Prober(pool, config.prober_k, config.pass_rate, config.prober_window, config.prober_floor)
         self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", config.prober_window, 0.0)

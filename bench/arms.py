@@ -2,10 +2,10 @@
 
     python bench/arms.py --reference runs/mini --out runs/arms --seeds 5 --jobs 2 [any setting of run_mgpo.py]
 
-All arms of a seed share pi_ref, the skill draws of a step as far as the curriculum's state agrees, the number of rollouts
-and updates, and the evaluation's skill sets and random keys. Finished runs are found again. Prints, and writes to
-OUT/arms.json, for every arm and seed the valid rate and the mean terminal reward before and after on the fixed skill sets,
-and between arms the difference paired by seed with a bootstrap interval over seeds and an exact sign test.
+All arms of a seed share pi_ref, the skill draws of a step as far as the curriculum's state agrees, the number of
+rollouts and updates, and the evaluation's skill sets and random keys. Finished runs are found again. Prints, and writes
+to OUT/arms.json, for every arm and seed the valid rate and the mean terminal reward before and after on the fixed skill
+sets, and between arms the difference paired by seed with a bootstrap interval over seeds and an exact sign test.
 """
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.evaluation import paired_difference, sign_test  # noqa: E402
 
-ARMS = {
+ARMS = {  # each algorithm with the best of the learning rates that were tried (RESULTS.md)
     "mgpo": [],
     "mgpo-no-stage": ["--omega", "0"],
-    "grpo": ["--algorithm", "grpo"],
+    "grpo": ["--algorithm", "grpo", "--lr", "5e-4"],
     "mgpo-placebo": ["--placebo", "true"],
+    "mgpo-no-gate": ["--gate", "off"],
+    "mgpo-symmetric-gate": ["--gate", "symmetric"],
+    "mgpo-no-implicit-reward": ["--implicit_reward", "false"],
+    "mgpo-no-edit": ["--actions", "think,exec,submit"],
+    "mgpo-no-exec": ["--actions", "think,edit,submit"],
+    "mgpo-one-shot": ["--one_shot", "true"],
 }
 
 
@@ -33,10 +39,12 @@ def run(arm: str, seed: int, options: argparse.Namespace, extra: list[str]) -> d
     """One run as a subprocess with one thread; its numbers before and after."""
     folder = Path(options.out) / f"{arm}-{seed}"
     if not (folder / "evaluation_after.json").exists():
-        command = [sys.executable, str(ROOT / "run_mgpo.py"), "--out", options.out, "--name", f"{arm}-{seed}", "--reference",
-                   options.reference, "--seed", str(seed), *ARMS[arm], *extra]
+        command = [
+            sys.executable, str(ROOT / "run_mgpo.py"), "--out", options.out, "--name", f"{arm}-{seed}",
+            "--reference", options.reference, "--seed", str(seed), *ARMS[arm], *extra]
         with open(f"{folder}.log", "w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT,
+                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     record = {"arm": arm, "seed": seed}
     for phase in ("before", "after"):
         evaluation = json.loads((folder / f"evaluation_{phase}.json").read_text())
@@ -75,7 +83,8 @@ def main() -> None:
         for name in ("after/valid_rate", "after/reward"):
             difference, low, high = paired_difference(column(first, name), column(second, name), seed=0)
             p = sign_test(column(first, name), column(second, name))
-            print(f"{first} - {second}, {name}: {difference:+.3f} [{low:+.3f}, {high:+.3f}] over seeds, sign test p = {p:.3f}")
+            print(f"{first} - {second}, {name}: {difference:+.3f} [{low:+.3f}, {high:+.3f}] over seeds, "
+                  f"sign test p = {p:.3f}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from ap.world import World
 
 torch.set_num_threads(1)
 
-TINY = Config(name="tiny", device="cpu", corpus_size=120, hidden_size=32, layers=2, heads=2, intermediate_size=64, eval_sets=8)
+TINY = Config(
+    name="tiny", device="cpu", corpus_size=120, hidden_size=32, layers=2, heads=2, intermediate_size=64, eval_sets=8)
 
 
 class FakeSandbox:
@@ -41,7 +42,8 @@ class FakeSandbox:
 def tiny(tmp_path_factory):
     """The settings of a run folder with a small library and tokenizer. Do not write into it: see `own_tiny`."""
     config = replace(TINY, out=str(tmp_path_factory.mktemp("runs")))
-    run_skills.main(["--out", config.out, "--name", config.name, "--skills", config.skills, "--corpus_size", "120", "--device", "cpu"])
+    run_skills.main(["--out", config.out, "--name", config.name, "--skills", config.skills, "--corpus_size", "120",
+                     "--device", "cpu"])
     return config
 
 

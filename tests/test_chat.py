@@ -44,7 +44,8 @@ def test_appending_equals_rendering(tokenizer, template, rounds):
 
     messages, appended = list(START), render(START)
     for written, answer, to_tool in EXCHANGE[:rounds]:
-        messages += [{"role": "assistant", "content": written}, {"role": "tool" if to_tool else "user", "content": answer}]
+        messages += [
+            {"role": "assistant", "content": written}, {"role": "tool" if to_tool else "user", "content": answer}]
         appended += written + STOP + reply_text(answer, to_tool)
     assert appended == render(messages)
 
@@ -54,7 +55,8 @@ def test_ids_of_the_prompt_are_the_template_s_text(tokenizer):
     text = tokenizer.decode(ids)
     assert text.startswith("<|im_start|>system\nYou write problems.\n\n# Tools\n")
     assert text.endswith("Active skills: shift<|im_end|>\n<|im_start|>assistant\n")
-    assert [json.loads(line)["function"]["name"] for line in text.split("<tools>\n")[1].split("\n</tools>")[0].split("\n")] == [
+    listed = text.split("<tools>\n")[1].split("\n</tools>")[0].split("\n")
+    assert [json.loads(line)["function"]["name"] for line in listed] == [
         "exec", "submit"]
     assert "# Tools" not in tokenizer.decode(prompt_ids(tokenizer, START))
 
@@ -78,7 +80,8 @@ def call(text):
     ("<think><problem>no</problem></think>Sound.", ("Sound.", None, None, None, "")),
     (tool_call("submit", answer="7"), ("", None, "submit", {"answer": "7"}, "")),
     ("Now.\n" + tool_call("exec", code=PROGRAM), ("Now.", None, "exec", {"code": PROGRAM}, "")),
-    ("<problem>q</problem>" + tool_call("submit", answer="7"), ("<problem>q</problem>", "q", "submit", {"answer": "7"}, "")),
+    ("<problem>q</problem>" + tool_call("submit", answer="7"),
+     ("<problem>q</problem>", "q", "submit", {"answer": "7"}, "")),
     (tool_call("edit", replace="a", by="b"), ("", None, "edit", {"replace": "a", "by": "b"}, "")),
     (tool_call("edit"), ("", None, "edit", {}, "")),  # readable; the environment refuses it
     # a <problem> inside of a program is not a draft
@@ -95,8 +98,9 @@ def test_what_can_be_read(text, expected):
     (tool_call("submit", answer="7") * 2, "several tool calls"),
     (call(""), "tool call is not JSON"), (call("{'name': 'exec'}"), "tool call is not JSON"),
     (call('{"name": "exec",'), "tool call is not JSON"), (call("[" * 100_000), "tool call is not JSON"),
-    (call("[]"), "unknown tool"), (call("1"), "unknown tool"), (call("{}"), "unknown tool"), (call("null"), "unknown tool"),
-    (call('{"name": "rm", "arguments": {}}'), "unknown tool"), (call('{"name": ["exec"], "arguments": {}}'), "unknown tool"),
+    (call("[]"), "unknown tool"), (call("1"), "unknown tool"), (call("{}"), "unknown tool"),
+    (call("null"), "unknown tool"), (call('{"name": "rm", "arguments": {}}'), "unknown tool"),
+    (call('{"name": ["exec"], "arguments": {}}'), "unknown tool"),
     (call('{"name": "exec"}'), "bad arguments"), (call('{"name": "exec", "arguments": "print(1)"}'), "bad arguments"),
     (call('{"name": "exec", "arguments": {}}'), "bad arguments"),
     (call('{"name": "exec", "arguments": {"code": 1}}'), "bad arguments"),
@@ -176,7 +180,8 @@ def test_a_small_number_and_a_name_are_one_token_each(tokenizer):
     assert [piece for piece in pieces if len(piece) == 1 and piece.isalpha()] == list("bacdbc")
     for word in (*map(str, range(100)), *string.ascii_lowercase):
         assert len(encode(tokenizer, word)) == 1, word
-        assert encode(tokenizer, f"{word} is")[0] == encode(tokenizer, f"than {word}.")[-2] == encode(tokenizer, word)[0], word
+        first, inside = encode(tokenizer, f"{word} is")[0], encode(tokenizer, f"than {word}.")[-2]
+        assert first == inside == encode(tokenizer, word)[0], word
 
 
 def test_the_format_costs_few_tokens(tokenizer):
@@ -187,7 +192,8 @@ def test_the_format_costs_few_tokens(tokenizer):
 
 
 def test_the_stop_token(tokenizer):
-    assert encode(tokenizer, "Sound." + STOP)[-1] == stop_id(tokenizer) == tokenizer.eos_token_id != tokenizer.pad_token_id
+    last = encode(tokenizer, "Sound." + STOP)[-1]
+    assert last == stop_id(tokenizer) == tokenizer.eos_token_id != tokenizer.pad_token_id
     assert decode_message(tokenizer, encode(tokenizer, "Sound." + STOP)) == "Sound."
     assert decode_message(tokenizer, encode(tokenizer, "Sound.")) == "Sound."  # cut before it could stop
 

@@ -33,15 +33,17 @@ def test_draft_check_submit(make_env):
     """The straight road: each stage is the one that the action answers, not the one that it leads to."""
     env = make_env()
     episode, steps = play(env, draft(SOUND), CHECK_IT, tool_call("submit", answer="11"))
-    assert [(action, stage) for action, stage, _, _ in steps] == [("think", DRAFT), ("exec", CHECK), ("submit", FINALIZE)]
+    assert [step[:2] for step in steps] == [("think", DRAFT), ("exec", CHECK), ("submit", FINALIZE)]
     assert rewards(steps) == [1, 1, 1]
     assert episode.outcome == "submitted"
     assert episode.problem == Problem(SOUND, "11", K, "mini")
     assert steps[0][3] == "\n<|im_start|>user\nstage: check<|im_end|>\n<|im_start|>assistant\n"
     assert steps[1][3] == (
-        "\n<|im_start|>user\n<tool_response>\nok: 11\nstage: finalize\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
+        "\n<|im_start|>user\n<tool_response>\nok: 11\nstage: finalize\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n")
     assert steps[2][3] is None
-    assert env.sandbox.calls == [(mini.CHECK_PROGRAM, env.config.exec_timeout, {"draft.txt": SOUND, "skills.txt": "shift\nshare"})]
+    files = {"draft.txt": SOUND, "skills.txt": "shift\nshare"}
+    assert env.sandbox.calls == [(mini.CHECK_PROGRAM, env.config.exec_timeout, files)]
 
 
 def test_back_and_forth(make_env):
@@ -66,7 +68,8 @@ def test_what_leaves_the_stage_as_it_is(make_env):
 @pytest.mark.parametrize("before, text, judged", [
     (FRACTION, "Fault: share.", True), (FRACTION, "Fault: shift.", False), (FRACTION, "Sound.", False),
     (SOUND, "Sound.", True), (SOUND, "Fault: share.", False), (NO_SHARE, "Fault: share.", True),  # the missing skill
-    (FRACTION, "Perhaps share.", None), (FRACTION, "It is Sound.", None), (None, "Sound.", None), (None, "Fault: share.", None),
+    (FRACTION, "Perhaps share.", None), (FRACTION, "It is Sound.", None), (None, "Sound.", None),
+    (None, "Fault: share.", None),
 ])
 def test_a_reflection_is_judged_by_the_exact_check(make_env, before, text, judged):
     _, steps = play(make_env(), *([draft(before)] if before else []), text)
@@ -89,13 +92,14 @@ def test_a_draft_is_judged_by_the_exact_check(make_env, text, facts, reward):
 
 def test_nothing_is_paid_twice(make_env):
     """Writing the same sound draft, or passing the same judgement, over and over once earned +1 each time."""
-    _, steps = play(make_env(), draft(SOUND), draft(SOUND), "Sound.", "Sound. Indeed.", CHECK_IT, CHECK_IT, "Fault: share.",
-                    "Fault: share.", draft(SOUND.replace("24", "27")), draft(SOUND))
+    _, steps = play(make_env(), draft(SOUND), draft(SOUND), "Sound.", "Sound. Indeed.", CHECK_IT, CHECK_IT,
+                    "Fault: share.", "Fault: share.", draft(SOUND.replace("24", "27")), draft(SOUND))
     assert rewards(steps) == [1, 0, 1, 0, 1, 0, -1, -1, 1, 0]
 
 
 def test_a_draft_that_an_edit_makes_sound_is_paid(make_env):
-    _, steps = play(make_env(skills_min=1), draft(NO_SHARE), tool_call("edit", prune="share"), draft(NO_SHARE), draft(NO_SHARE))
+    _, steps = play(make_env(skills_min=1), draft(NO_SHARE), tool_call("edit", prune="share"), draft(NO_SHARE),
+                    draft(NO_SHARE))
     assert rewards(steps) == [0, 1, 1, 0]
 
 
@@ -127,6 +131,29 @@ def test_exec_without_a_draft_passes_nothing(make_env):
     episode, _ = play(env, tool_call("exec", code="print('ok: 11')"))
     assert episode.passed is None and episode.stage == REFINE
     assert env.sandbox.calls[0][2] == {"draft.txt": "", "skills.txt": "shift\nshare"}
+
+
+@pytest.mark.parametrize("text, printed", [
+    (SOUND, "ok: 5"), (SOUND, "ok: 11 "), (FRACTION, "ok: 15"), (NO_SHARE, "ok: 31"), (SOUND, "ok: "), ("", "ok: 5"),
+])
+def test_a_program_cannot_forge_a_check(make_env, text, printed):
+    """`print("ok: 5")` once passed any draft and made its submission count as checked. Now it has to be true."""
+    env = make_env(SandboxResult(f"{printed}\n", "", "ok", 0, 0.1))
+    code = f"print({printed!r})"
+    episode, steps = play(env, draft(text), tool_call("exec", code=code), tool_call("submit"))
+    true = printed == "ok: 11 "
+    assert steps[1][2]["passed"] is true and rewards(steps)[1] == 1  # as any program that ran
+    assert steps[2][1] == (FINALIZE if true else REFINE)
+    assert steps[2][2]["checked"] is true and episode.problem.answer == ("11" if true else "")
+
+
+def test_a_forged_check_undoes_nothing(make_env):
+    """What passed stays passed for as long as draft and skills stay."""
+    real, forged = SandboxResult("ok: 11\n", "", "ok", 0, 0.1), SandboxResult("ok: 5\n", "", "ok", 0, 0.1)
+    episode, steps = play(make_env(real, forged), draft(SOUND), CHECK_IT, tool_call("exec", code="print('ok: 5')"),
+                          tool_call("submit"))
+    assert [facts["passed"] for action, _, facts, _ in steps if action == "exec"] == [True, False]
+    assert steps[3][1] == REFINE and steps[3][2]["checked"] and episode.problem.answer == "11"
 
 
 def test_draft_and_exec_in_one_message(make_env):
@@ -212,13 +239,14 @@ def test_an_edit_undoes_the_check(make_env):
     ((draft(SOUND), CHECK_IT, tool_call("submit", answer="1")), False),  # a part of it is not it
     ((draft(SOUND), CHECK_IT, tool_call("submit", answer="")), False),
     ((draft(SOUND), CHECK_IT, draft(FRACTION), tool_call("submit", answer="11")), False),  # of another draft
-    ((draft(SOUND), CHECK_IT, draft(FRACTION) + tool_call("submit", answer="11")), False),  # changed while it is handed in
+    ((draft(SOUND), CHECK_IT, draft(FRACTION) + tool_call("submit", answer="11")), False),  # changed at the last moment
     ((draft(SOUND), CHECK_IT, CHECK_IT, "Hm.", tool_call("submit", answer="11")), True),
 ])
 def test_submit_is_checked_when_it_is_what_a_check_passed(make_env, messages, checked):
     episode, steps = play(make_env(), *messages)
     assert steps[-1][2]["checked"] is checked
-    assert episode.outcome == "submitted" and episode.problem.answer == messages[-1].split('"answer": "')[1].split('"')[0].strip()
+    said = messages[-1].split('"answer": "')[1].split('"')[0].strip()
+    assert episode.outcome == "submitted" and episode.problem.answer == said
     assert rewards(steps)[-1] == (1 if checked else -1)
 
 
@@ -243,7 +271,8 @@ def test_nothing_to_submit(make_env):
 
 @pytest.mark.parametrize("message, error", [
     ("", "empty message"), ("<tool_call>", "unclosed tool call"), ("<tool_call>{</tool_call>", "tool call is not JSON"),
-    (CHECK_IT + CHECK_IT, "several tool calls"), (tool_call("juggle"), "unknown tool"), (tool_call("exec"), "bad arguments"),
+    (CHECK_IT + CHECK_IT, "several tool calls"), (tool_call("juggle"), "unknown tool"),
+    (tool_call("exec"), "bad arguments"),
 ])
 def test_unusable(make_env, message, error):
     episode, steps = play(make_env(), draft(SOUND), message)

@@ -6,18 +6,9 @@ import pytest
 
 from ap.config import UserError
 from ap.evaluation import (
-    Row, bootstrap_interval, decontaminate, load_problems, maj_at_k, mean_at_k, normal_form, paired_difference,
-    pass_at_k, read_correctness, sign_test, write_correctness,
+    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, sign_test,
+    write_correctness,
 )
-
-
-def test_mean_at_k():
-    """Eq. (mean@k): every problem weighs the same, whatever its number of samples."""
-    assert mean_at_k([[1, 0, 0, 0], [1, 1]]) == pytest.approx((0.25 + 1) / 2)
-    with pytest.raises(ValueError):
-        mean_at_k([])
-    with pytest.raises(ValueError):
-        mean_at_k([[1], []])
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -26,39 +17,38 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n):
     for c, k in itertools.product(range(n + 1), range(1, n + 1)):
         row = [1] * c + [0] * (n - c)
         subsets = list(itertools.combinations(row, k))
-        assert pass_at_k([row], k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+        assert pass_at_k(row, k) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
 
 
 def test_pass_at_k_worked_numbers():
-    assert pass_at_k([[1, 0, 0, 0], [0, 0, 0, 0]], 2) == pytest.approx((1 / 2 + 0) / 2)
-    assert pass_at_k([[1] + [0] * 63], 1) == pytest.approx(1 / 64)
-    assert pass_at_k([[1] * 5000 + [0] * 5000], 100) == pytest.approx(1.0)  # no overflow, and not above 1
+    assert pass_at_k([1, 0, 0, 0], 2) == pytest.approx(1 / 2) and pass_at_k([0, 0, 0, 0], 2) == 0
+    assert pass_at_k([1] + [0] * 63, 1) == pytest.approx(1 / 64)
+    assert pass_at_k([1] * 5000 + [0] * 5000, 100) == pytest.approx(1.0)  # no overflow, and not above 1
     for k in (0, 3):
         with pytest.raises(ValueError, match="samples"):
-            pass_at_k([[1, 0]], k)
+            pass_at_k([1, 0], k)
 
 
 def test_majority():
-    assert maj_at_k([["7", "7", "5"], ["1", "2", "2"]], [[1, 1, 0], [1, 0, 0]]) == 0.5
-    assert maj_at_k([["7", None, None]], [[1, 0, 0]]) == 1.0  # what was not extracted does not vote
-    assert maj_at_k([[None, None]], [[0, 0]]) == 0.0
+    assert maj_at_k(["7", "7", "5"], [1, 1, 0]) == 1.0 and maj_at_k(["1", "2", "2"], [1, 0, 0]) == 0.0
+    assert maj_at_k(["7", None, None], [1, 0, 0]) == 1.0  # what was not extracted does not vote
+    assert maj_at_k([None, None], [0, 0]) == 0.0
     with pytest.raises(ValueError):
-        maj_at_k([["7", "7"]], [[1]])
+        maj_at_k(["7", "7"], [1])
 
 
 def test_majority_tie_is_the_mean_of_a_random_choice():
     """The documented choice, and that the order of the samples has no say."""
     answers, correct = ["7", "5", "3"], [1, 0, 0]
     for order in itertools.permutations(range(3)):
-        assert maj_at_k([[answers[i] for i in order]], [[correct[i] for i in order]]) == pytest.approx(1 / 3)
+        assert maj_at_k([answers[i] for i in order], [correct[i] for i in order]) == pytest.approx(1 / 3)
 
 
 def test_bootstrap_of_a_constant_and_of_rows():
     assert bootstrap_interval([0.5] * 10) == (0.5, 0.5, 0.5)
-    rows = [[1, 0], [1, 1], [0, 0], [1, 0]]
-    fast, slow = bootstrap_interval(rows, seed=3, n=500), bootstrap_interval(rows, mean_at_k, seed=3, n=500)
-    assert fast == pytest.approx(slow)  # the same resamples, two routes
-    assert fast.estimate == mean_at_k(rows) and fast.low < fast.estimate < fast.high
+    rows = bootstrap_interval([[1, 0, 0, 0], [1, 1], [0, 0]], seed=3)
+    assert rows == bootstrap_interval([0.25, 1.0, 0.0], seed=3)  # every problem weighs the same, however many samples
+    assert rows.estimate == pytest.approx(1.25 / 3) and rows.low < rows.estimate < rows.high
     many = [random.Random(i).random() for i in range(30)]
     assert bootstrap_interval(many, seed=3) == bootstrap_interval(many, seed=3) != bootstrap_interval(many, seed=4)
     with pytest.raises(ValueError):
@@ -106,7 +96,7 @@ def test_correctness_file_round_trip(tmp_path):
 
 @pytest.mark.parametrize("line, word", [
     ('{"id": 1}', "line 2"), ('{"id": 1, "gold": "7", "answers": ["7"], "correct": []}', "parallel"),
-    ("[1]", "object"), ("{", "not JSON"),
+    ("[1]", "object"), ("{", "not valid JSON"),
 ])
 def test_correctness_file_bad_lines(tmp_path, line, word):
     path = tmp_path / "c.jsonl"
@@ -134,7 +124,7 @@ def test_load_problems(tmp_path):
     ('{"text": "a", "answer": "1"}', ("line 1", "question_field", "text")),
     ('{"id": 5, "question": "a", "answer": "1"}\n{"id": 5, "question": "b", "answer": "1"}',
      ("line 2", "5", "already")),
-    ("no json", ("line 1", "not JSON")), ("3", ("line 1", "object")), ("\n", ("no problem",)),
+    ("no json", ("line 1", "not valid JSON")), ("3", ("line 1", "object")), ("\n", ("no problem",)),
 ])
 def test_load_problems_says_what_is_wrong_and_where(tmp_path, text, words):
     path = tmp_path / "p.jsonl"
@@ -150,18 +140,3 @@ def test_load_problems_without_a_readable_file(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         load_problems(tmp_path / "binary")
-
-
-def test_decontaminate():
-    question = "Let n be the smallest positive integer such that n squared plus n is divisible by 2024. Find n."
-    words = normal_form(question).split()
-    copies = [
-        question.upper().replace(" ", "   "),  # another dressing: the normal form
-        "Alice asks: " + " ".join(words[:13]) + " seventeen? Explain.",  # 13 words in a row
-    ]
-    others = ["Alice asks: " + " ".join(words[:12]) + " eleven? Explain.", "What is 2 + 2?", ""]  # 12 in a row
-    assert decontaminate(copies + others, [question]) == [0, 1]
-    assert decontaminate(others, [question], n=12) == [0]
-    assert decontaminate(["short"], ["Short", "x"]) == [0]  # shorter than n: only the normal form
-    assert decontaminate(copies, []) == []
-    assert normal_form("Ｆind  X!") == "find x !"

@@ -1,10 +1,15 @@
 """The engine against transformers' generate, against itself in other batches, and against full forward passes."""
+import hashlib
+import threading
+import time
+
 import pytest
 import torch
 from test_model import VOCAB, tiny
 
 import ap.generate
-from ap.generate import Conversation, Engine, _draw, sample
+from ap.config import UserError
+from ap.generate import PAUSE, Conversation, Engine, _draw, sample
 from ap.model import token_logprobs
 
 STOP = 7
@@ -29,26 +34,23 @@ def start(prompt_list, key="k"):
     return [Conversation.start(prompt, f"{key}/{i}") for i, prompt in enumerate(prompt_list)]
 
 
-def no_reply(stopped):
-    return [None] * len(stopped)
+def no_reply(conversation):
+    return None
 
 
-def replies(stopped):
+def replies(conversation):
     """An environment: replies to the first two messages, with more tokens the longer the conversation; then ends."""
-    out = []
-    for conversation in stopped:
-        turns = sum(a > b for a, b in zip(conversation.loss_mask, [0] + conversation.loss_mask))
-        out.append([10 + i for i in range(2 + len(conversation.ids) % 4)] if turns <= 2 else None)
-    return out
+    turns = sum(a > b for a, b in zip(conversation.loss_mask, [0] + conversation.loss_mask))
+    return [10 + i for i in range(2 + len(conversation.ids) % 4)] if turns <= 2 else None
 
 
 def outcome(conversations):
     return [(c.ids, c.loss_mask, c.stopped) for c in conversations]
 
 
-def run(model, conversations, on_stop=replies, **options):
+def run(model, conversations, reply=replies, **options):
     settings = dict(max_length=40, max_rows=256) | options
-    Engine(model, {STOP, 8}, **settings).run(conversations, on_stop)
+    Engine(model, {STOP, 8}, **settings).run(conversations, reply)
     return conversations
 
 
@@ -91,7 +93,7 @@ def test_sampling_equals_sampling_without_a_cache(model):
     """The naive engine: one conversation, whole sequence again for each token, the same inversion of F."""
     engine = Engine(model, {STOP}, max_length=25)
     for conversation in start(prompts()):
-        ids, uniforms = list(conversation.ids), engine._uniforms(conversation.seed)
+        ids, uniforms = list(conversation.ids), engine._join(conversation).uniforms
         while len(ids) < 25 and (ids[-1] != STOP):
             probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1).tolist()
             total, token = probs[0], 0
@@ -203,26 +205,12 @@ def test_the_sampled_stop_token_is_trained_and_a_cut_message_has_none(qwen3):
         assert (len(c.ids) == 30) if c.stopped == "length" else (len(c.ids) <= 30)
 
 
-def test_those_that_stop_in_the_same_step_are_handed_over_together(qwen3):
-    """Max_length 8 and prompts of 5 and 6: after the second token all of one kind stop at once, then the others."""
-    calls = []
-    conversations = start(prompts((5, 6, 5, 6)))
-
-    def on_stop(stopped):
-        calls.append(stopped)
-        return no_reply(stopped)
-
-    Engine(qwen3, set(), max_length=8).run(conversations, on_stop)
-    assert [[id(c) for c in call] for call in calls] == [
-        [id(conversations[1]), id(conversations[3])], [id(conversations[0]), id(conversations[2])]]
-
-
 @pytest.mark.parametrize("reply_tokens, fits", [(3, True), (4, False), (5, False)])
 def test_a_reply_that_leaves_no_room_ends_the_conversation(qwen3, reply_tokens, fits):
     """Prompt 5, one sampled token, max_length 10: a reply of 3 leaves room for one token; of 4, for none."""
     [conversation] = start(prompts((5,)))
     answers = iter([[20] * reply_tokens, None])
-    Engine(qwen3, set(range(VOCAB)), max_length=10).run([conversation], lambda stopped: [next(answers)])
+    Engine(qwen3, set(range(VOCAB)), max_length=10).run([conversation], lambda stopped: next(answers))
     assert conversation.loss_mask == [0] * 5 + [1] + ([0] * 3 + [1] if fits else [])
     assert conversation.stopped == ("stop" if fits else "length")
 
@@ -231,11 +219,7 @@ def test_a_prompt_that_leaves_no_room_is_told_and_samples_nothing(qwen3):
     conversations = start(prompts((10, 12, 4)))
     seen = []
 
-    def on_stop(stopped):
-        seen.extend(stopped)
-        return no_reply(stopped)
-
-    Engine(qwen3, {STOP}, max_length=10).run(conversations, on_stop)
+    Engine(qwen3, {STOP}, max_length=10).run(conversations, seen.append)
     assert [sum(c.loss_mask) for c in conversations[:2]] == [0, 0] and sum(conversations[2].loss_mask) > 0
     assert [c.stopped for c in conversations[:2]] == ["length", "length"] and len(seen) == 3
 
@@ -246,8 +230,8 @@ def test_max_turn_tokens_cuts_one_message(qwen3):
     heard = []
 
     def answer(stopped):
-        heard.append((stopped[0].stopped, len(stopped[0].ids)))
-        return [[20, 21] if len(heard) < 3 else None]
+        heard.append((stopped.stopped, len(stopped.ids)))
+        return [20, 21] if len(heard) < 3 else None
 
     Engine(qwen3, set(), max_length=40).run([conversation], answer, max_turn_tokens=4)
     assert heard == [("length", 9), ("length", 15), ("length", 21)]
@@ -258,7 +242,7 @@ def test_max_turn_tokens_cuts_one_message(qwen3):
 def test_an_empty_reply_goes_on(qwen3):
     [conversation] = start(prompts((5,)))
     answers = iter([[], [], None])
-    Engine(qwen3, set(range(VOCAB)), max_length=20).run([conversation], lambda stopped: [next(answers)])
+    Engine(qwen3, set(range(VOCAB)), max_length=20).run([conversation], lambda stopped: next(answers))
     assert conversation.loss_mask == [0] * 5 + [1] * 3
     assert_scored_as_sampled(qwen3, [conversation])
 
@@ -278,6 +262,103 @@ def test_progress_counts_every_conversation(qwen3):
     progress = Progress()
     Engine(qwen3, {STOP}, max_rows=2, max_length=20).run(start(prompts()), no_reply, progress=progress)
     assert progress.n == 5
+
+
+# ---------------------------------------------------------------- pauses
+
+
+MANY = (3, 9, 1, 6, 9, 2, 12, 5, 5, 7, 1, 30, 4, 4, 8, 2, 3, 11, 6, 1)
+
+
+@pytest.mark.parametrize("rows", [4, 256])
+def test_the_clock_decides_nothing(qwen3, rows):
+    """However long each reply takes, and with however many workers: the same ids and log-probs, bit for bit."""
+    def slowly(conversation, salt):
+        digest = hashlib.sha256(f"{salt}/{conversation.seed}/{len(conversation.ids)}".encode()).digest()
+        time.sleep(digest[0] / 255 * 0.01)
+        return replies(conversation)
+
+    runs = []
+    for salt, workers in ((None, 1), ("a", 4), ("b", 4), ("c", 2)):
+        conversations = start(prompts(MANY))
+        reply = replies if salt is None else lambda conversation: slowly(conversation, salt)
+        Engine(qwen3, {STOP, 8}, max_rows=rows, max_length=60).run(conversations, reply, workers=workers)
+        runs.append(conversations)
+    assert all(again == runs[0] for again in runs)
+    assert_scored_as_sampled(qwen3, runs[0])
+
+
+def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
+    """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
+    alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
+    for pause, rows in ((1, 7), (3, 256), (8, 2), (8, 7), (8, 256), (1000, 7)):
+        monkeypatch.setattr(ap.generate, "PAUSE", pause)
+        conversations = run(qwen3, start(prompts(MANY)), max_length=60, max_rows=rows)
+        assert outcome(conversations) == alone
+        assert_scored_as_sampled(qwen3, conversations)
+
+
+def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
+    """A message is cut after 2 tokens in one row; its tool ends only when the other has gone on to its 5th token."""
+    short, long = start(prompts((5, 4)))
+    went_on, decode = threading.Event(), Engine._decode
+
+    def watched(self, cache, rows, max_turn_tokens):
+        if len(long.ids) >= 4 + 5:
+            went_on.set()
+        return decode(self, cache, rows, max_turn_tokens)
+
+    def reply(conversation):
+        assert conversation is long or went_on.wait(timeout=60)
+
+    monkeypatch.setattr(Engine, "_decode", watched)
+    short.append(prompts((11,), seed=1)[0], mask=0)  # 16 tokens; 18 are allowed
+    Engine(qwen3, set(), max_length=18).run([short, long], reply)
+    assert (len(short.ids), len(long.ids)) == (18, 18)
+
+
+def test_replies_are_prefilled_in_one_batch(qwen3, monkeypatch):
+    """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and come back in the same pass."""
+    batches, forward = [], Engine._forward
+    monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
+        batches.append(tuple(positions.shape)), forward(self, cache, ids, positions))[1])
+    stats = Engine(qwen3, set(), max_length=14).run(
+        start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
+    assert batches == [(6, 4), (6, 1), (6, 1), (6, 3), (6, 1), (6, 1)]  # a last reply would leave no room
+    assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
+
+
+def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
+    """One row is cut at once and waits for the others' PAUSE steps; no step has a token of it."""
+    widths, decode = [], Engine._decode
+    monkeypatch.setattr(Engine, "_decode", lambda self, cache, rows, limit: (
+        widths.append(len(rows)), decode(self, cache, rows, limit))[1])
+    Engine(qwen3, set(), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
+    assert widths == [3] + [2] * 15 and PAUSE < 15
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_an_error_in_a_tool_is_raised(qwen3, workers):
+    """It ends the run, and replies that have not begun by then never do."""
+    def broken(conversation):
+        raise ZeroDivisionError(conversation.seed)
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        Engine(qwen3, {STOP, 8}, max_length=60).run(start(prompts(MANY)), broken, workers=workers)
+    assert threading.active_count() == before
+
+
+def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
+    """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half."""
+    reference = outcome(run(qwen3, start(prompts(MANY))))
+    row = 40 * 2 * 2 * 2 * 8 * 4
+    monkeypatch.setattr(ap.generate, "CACHE_BYTES", row * 5 // 2)
+    assert ap.generate.Cache(qwen3, 256, 40).rows == 2
+    assert outcome(run(qwen3, start(prompts(MANY)))) == reference
+    monkeypatch.setattr(ap.generate, "CACHE_BYTES", row - 1)
+    with pytest.raises(UserError, match="a conversation of 40 tokens needs"):
+        run(qwen3, start(prompts()))
 
 
 # ---------------------------------------------------------------- drawing

@@ -1,5 +1,6 @@
 """What an episode is worth: the verdict, the pass rate and the rewards, and the rates that are reported of them."""
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,16 +11,17 @@ from ap.trajectory import Problem, Trajectory, Turn
 from ap.verifier import Judgement
 
 CONFIG = Config(r_base=2.0, hardness=3.0)
+TOKENIZER = SimpleNamespace(decode=lambda ids, **_: f"{len(ids)} tokens")
 
 
 class FakeCommittee:
-    """Finds valid what has the answer 1; knows what it has been told."""
+    """Finds valid what has the answer 1; knows what it has been told; remembers what it was shown."""
 
     def __init__(self):
         self.asked = []
 
-    def judge(self, problem, trace="", known=frozenset()):
-        self.asked.append(problem.question)
+    def judge(self, problem, trace, known):
+        self.asked.append((problem.question, trace))
         if problem.question in known:
             return Judgement(False, problem.answer, "known problem")
         return Judgement(problem.answer == "1", problem.answer, "valid" if problem.answer == "1" else "fraction")
@@ -37,7 +39,8 @@ class FakeProber:
 
 def episode(outcome, question="", answer="", group=0, turns=(), length=10):
     problem = Problem(question, answer, ("shift", "share")) if question else None
-    return Trajectory([0] * length, [0] * length, [0.0] * length, [-1] * length, list(turns), ("shift",), group, outcome, problem)
+    return Trajectory(
+        [0] * length, [0] * length, [0.0] * length, [-1] * length, list(turns), ("shift",), group, outcome, problem)
 
 
 def turn(action, stage, **facts):
@@ -49,26 +52,32 @@ def judged():
     """Eight episodes in two groups: three valid ones, two wrong ones, and three that never submitted."""
     checked, unchecked = (turn("submit", 3, checked=done) for done in (True, False))
     trajectories = [
-        episode("submitted", "easy", "1", 0, [turn("think", 0, draft="sound"), turn("exec", 1, status="ok"), checked], 12),
+        episode(
+            "submitted", "easy", "1", 0, [turn("think", 0, draft="sound"), turn("exec", 1, status="ok"), checked], 12),
         episode("submitted", "no", "2", 0, [turn("think", 0, draft="faulty"), unchecked], 8),
-        episode("token_limit", group=0, turns=[turn("think", 0, draft="sound"), turn("unusable", 1, error="cut")], length=20),
-        episode("submitted", "hard", "1", 0, [turn("think", 2, judged=True), turn("exec", 1, status="timeout"), checked]),
+        episode("token_limit", turns=[turn("think", 0, draft="sound"), turn("unusable", 1, error="cut")], length=20),
+        episode(
+            "submitted", "hard", "1", 0, [turn("think", 2, judged=True), turn("exec", 1, status="timeout"), checked]),
         episode("unusable", group=1, turns=[turn("unusable", 0, error="empty message")]),
         episode("submitted", "never", "1", 1, [turn("edit", 2, legal=True, in_conflict=True), unchecked]),
         episode("turn_limit", group=1, turns=[turn("think", 0, judged=None)] * 3),
         episode("submitted", "old", "1", 1, [unchecked]),
     ]
     committee, prober = FakeCommittee(), FakeProber({"easy": 1.0, "hard": 0.25, "never": 0.0})
-    judge(trajectories, committee, prober, {"old"}, CONFIG, "key")
+    judge(trajectories, TOKENIZER, committee, prober, {"old"}, CONFIG, "key")
     return trajectories, committee, prober
 
 
 def test_terminal_rewards(judged):
     """Eq. (terminal reward), R_base = 2, lambda = 3: easy 2, hard 2 + 3 * 0.75, never solved 2, all others 0."""
-    trajectories, committee, _ = judged
+    trajectories, _, _ = judged
     assert [t.reward for t in trajectories] == [2.0, 0.0, 0.0, 4.25, 0.0, 2.0, 0.0, 0.0]
     assert [t.valid for t in trajectories] == [True, False, False, True, False, True, False, False]
-    assert committee.asked == ["easy", "no", "hard", "never", "old"]  # only what was submitted
+
+
+def test_the_committee_sees_what_was_submitted_and_the_whole_episode_behind_it(judged):
+    assert judged[1].asked == [
+        ("easy", "12 tokens"), ("no", "8 tokens"), ("hard", "10 tokens"), ("never", "10 tokens"), ("old", "10 tokens")]
 
 
 def test_what_was_cut_is_never_counted_as_wrong(judged):
@@ -80,15 +89,16 @@ def test_what_was_cut_is_never_counted_as_wrong(judged):
     assert {name: value for name, value in metrics.items() if name.startswith("verdict/")} == {
         "verdict/valid": 3 / 8, "verdict/fraction": 1 / 8, "verdict/known problem": 1 / 8}
     assert {name: value for name, value in metrics.items() if name.startswith("outcome/")} == {
-        "outcome/submitted": 5 / 8, "outcome/token_limit": 1 / 8, "outcome/unusable": 1 / 8, "outcome/turn_limit": 1 / 8}
+        "outcome/submitted": 5 / 8, "outcome/token_limit": 1 / 8, "outcome/unusable": 1 / 8,
+        "outcome/turn_limit": 1 / 8}
 
 
 def test_the_prober_sees_valid_problems_only(judged):
-    """Its seeds are a problem's group and place in it, so that they do not depend on who else was valid, or on the rank."""
+    """Its seeds are a problem's group and place in it: they do not depend on who else was valid, or on the rank."""
     trajectories, _, prober = judged
     assert prober.calls == [("easy", "key/0/0"), ("hard", "key/0/3"), ("never", "key/1/1")]
     one_rank = FakeProber({"never": 0.0})
-    judge(trajectories[4:], FakeCommittee(), one_rank, {"old"}, CONFIG, "key")
+    judge(trajectories[4:], TOKENIZER, FakeCommittee(), one_rank, {"old"}, CONFIG, "key")
     assert one_rank.calls == [("never", "key/1/1")]
 
 
@@ -124,15 +134,17 @@ def test_of_nothing():
     """No episode at all, and an episode whose prompt left no room, are rates of 0, not a division by zero."""
     assert not any(summary([]).values())
     empty = episode("token_limit")
-    judge([empty], FakeCommittee(), FakeProber({}), set(), CONFIG, "key")
+    judge([empty], TOKENIZER, FakeCommittee(), FakeProber({}), set(), CONFIG, "key")
     metrics = summary([empty])
-    assert (empty.reward, metrics["outcome/token_limit"], metrics["checked_rate"], metrics["turns"]) == (0.0, 1.0, 0.0, 0.0)
+    assert (empty.reward, metrics["outcome/token_limit"]) == (0.0, 1.0)
+    assert (metrics["checked_rate"], metrics["turns"]) == (0.0, 0.0)
 
 
 def test_judging_again_changes_nothing(judged):
     trajectories, _, _ = judged
     before = [t.to_dict() for t in trajectories]
-    judge(trajectories, FakeCommittee(), FakeProber({"easy": 1.0, "hard": 0.25, "never": 0.0}), {"old"}, CONFIG, "key")
+    prober = FakeProber({"easy": 1.0, "hard": 0.25, "never": 0.0})
+    judge(trajectories, TOKENIZER, FakeCommittee(), prober, {"old"}, CONFIG, "key")
     assert [t.to_dict() for t in trajectories] == before
 
 
@@ -142,8 +154,8 @@ def test_with_the_real_committee_and_prober(world):
     wrong = episode("submitted", sound, "12")
     renamed = episode("submitted", sound.replace("a is", "z is").replace("than a", "than z"), "11")
     prober = Prober(world.prober.pool, k=16)
-    judge([right, wrong, renamed], world.committee, prober, {world.domain.canonical(sound)}, Config(), "key")
+    judge([right, wrong, renamed], TOKENIZER, world.committee, prober, {world.domain.canonical(sound)}, Config(), "key")
     assert [t.reason for t in (right, wrong, renamed)] == ["known problem", "wrong answer", "known problem"]
-    judge([right, wrong, renamed], world.committee, prober, set(), Config(), "key")
+    judge([right, wrong, renamed], TOKENIZER, world.committee, prober, set(), Config(), "key")
     assert [t.reason for t in (right, wrong, renamed)] == ["valid", "wrong answer", "valid"]
     assert 0 < right.pass_rate <= 1 and right.reward == 1 + (1 - right.pass_rate) and wrong.reward == 0

@@ -6,6 +6,7 @@ import torch
 
 from ap.losses import (
     action_ratios, grpo_loss, implicit_rewards, k3, log_ratio, mean_by_action, mgpo_loss, mgpo_weights, sft_loss,
+    weight_statistics,
     spread_over_tokens, sum_by_action,
 )
 
@@ -94,7 +95,8 @@ def naive_weights(logprobs, old, ref, action_ids, advantages, groups, beta, tau_
 @pytest.mark.parametrize("seed", range(3))
 def test_mgpo_weights_is_the_naive_formula(seed):
     batch = random_batch(seed)
-    weights, statistics = mgpo_weights(*batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
+    weights, actions = mgpo_weights(*batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
+    statistics = weight_statistics(actions)
     r, ratio, w, gated = naive_weights(*batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
     assert weights.tolist() == pytest.approx(gated, abs=1e-12)
     for sign in ("pos", "neg"):
@@ -117,23 +119,25 @@ def test_mgpo_weights_settings():
     batch, temperatures = random_batch(1), dict(beta=0.3, tau_pos=1.0, tau_neg=2.0)
     asymmetric, _ = mgpo_weights(*batch, **temperatures)
     symmetric, _ = mgpo_weights(*batch, **temperatures, gate="symmetric")
-    off, statistics = mgpo_weights(*batch, **temperatures, gate="off")
+    off, actions = mgpo_weights(*batch, **temperatures, gate="off")
+    statistics = weight_statistics(actions)
     positive = off > 0
     assert torch.equal(asymmetric[positive], symmetric[positive])  # tau_pos in both
     assert (asymmetric[~positive] > symmetric[~positive]).all()  # less negative: the steeper gate holds back more
     assert (symmetric.abs() < off.abs()).all() and statistics["gate_pos"] == statistics["gate_neg"] == 1.0
-    without, statistics = mgpo_weights(*batch, **temperatures, gate="off", implicit_reward=False)
+    without, actions = mgpo_weights(*batch, **temperatures, gate="off", implicit_reward=False)
     advantages, groups = batch[-2:]
     for group in (0, 1):
         mine = advantages[groups == group]
         assert torch.allclose(without[groups == group], mine - mine.mean())
-    assert statistics["implicit_reward_abs"] > 0  # still logged, only left out of w
+    assert weight_statistics(actions)["implicit_reward_abs"] > 0  # still logged, only left out of w
 
 
 def test_on_policy_from_the_reference_mgpo_is_reinforce_with_a_baseline():
     """pi_theta = pi_old = pi_ref: R_theta = 0, ratio = 1, so w' = A - mean A."""
     logprobs, _, _, action_ids, advantages, groups = random_batch(2)
-    weights, statistics = mgpo_weights(logprobs, logprobs, logprobs, action_ids, advantages, groups, 0.3, 1.0, 2.0)
+    weights, actions = mgpo_weights(logprobs, logprobs, logprobs, action_ids, advantages, groups, 0.3, 1.0, 2.0)
+    statistics = weight_statistics(actions)
     for group in (0, 1):
         mine = advantages[groups == group]
         assert torch.allclose(weights[groups == group], mine - mine.mean())
@@ -143,9 +147,10 @@ def test_on_policy_from_the_reference_mgpo_is_reinforce_with_a_baseline():
 def test_the_mean_of_a_group_without_one_sign_is_told_as_an_open_gate():
     """One action: w = 0 counts as negative, and there is no positive one. Numbers for the log, never NaN."""
     one = torch.zeros(1, 1)
-    _, statistics = mgpo_weights(one, one, one, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), [0], 0.1, 1.0, 2.0)
-    assert statistics == {"gate_pos": 1.0, "gate_closed_pos": 0.0, "gate_neg": 1.0, "gate_closed_neg": 0.0,
-                          "implicit_reward_abs": 0.0, "weight_sum": 0.0}
+    _, actions = mgpo_weights(one, one, one, torch.zeros(1, 1, dtype=torch.int64), torch.ones(1), [0], 0.1, 1.0, 2.0)
+    assert weight_statistics(actions) == {
+        "gate_pos": 1.0, "gate_closed_pos": 0.0, "gate_neg": 1.0, "gate_closed_neg": 0.0, "implicit_reward_abs": 0.0,
+        "weight_sum": 0.0}
 
 
 def test_mgpo_loss_by_hand():
@@ -308,5 +313,5 @@ def test_a_batch_without_trained_tokens_gives_a_zero_that_can_be_differentiated(
 def test_mgpo_weights_of_nothing():
     nothing = torch.zeros(2, 3)
     ids = torch.full((2, 3), -1)
-    weights, statistics = mgpo_weights(nothing, nothing, nothing, ids, torch.zeros(0), [], 0.1, 1.0, 2.0)
-    assert weights.shape == (0,) and all(math.isfinite(value) for value in statistics.values())
+    weights, actions = mgpo_weights(nothing, nothing, nothing, ids, torch.zeros(0), [], 0.1, 1.0, 2.0)
+    assert weights.shape == (0,) and all(math.isfinite(value) for value in weight_statistics(actions).values())

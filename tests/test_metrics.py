@@ -60,13 +60,7 @@ def test_starting_again_from_nothing_drops_everything(tmp_path):
 def test_other_ranks_write_nothing(tmp_path):
     metrics = Metrics(tmp_path / "m.jsonl", 0, Ranks(rank=1, world=2))
     metrics.write(1, {"a": 1})
-    assert not (tmp_path / "m.jsonl").exists() and metrics.line("a") == "step 1  a 1"
-
-
-def test_line_for_the_console(tmp_path):
-    metrics = Metrics(tmp_path / "m.jsonl")
-    metrics.write(7, {"loss": 1 / 3, "kept": 12, "other": 0.0, "kl": float("nan")})
-    assert metrics.line("loss", "kept", "kl") == "step 7  loss 0.3333  kept 12  kl None"
+    assert not (tmp_path / "m.jsonl").exists()
 
 
 def test_a_broken_line_in_the_middle_is_not_passed_over(tmp_path):

@@ -169,7 +169,7 @@ def test_solvers_read_alike():
 
 
 def test_a_weakened_solver_would_be_noticed(monkeypatch):
-    monkeypatch.setitem(chainlet.MEANING, "digits", lambda x: (x % 9,))
+    monkeypatch.setattr(chainlet.FORMS["digits"], "meaning", lambda y: y % 9)
     text = SOUND["digits"][0]
     assert SOLVERS["enumerate_worlds"](text) != propagate(text) == SOLVERS["search"](text)
 
@@ -206,10 +206,11 @@ def test_templates():
     assert chainlet.template_of("b is 7 more than a.") == "x is k more than y."
     assert chainlet.template_of("a is a whole number from 0 to 99.") == "x is a whole number from k to m."
     assert chainlet.template_of("c is c minus b.") == "x is x minus y." not in chainlet.TEMPLATES
-    assert set(mini.SKILL_OF_TEMPLATE.values()) == set(mini.SKILLS) == set(mini.SKILL_TEXTS) and len(mini.SKILLS) == 12
-    for skill, texts in mini.SKILL_TEXTS.items():
-        assert mini.SKILL_OF_TEMPLATE[texts["method"]] == skill
-        assert texts["level_1"].startswith(f"{skill} ({texts['category']}): ")
+    assert len(mini.SKILLS) == 12
+    for skill in mini.SKILLS:
+        template = chainlet.FORMS[skill].template
+        assert chainlet.template_of(chainlet.FORMS[skill].render("abc", (5, 6, 7, 8))) == template
+        assert mini.package(template)[0]["name"] == skill
 
 
 def test_chainlet_runs_alone(tmp_path):

@@ -251,3 +251,4 @@ def test_start_of_a_conversation():
     conversation.append([7, 8], 0)
     assert (conversation.ids, conversation.loss_mask, conversation.logprobs) == (
         [4, 5, 6, 7, 8], [0, 0, 1, 0, 0], [0.0, 0.0, -0.5, 0.0, 0.0])
+    assert conversation.turn_start == 5  # the next message follows

@@ -9,10 +9,11 @@ import torch
 
 import eval as evaluation_script
 import run_solver
-from ap import checkpoint, domains
+from ap import domains
 from ap.chat import build_tokenizer, encode
 from ap.config import Config, UserError, save_config
 from ap.evaluation import Row, read_correctness, write_correctness
+from ap.files import read_jsonl, write_jsonl
 from ap.generate import Conversation
 from ap.model import build_model, load_model
 from ap.ranks import Ranks
@@ -38,7 +39,7 @@ def config(tmp_path):
     build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")
     rng, taken = random.Random(1), set()
     questions = [evaluation_script.draw_sound(MINI, (2, 3), rng, taken) for _ in range(10)]
-    checkpoint.write_jsonl(config.folder / "problems.jsonl", [
+    write_jsonl(config.folder / "problems.jsonl", [
         {"question": question, "answer": MINI.check(question).answer} for question in questions])
     return config
 
@@ -72,10 +73,10 @@ def test_training_keeps_away_from_the_held_out_problems_in_any_dress(config):
 
 def test_copies_and_problems_deeper_than_the_skills_do_not_count(config):
     path = config.folder / "problems.jsonl"
-    records = checkpoint.read_jsonl(path)
+    records = read_jsonl(path)
     deep = evaluation_script.draw_sound(MINI, (5,), random.Random(0), set())
     copy = {"question": run_solver.rename(records[0]["question"], random.Random(0)), "answer": records[0]["answer"]}
-    checkpoint.write_jsonl(path, [*records, copy, {"question": deep, "answer": MINI.check(deep).answer}])
+    write_jsonl(path, [*records, copy, {"question": deep, "answer": MINI.check(deep).answer}])
     config = dataclasses.replace(config, solver_budget=10)
     assert [p["id"] for p in run_solver.training_problems(config, set())] == [str(n) for n in range(1, 11)]
     with pytest.raises(UserError, match="10 different problems.*--solver_budget 11"):
@@ -86,7 +87,7 @@ def test_the_random_arm_is_new_sound_and_from_the_training_split(config):
     build_skills(dataclasses.replace(config, corpus_size=150), Ranks())
     first = evaluation_script.draw_sound(MINI, (2,), random.Random(0), set())
     run_solver.write_random_problems(config, {MINI.canonical(first)})
-    records = checkpoint.read_jsonl(config.folder / "solver" / "random.jsonl")
+    records = read_jsonl(config.folder / "solver" / "random.jsonl")
     with World(config) as world:
         assert not any(frozenset(record["skills"]) in world.curriculum.held_out for record in records)
         forms = {MINI.canonical(record["question"]) for record in records}
@@ -187,7 +188,7 @@ def test_it_resumes_with_the_same_numbers(config, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
 
     def numbers(arm):
-        records = checkpoint.read_jsonl(config.folder / "solver" / arm / "solver_metrics.jsonl")
+        records = read_jsonl(config.folder / "solver" / arm / "solver_metrics.jsonl")
         return [{name: value for name, value in record.items() if not name.startswith("seconds")} for record in records]
 
     assert numbers("proposer") == numbers("other") and len(numbers("other")) == 3

@@ -13,15 +13,24 @@ from ap.teacher import ScriptedAuthor, ScriptedTeacher, Style
 
 
 def document(question, solution):
-    return Document.from_record({"question": question, "answer": solution.split("{")[1].strip("}"), "solution": solution})
+    answer = solution.split("{")[1].strip("}")
+    return Document.from_record({"question": question, "answer": answer, "solution": solution})
 
 
 def corpus():
-    """12 x shift, all right; 4 x scale, one of them wrong; 2 x a form that no checker knows; 6 x share, 3 of them wrong."""
-    shift = [document(f"a is {n}. b is 7 more than a. Find b.", f"b = {n} + 7 = {n + 7}. \\boxed{{{n + 7}}}") for n in range(20, 32)]
-    scale = [document(f"a is {n}. b is 3 times a. Find b.", f"b = 3 * {n} = {3 * n + (n == 21)}. \\boxed{{{3 * n}}}") for n in range(20, 24)]
-    foreign = [document(f"a is {n}. b is half of a. Find b.", f"b = {n} / 2 = {n // 2}. \\boxed{{{n // 2}}}") for n in (20, 22)]
-    share = [document(f"a is {n}. b is a divided by 4. Find b.", f"b = {n} / 4 = {n // 4}. \\boxed{{{n // 4}}}") for n in (20, 21, 22, 23, 24, 28)]
+    """12 x shift, all right; 4 x scale, one wrong; 2 x a form that no checker knows; 6 x share, 3 of them wrong."""
+    shift = [
+        document(f"a is {n}. b is 7 more than a. Find b.", f"b = {n} + 7 = {n + 7}. \\boxed{{{n + 7}}}")
+        for n in range(20, 32)]
+    scale = [
+        document(f"a is {n}. b is 3 times a. Find b.", f"b = 3 * {n} = {3 * n + (n == 21)}. \\boxed{{{3 * n}}}")
+        for n in range(20, 24)]
+    foreign = [
+        document(f"a is {n}. b is half of a. Find b.", f"b = {n} / 2 = {n // 2}. \\boxed{{{n // 2}}}")
+        for n in (20, 22)]
+    share = [
+        document(f"a is {n}. b is a divided by 4. Find b.", f"b = {n} / 4 = {n // 4}. \\boxed{{{n // 4}}}")
+        for n in (20, 21, 22, 23, 24, 28)]
     return shift + scale + foreign + share
 
 
@@ -43,7 +52,8 @@ def test_quality_is_agreement_times_support():
 
 def test_forms_without_a_skill_are_no_candidates():
     """A start and a plain question stand in every problem; they are the frame, not a skill."""
-    assert not {"x is k.", "Find x."} & {candidate.skill.intent for candidate in ScriptedTeacher(mini).candidates(corpus())}
+    intents = {candidate.skill.intent for candidate in ScriptedTeacher(mini).candidates(corpus())}
+    assert not {"x is k.", "Find x."} & intents
     assert ScriptedTeacher(mini).candidates([]) == []
 
 
@@ -88,12 +98,13 @@ def test_the_author_uses_what_there_is(make_env, tokenizer, world, ablation):
     env = make_env(**ABLATIONS[ablation])
     played = episodes(env, tokenizer)
     turns = [turn for trajectory in played for turn in trajectory.turns]
-    assert not [turn for turn in turns if turn.facts.get("status") == "not available" or turn.facts.get("legal") is False]
+    assert not [
+        turn for turn in turns if turn.facts.get("status") == "not available" or turn.facts.get("legal") is False]
     assert {trajectory.outcome for trajectory in played} <= {"submitted", "turn_limit", "token_limit"}
     used = Counter(turn.action for turn in turns)
     reflections = sum("judged" in turn.facts for turn in turns)
     assert bool(used["exec"]) == (ablation in ("whole", "no edit", "no think"))
-    assert bool(used["edit"]) == (ablation in ("whole", "no think", "no exec"))  # without exec: only the foreseen conflicts
+    assert bool(used["edit"]) == (ablation in ("whole", "no think", "no exec"))  # no exec: only foreseen conflicts
     assert bool(reflections) == (ablation in ("whole", "no edit"))  # a hasty author does not reflect
     assert sum(valid(world, trajectory) for trajectory in played) >= 8
     if ablation == "one shot":

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from ap.config import Config, UserError
+from ap.model import build_model
 from ap.ranks import Ranks
+from ap.trajectory import Trajectory, Turn
 from ap.update import Updater, micro_batches, warmup_cosine
+from run_mgpo import update_once
 
 ROOT = Path(__file__).parent.parent
 
@@ -160,22 +163,42 @@ def test_bfloat16_weights_learn_from_updates_below_their_resolution():
 
 # ------------------------------------------------------------------------------------------------- two ranks
 
+
+def made_up_episode(group: int, member: int) -> Trajectory:
+    """Two actions of four and two tokens. Its log-probs are nobody's, so that ratios are far from 1."""
+    rng = random.Random(f"{group}/{member}")
+    turns = [Turn("think", 0, 3, 7, advantage=rng.gauss(0, 1)), Turn("submit", 1, 8, 10, advantage=rng.gauss(0, 1))]
+    turn_ids = [-1] * 3 + [0] * 4 + [-1] + [1] * 2
+    mask = [int(turn >= 0) for turn in turn_ids]
+    logprobs = [-rng.uniform(1, 5) * scored for scored in mask]
+    return Trajectory([rng.randrange(32) for _ in mask], mask, logprobs, turn_ids, turns, (), group=group)
+
+
+def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
+    """Of one update on these groups, away from the policy that sampled and from the reference."""
+    config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
+    model, reference = (build_model(config, 32, seed) for seed in (0, 1))
+    episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
+    return update_once(model, reference, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
+
+
 WORKER = """
 import sys, torch
 sys.path[:0] = ["tests"]
 from ap.config import Config
 from ap.ranks import Ranks
-from test_update import take_steps
+from test_update import mgpo_metrics, take_steps
 parts = {
     "uneven": ([[0], [2]], [[1, 3]]), "one has none": ([[0, 1], [2, 3]], []), "main has none": ([], [[0, 1, 2, 3]]),
 }
 with Ranks.start(Config(device="cpu")) as ranks:
     results = {name: take_steps(ranks, share[ranks.rank]) for name, share in parts.items()}
     results["clipped"] = take_steps(ranks, parts["uneven"][ranks.rank], max_grad_norm=0.01)
+    results["mgpo"] = [mgpo_metrics(ranks, share[ranks.rank]) for share in [([0, 2, 3], [1]), ([], [0, 1, 2, 3])]]
     ranks.print("only once")
     results["ranks"] = [
-        ranks.sum([1.0, ranks.rank]), ranks.gather("ab"[: 1 + ranks.rank]), ranks.broadcast(["from", ranks.rank]),
-        list(ranks.share(range(5))), torch.get_num_threads(),
+        ranks.sum([1.0, ranks.rank]), ranks.gather("ab"[: 1 + ranks.rank]), list(ranks.share(range(5))),
+        torch.get_num_threads(),
     ]
     torch.save(results, f"{sys.argv[1]}/{ranks.rank}.pt")
 """
@@ -220,14 +243,23 @@ def test_two_ranks_are_one_process(two_ranks, share):
     assert all(torch.equal(a, b) for a, b in zip(first, second))  # and the ranks never drift apart
 
 
+def test_the_metrics_of_mgpo_are_of_all_ranks(two_ranks):
+    """Gates, R_theta and the sum of the weights once were those of the main rank's groups only."""
+    one = mgpo_metrics(Ranks(), [0, 1, 2, 3])
+    assert one["gate_pos"] < 0.99 and one["gate_neg"] < 0.99 and one["implicit_reward_abs"] > 0
+    assert abs(one["weight_sum"]) > 1e-3
+    for results in two_ranks[0]:
+        for two in results["mgpo"]:
+            assert two == pytest.approx(one, rel=1e-5, abs=1e-6)
+
+
 def test_what_ranks_do_together(two_ranks):
     results, printed = two_ranks
-    cores = len(os.sched_getaffinity(0))
     for rank in range(2):
-        total, gathered, sent, share, threads = results[rank]["ranks"]
-        assert total == [2.0, 1.0] and gathered == ["a", "ab"] and sent == ["from", 0]
+        total, gathered, share, threads = results[rank]["ranks"]
+        assert total == [2.0, 1.0] and gathered == ["a", "ab"]
         assert share == [[0, 2, 4], [1, 3]][rank]
-        assert threads == max(cores // 2, 1)
+        assert threads == Config.threads
     assert "only once" in printed[0] and "only once" not in printed[1]
 
 
@@ -236,7 +268,7 @@ def test_one_process_takes_the_same_road(monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     with Ranks.start(Config(device="cpu")) as ranks:
         assert ranks == Ranks(0, 1, 0, torch.device("cpu")) and ranks.is_main
-        assert ranks.sum([1, 2.5]) == [1.0, 2.5] and ranks.gather("a") == ["a"] and ranks.broadcast(3) == 3
+        assert ranks.sum([1, 2.5]) == [1.0, 2.5] and ranks.gather("a") == ["a"]
         assert ranks.share([1, 2]) == [1, 2]
         ranks.barrier()
         ranks.print("shown")

@@ -33,22 +33,22 @@ def judge(*verdicts, auditor=ABSTAIN, check=None, known=frozenset(), problem=PRO
 # ---------------------------------------------------------------- votes
 
 
-@pytest.mark.parametrize("votes, outcome", [
-    ("YYY", "valid"), ("YYN", "valid"), ("YYA", "valid"), ("YNN", "invalid"), ("NNN", "invalid"), ("NNA", "invalid"),
+@pytest.mark.parametrize("votes, reason", [
+    ("YYY", "valid"), ("YYN", "valid"), ("YYA", "valid"), ("YNN", "wrong"), ("NNN", "wrong"), ("NNA", "wrong"),
     ("YNA", "could not judge"), ("YAA", "could not judge"), ("NAA", "could not judge"), ("AAA", "could not judge"),
 ])
-def test_truth_table_of_the_votes(votes, outcome):
+def test_truth_table_of_the_votes(votes, reason):
     """All ten multisets of three votes, in every order: two votes decide, an abstention is not a vote."""
     verdict = {"Y": YES, "N": NO, "A": ABSTAIN}
     for order in set(itertools.permutations(votes)):
         judgement = judge(*[verdict[vote] for vote in order])
-        assert judgement.outcome == outcome, order
-        assert judgement.valid == (outcome == "valid")
-        assert judgement.answer == ("25" if outcome == "valid" else None)
+        assert judgement.reason == reason, order
+        assert judgement.valid == (reason == "valid")
+        assert judgement.answer == ("25" if reason == "valid" else None)
 
 
 def test_a_valid_vote_without_an_answer_is_no_vote():
-    assert judge(YES, Verdict(1, None, "valid"), ABSTAIN).outcome == "could not judge"
+    assert judge(YES, Verdict(1, None, "valid"), ABSTAIN).reason == "could not judge"
 
 
 @pytest.mark.parametrize("reason", sorted(BLOCKING))
@@ -113,8 +113,8 @@ def test_an_unsound_problem_is_named_before_its_claim():
 
 
 def test_the_program_check_cannot_save_what_the_committee_refused():
-    assert judge(NO, NO, YES, check=YES).outcome == "invalid"
-    assert judge(YES, ABSTAIN, NO, check=YES).outcome == "could not judge"
+    assert judge(NO, NO, YES, check=YES).reason == "wrong"
+    assert judge(YES, ABSTAIN, NO, check=YES).reason == "could not judge"
 
 
 def test_a_known_problem_is_invalid():

@@ -5,12 +5,16 @@
 
 A problem is one line of plain sentences; one sentence is one step. Names are single letters, defined once and before
 they are used. Values are whole numbers 0..999. A *world* gives every name a value such that all sentences hold.
+
+All that is particular to a skill is said at its sentence form below. A user's package adds a form in the same way.
 """
 from __future__ import annotations
 
+import itertools
+import random
 import re
-from dataclasses import dataclass
-from typing import Callable, Iterable, NamedTuple, Sequence
+from dataclasses import dataclass, field
+from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
 
 LARGEST = 999
 MAX_SENTENCES = 30  # more are unreadable
@@ -18,31 +22,322 @@ MAX_HIDDEN = 2  # names that start hidden; enumeration would blow up with more
 MAX_VISITS = 200_000  # steps of one enumeration
 MAX_VISITS_DELETED = 30_000  # the same, for the delete-one test
 
-# Sentence forms: names are x, y, z and numbers k, m, n, p, in order of appearance.
-TEMPLATES = {
-    "x is k.": "start",
-    "x is a whole number from k to m.": "hidden",
-    "x is k more than y.": "shift",
-    "x is k times y.": "scale",
-    "x is y divided by k.": "share",
-    "x is y minus z.": "differ",
-    "x is the remainder of y divided by k.": "residue",
-    "x is the digit sum of y.": "digits",
-    "x is below k, leaves m when divided by n, and leaves the same as y when divided by p.": "congr",
-    "Here x is k.": "invert",
-    "x and y add up to z and differ by k, x being larger.": "pair",
-    "Find the smallest possible x.": "least",
-    "x is the larger of y and z.": "pick",
-    "if x is even y is x plus k, otherwise y is x minus m.": "case",
-    "Find x.": "find",
-}
-NOT_SKILLS = ("start", "hidden", "find")
-UNARY = ("shift", "scale", "share", "residue", "digits", "case")  # one input: idle when the value stays what it was
-
 STATUSES = (
     "ok", "unreadable", "undefined name", "defined twice", "missing skill", "too many cases", "fraction", "negative",
     "too large", "no answer", "several answers", "idle", "copy",
 )
+
+# ---------------------------------------------------------------- what a sentence form is
+
+_LETTER = re.compile(r"\b[xyzkmnp]\b")
+_TOKEN = re.compile(r"\ba whole\b|\b[a-z]\b|\b(?:0|[1-9][0-9]{0,2})\b")
+
+
+def fill(pattern: str, values: Mapping[str, object]) -> str:
+    """A template or a calculation with something in the place of each letter."""
+    return _LETTER.sub(lambda match: str(values[match.group()]), pattern)
+
+
+@dataclass(eq=False)
+class Form:
+    """One sentence form. Its names are x, y, z and its numbers k, m, n, p, in order of appearance.
+
+    Its functions are given the values of the inputs, then the numbers; `draw` and `swap` a random generator first.
+    """
+
+    name: str  # of the skill; of the forms that are no skill: start, hidden, find
+    template: str
+    meaning: Callable | None = None  # -> the value, several values, None (no answer) or the name of another failure
+    defines: str = "x"  # the names that get their value here; the others are the inputs
+    idle: str | None = None  # two names; where they are equal in every world the sentence does nothing
+
+    # How the naive author writes it. *Choice*: `rng.random() < 0.6` means that in 6 of 10 cases it looks for a number
+    # that fits the value; tuned so that 0.45, 0.3, 0.2 of the draws of two, three, four random skills are sound.
+    draw: Callable[..., Sequence[int]] = lambda rng, *inputs: ()  # the numbers
+    swap: Callable[..., bool] = lambda rng, y, z: rng.sample((0, 1), 2) == [1, 0]  # exchange the two inputs?
+    otherwise: Callable[..., int] = lambda y, *rest: y  # what it takes for the value where there is none
+
+    # How a worked solution shows it: the calculation of the value; "xy": that of the input y when the value is known.
+    # A function says which it is; None: a step that no calculation can undo.
+    worked: str | Callable[..., str] = ""
+    undo: Mapping[str, str | Callable[[Mapping[str, int]], str | None]] = field(default_factory=dict)
+
+    # What the SKILL.md of one of our own skills says.
+    category: str = ""
+    intent: str = ""
+    recognise: str = ""
+    build: str = ""
+    difficulty: str = ""
+
+    def __post_init__(self):
+        letters = dict.fromkeys(_LETTER.findall(self.template))
+        self.names = tuple(letter for letter in letters if letter in "xyz")
+        self.numbers = tuple(letter for letter in letters if letter not in "xyz")
+        self.inputs = tuple(name for name in self.names if name not in self.defines)
+        if self.idle is None:  # a step from one name to one other does nothing when it changes nothing
+            self.idle = "".join(self.names) if len(self.names) == 2 else ""
+
+    def render(self, names: Iterable[str], numbers: Iterable[int]) -> str:
+        """The sentence of this form with these names and numbers: the inverse of read_sentence."""
+        return fill(self.template, dict(zip(self.names, names)) | dict(zip(self.numbers, numbers)))
+
+
+class FormError(ValueError):
+    """Why a sentence form cannot be used."""
+
+
+FORMS: dict[str, Form] = {}  # by name
+TEMPLATES: dict[str, Form] = {}
+
+
+def form(template: str, **settings) -> Callable[[Callable], Callable]:
+    """Make a sentence form known: written above the function that is its meaning, it makes a skill.
+
+        @form("x is k more than twice y.", k=(2, 9))
+        def more_than_twice(y, k):
+            return 2 * y + k
+
+    x is the name that the sentence defines, y an earlier one (and z a second), k, m, n, p are numbers; k=(2, 9): an
+    author draws k from 2 to 9. The function returns a whole number, or None where there is none; one outside of 0..999
+    is a fault of the problem. worked="2 * y + k" shows the calculation in worked solutions; for more settings see Form.
+    The skill is called as the file is, and a file has one form. Raises FormError.
+    """
+    def add(meaning: Callable) -> Callable:
+        ours = meaning.__module__ == __name__
+        ranges = {letter: settings.pop(letter) for letter in "kmnp" if letter in settings}
+        if ranges:
+            settings["draw"] = lambda rng, *inputs: [rng.randint(*ranges[letter]) for letter in new.numbers]
+        new = Form(meaning.__name__ if ours else meaning.__module__, template, meaning, **settings)
+        if not ours:
+            _examine(new, ranges)
+            new.meaning = _guarded(meaning)
+        add_form(new)
+        return meaning
+
+    return add
+
+
+def add_form(new: Form) -> None:
+    """Make it known under its name and its template."""
+    FORMS[new.name] = TEMPLATES[new.template] = new
+
+
+def forget(old: Form) -> None:
+    """The inverse of add_form."""
+    del FORMS[old.name], TEMPLATES[old.template]
+
+
+def _examine(new: Form, ranges: Mapping[str, Sequence[int]]) -> None:
+    """Raise FormError when a user's form cannot be read, is known already, or has no meaning that works."""
+    def expect(condition: bool, problem: str) -> None:
+        if not condition:
+            raise FormError(problem)
+
+    quoted, words = f"the sentence {new.template!r}", new.template.removesuffix(".").replace(",", " ,").split(" ")
+    names, numbers = [*"abc"][:len(new.names)], [6, 7, 8, 9][:len(new.numbers)]
+    expect(
+        new.template.endswith(".") and new.template.count(".") == 1 and all(words)
+        and [word for word in words if len(word) == 1 and word != ","] == _TOKEN.findall(new.template)
+        and _abstract(new.render(names, numbers)) == (new.template, names, numbers),
+        f"{quoted} cannot be read: it ends with its only full stop, its names are x, y, z and its numbers k, m, n, p, "
+        "in order of appearance and as words of their own, and nothing else in it is a single letter or a number")
+    expect(new.defines == "x" and len(new.inputs) in (1, 2), f"{quoted} must define x by y, or by y and z")
+    expect(new.template not in TEMPLATES, f"{quoted} is known already")
+    expect(new.name not in FORMS, f"the name {new.name} is taken; a file has one form, and some names are ours")
+    code, letters = new.meaning.__code__, (*new.inputs, *new.numbers)
+    expect(code.co_varnames[:code.co_argcount] == letters, f"the function must take ({', '.join(letters)})")
+    expect(all(low <= high for low, high in ranges.values()) and len(ranges) == len(new.numbers),
+           f"{quoted} needs a range for each of its numbers, such as k=(2, 9)")
+    rng, found = random.Random(0), False
+    some = range(0, LARGEST + 1, 1 if len(new.inputs) == 1 else 37)
+    for inputs in itertools.product(some, repeat=len(new.inputs)):
+        arguments = (*inputs, *new.draw(rng, *inputs))
+        call = f"{code.co_name}({', '.join(map(str, arguments))})"
+        try:
+            value = new.meaning(*arguments)
+        except Exception as error:
+            raise FormError(f"{call} raises {error!r}; return None where there is no value") from error
+        expect(value is None or type(value) is int, f"{call} returns {value!r}, not a whole number or None")
+        found = found or (value is not None and 0 <= value <= LARGEST)
+    expect(found, f"{code.co_name} gives no value from 0 to {LARGEST}")
+
+
+def _guarded(meaning: Callable) -> Callable:
+    """A user's meaning that cannot break the checker: never raises, and gives no huge numbers."""
+    def guarded(*arguments: int) -> int | None:
+        if max(arguments) > LARGEST:  # in the head of an author who lost his way
+            return None
+        try:
+            value = meaning(*arguments)
+        except Exception:  # for numbers that _examine did not try
+            return None
+        return max(-1, min(value, LARGEST + 1)) if type(value) is int else None
+
+    return guarded
+
+
+# ---------------------------------------------------------------- our own forms
+
+
+@form("x is k.")
+def start(k):
+    return k
+
+
+@form("x is a whole number from k to m.")
+def hidden(k, m):
+    return range(k, m + 1) or None
+
+
+@form(
+    "x is k more than y.", k=(2, 30), worked="y + k", undo={"xy": "x - k"},
+    category="chain", intent="add a number to a value", recognise="fits any value", build="k from 2 to 30",
+    difficulty="one easy step",
+)
+def shift(y, k):
+    return y + k
+
+
+@form(
+    "x is k times y.", draw=lambda rng, y: [rng.randint(2, 4 if rng.random() < 0.8 else 9)],
+    worked="k * y", undo={"xy": "x / k"},
+    category="chain", intent="take a multiple of a value", recognise="fits small values",
+    build="k from 2 to 9; stay below 1000", difficulty="one step, larger numbers",
+)
+def scale(y, k):
+    return k * y
+
+
+def _divisor(rng, y):
+    divisors = [k for k in range(2, 10) if y % k == 0]
+    return [rng.choice(divisors) if divisors and rng.random() < 0.6 else rng.randint(2, 9)]
+
+
+@form(
+    "x is y divided by k.", draw=_divisor, otherwise=lambda y, k: y // k, worked="y / k", undo={"xy": "x * k"},
+    category="chain", intent="split a value into equal parts", recognise="fits when k divides y",
+    build="k from 2 to 9; no remainder", difficulty="one step",
+)
+def share(y, k):
+    return y // k if k and y % k == 0 else "fraction"
+
+
+@form(
+    "x is y minus z.", swap=lambda rng, y, z: y < z and rng.random() < 0.6,
+    worked="y - z", undo={"xy": "x + z", "xz": "y - x"},
+    category="chain", intent="subtract one name from another", recognise="needs two names",
+    build="y is not less than z", difficulty="joins two branches",
+)
+def differ(y, z):
+    return y - z
+
+
+@form(
+    "x is the remainder of y divided by k.",
+    draw=lambda rng, y: [rng.randint(3, max(3, min(y, 19)) if rng.random() < 0.6 else 19)], worked="y mod k",
+    category="residue", intent="take a remainder", recognise="merges values: several starts fit",
+    build="k from 3 to 19, not above y", difficulty="one hard step",
+)
+def residue(y, k):
+    return y % k if k else None
+
+
+@form(
+    "x is the digit sum of y.", worked=lambda y: " + ".join(str(y)) if y > 9 else "",
+    category="residue", intent="add the digits of a value", recognise="merges values: several starts fit",
+    build="y has two digits or more", difficulty="one step",
+)
+def digits(y):
+    return sum(map(int, str(y)))
+
+
+_COPRIME = [(3, 4), (3, 5), (3, 7), (4, 5), (4, 7), (5, 6), (5, 7), (7, 8), (7, 9), (8, 9), (4, 9)]
+
+
+def _two_divisors(rng, y):
+    n, p = rng.randint(3, 9), rng.randint(3, 9)
+    m, k = rng.randint(0, n - 1), rng.randint(10, 99)
+    if rng.random() < 0.7:
+        n, p = rng.choice(_COPRIME)
+        m = rng.randint(0, n - 1)
+        k = n * p if rng.random() > 0.35 else 2 * n * p  # the larger bound lets two values pass
+    return k, m, n, p
+
+
+@form(
+    "x is below k, leaves m when divided by n, and leaves the same as y when divided by p.", idle="",
+    draw=_two_divisors, otherwise=lambda y, k, m, n, p: m,
+    category="residue", intent="find a number by two remainders",
+    recognise="has several values when k is above n times p", build="n and p share no divisor; k is n times p",
+    difficulty="a small search",
+)
+def congr(y, k, m, n, p):
+    return m < n and p and [value for value in range(m, k, n) if value % p == y % p] or None
+
+
+@form(
+    "Here x is k.", defines="",
+    category="inverse", intent="hide the start and give the end", recognise="needs steps that can be undone",
+    build="start: a whole number from 0 to 99; ask for it", difficulty="all steps backwards",
+)
+def invert(x, k):
+    return x if x == k else None
+
+
+def _difference(rng, z):
+    k = rng.randint(1, 20)
+    return [rng.choice(range(2 - z % 2, min(z, 20) + 1, 2)) if z > 1 and rng.random() < 0.6 else k]
+
+
+@form(
+    "x and y add up to z and differ by k, x being larger.", defines="xy", draw=_difference,
+    otherwise=lambda z, k: (z + k) // 2, worked="(z + k) / 2", undo={"xz": "2 * x - k", "yz": "2 * y + k"},
+    category="inverse", intent="split a value by sum and difference", recognise="z and k both even or both odd",
+    build="k is not above z", difficulty="two equations",
+)
+def pair(z, k):
+    return (z + k) // 2 if 0 < k <= z and (z + k) % 2 == 0 else None  # x; for y see steps_of
+
+
+add_form(Form(
+    "least", "Find the smallest possible x.", defines="",
+    category="inverse", intent="ask for the smallest value", recognise="needs several possible values",
+    build="goes with congr, or invert behind a merging step", difficulty="all cases",
+))
+
+
+def _if_larger(name):
+    return lambda v: "" if v["x"] == v[name] else None
+
+
+@form(
+    "x is the larger of y and z.", idle="yz", worked="max(y, z)", undo={"xy": _if_larger("y"), "xz": _if_larger("z")},
+    category="select", intent="take the larger of two values", recognise="needs two different values",
+    build="y and z from two branches", difficulty="joins two branches",
+)
+def pick(y, z):
+    return max(y, z)
+
+
+@form(
+    "if x is even y is x plus k, otherwise y is x minus m.", defines="y",
+    draw=lambda rng, x: [rng.randint(2, 20), rng.randint(2, max(2, min(x, 20)) if rng.random() < 0.6 else 20)],
+    worked=lambda x, k, m: "x - m" if x % 2 else "x + k", undo={"yx": lambda v: "y + m" if v["x"] % 2 else "y - k"},
+    category="select", intent="branch on even or odd", recognise="m is not above an odd x",
+    build="k and m from 2 to 20", difficulty="one step with a choice",
+)
+def case(x, k, m):
+    return x - m if x % 2 else x + k
+
+
+add_form(Form("find", "Find x.", defines=""))
+
+OURS = tuple(FORMS)  # what is known beyond these comes from a user's packages
+NOT_SKILLS = ("start", "hidden", "find")
+QUESTIONS = ("find", "least")
+
+
+# ---------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True)
@@ -59,38 +354,39 @@ class Check:
 
 
 class Sentence(NamedTuple):
-    kind: str  # a value of TEMPLATES
+    form: Form
     names: tuple[str, ...]  # in order of appearance, each once
     numbers: tuple[int, ...]
 
     @property
-    def defines(self) -> tuple[str, ...]:
-        if self.kind in ("find", "least", "invert"):
-            return ()
-        return self.names[1:2] if self.kind == "case" else self.names[:2] if self.kind == "pair" else self.names[:1]
-
-    @property
-    def uses(self) -> tuple[str, ...]:
-        return tuple(name for name in self.names if name not in self.defines)
+    def kind(self) -> str:
+        return self.form.name
 
     @property
     def skill(self) -> str | None:
         return None if self.kind in NOT_SKILLS else self.kind
 
+    @property
+    def defines(self) -> tuple[str, ...]:
+        return self.named(self.form.defines)
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        return self.named(self.form.inputs)
+
+    def named(self, letters: Iterable[str]) -> tuple[str, ...]:
+        """The names at the places that the form calls so."""
+        return tuple(self.names["xyz".index(letter)] for letter in letters)
+
 
 class Step(NamedTuple):
-    """One assignment of an enumeration: `target` takes each of the values that `kind` gives for the inputs."""
+    """One assignment of an enumeration: `target` takes each of the values that `form` means for the inputs."""
 
-    kind: str
+    form: Form
     target: str
     inputs: tuple[str, ...]
     numbers: tuple[int, ...]
     sentence: int  # index of the sentence it comes from
-
-
-# ---------------------------------------------------------------- reading
-
-_TOKEN = re.compile(r"\ba whole\b|\b[a-z]\b|\b(?:0|[1-9][0-9]{0,2})\b")
 
 
 def template_of(sentence: str) -> str:
@@ -124,8 +420,8 @@ def split(text: str) -> list[str]:
 def read_sentence(sentence: str) -> Sentence | None:
     """A sentence of the language, or None."""
     template, names, numbers = _abstract(sentence)
-    kind = TEMPLATES.get(template)
-    return kind and Sentence(kind, tuple(names), tuple(numbers))
+    known = TEMPLATES.get(template)
+    return known and Sentence(known, tuple(names), tuple(numbers))
 
 
 def read(text: str) -> list[Sentence] | Check:
@@ -134,7 +430,7 @@ def read(text: str) -> list[Sentence] | Check:
     lines = split(text)
     for number, line in enumerate(lines, 1):
         sentence = read_sentence(line)
-        if sentence is None or number > MAX_SENTENCES or (sentence.kind in ("find", "least")) != (number == len(lines)):
+        if sentence is None or number > MAX_SENTENCES or (sentence.kind in QUESTIONS) != (number == len(lines)):
             return Check("unreadable", detail=f"sentence {number}")
         sentences.append(sentence)
     known: set[str] = set()
@@ -153,23 +449,7 @@ def skills_of(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sentence.skill for sentence in sentences if sentence and sentence.skill))
 
 
-# ---------------------------------------------------------------- meaning
-
-# A step's possible values given its inputs, or the name of the failure. What lies outside of 0..999 is caught later.
-
-
-def _share(x: int, k: int) -> Sequence[int] | str:
-    return (x // k,) if k and x % k == 0 else "fraction"
-
-
-def _congr(x: int, below: int, r: int, m: int, n: int) -> Sequence[int] | str:
-    if r >= m or n == 0:
-        return "no answer"
-    return [value for value in range(r, below, m) if value % n == x % n] or "no answer"
-
-
-def _pair(x: int, k: int) -> Sequence[int] | str:  # larger + smaller = x, larger - smaller = k > 0
-    return ((x + k) // 2,) if 0 < k <= x and (x + k) % 2 == 0 else "no answer"
+# ---------------------------------------------------------------- worlds
 
 
 def _near(value: int) -> Iterable[int]:
@@ -183,35 +463,18 @@ def _near(value: int) -> Iterable[int]:
             yield value - distance
 
 
-MEANING: dict[str, Callable[..., Iterable[int] | str]] = {
-    "near": _near,
-    "start": lambda k: (k,),
-    "hidden": lambda k, m: range(k, m + 1) or "no answer",
-    "shift": lambda x, k: (x + k,),
-    "scale": lambda x, k: (k * x,),
-    "share": _share,
-    "differ": lambda x, y: (x - y,),
-    "residue": lambda x, k: (x % k,) if k else "no answer",
-    "digits": lambda x: (sum(map(int, str(x))),),
-    "congr": _congr,
-    "pair": _pair,
-    "pick": lambda x, y: (max(x, y),),
-    "case": lambda x, k, m: (x - m if x % 2 else x + k,),
-    "invert": lambda x, k: (x,) if x == k else "no answer",
-}
+NEAR = Form("near", "", _near)  # no sentence: any value
 
 
 def steps_of(sentences: Sequence[Sentence]) -> list[Step]:
     """The sentences as assignments. `pair` makes two of them; `invert` assigns a name the value that it has."""
     steps = []
     for index, sentence in enumerate(sentences):
-        kind, uses = sentence.kind, sentence.uses
-        if kind == "invert":
-            steps.append(Step(kind, uses[0], uses, sentence.numbers, index))
-        elif kind not in ("find", "least"):
-            larger, *smaller = sentence.defines
-            steps.append(Step(kind, larger, uses, sentence.numbers, index))
-            steps += [Step("differ", name, (uses[0], larger), (), index) for name in smaller]
+        if sentence.kind not in QUESTIONS:
+            uses = sentence.uses
+            target, *rest = sentence.defines or uses
+            steps.append(Step(sentence.form, target, uses, sentence.numbers, index))
+            steps += [Step(FORMS["differ"], name, (uses[0], target), (), index) for name in rest]
     return steps
 
 
@@ -239,8 +502,10 @@ def explore(
         if at == len(steps):
             return visit(world)
         step = steps[at]
-        values = MEANING[step.kind](*[world[name] for name in step.inputs], *step.numbers)
-        if type(values) is not str:
+        values = step.form.meaning(*[world[name] for name in step.inputs], *step.numbers)
+        if type(values) is int:
+            values = (values,)
+        if values is not None and type(values) is not str:
             for value in values:
                 if 0 <= value <= LARGEST:
                     world[step.target] = value
@@ -249,7 +514,7 @@ def explore(
                 elif at > furthest[0]:
                     furthest = at, "negative" if value < 0 else "too large"
         elif at > furthest[0]:
-            furthest = at, values
+            furthest = at, values or "no answer"
         return False
 
     go(0)
@@ -288,10 +553,11 @@ def _solve(sentences: Sequence[Sentence]) -> Check:
     steps, query = steps_of(sentences), sentences[-1].names[0]
     least = sentences[-1].kind == "least"
     worlds: dict[int, dict[str, int]] = {}  # answer -> the first world that has it
-    suspects = [step for step in steps if step.kind in UNARY or step.kind == "pick"]  # idle in every world so far
+    suspects = [(index, *sentence.named(sentence.form.idle)) for index, sentence in enumerate(sentences)
+                if sentence.form.idle]  # idle in every world so far
 
     def visit(world: dict[str, int]) -> bool:
-        suspects[:] = [step for step in suspects if _unchanged(step, world)]
+        suspects[:] = [suspect for suspect in suspects if world[suspect[1]] == world[suspect[2]]]
         worlds.setdefault(world[query], dict(world))
         return len(worlds) > 1 and not least
 
@@ -303,7 +569,7 @@ def _solve(sentences: Sequence[Sentence]) -> Check:
     if least and len(worlds) == 1:
         return _fault("idle", sentences, len(sentences) - 1)
     if suspects:
-        return _fault("idle", sentences, suspects[0].sentence)
+        return _fault("idle", sentences, suspects[0][0])
     answer = min(worlds)
     for index, sentence in enumerate(sentences):
         if answer in sentence.numbers:
@@ -314,21 +580,14 @@ def _solve(sentences: Sequence[Sentence]) -> Check:
     return Check("ok", answer=str(answer))
 
 
-def _unchanged(step: Step, world: dict[str, int]) -> bool:
-    """Did the step leave its input what it was? For `pick`: are both the same?"""
-    if step.kind == "pick":
-        return world[step.inputs[0]] == world[step.inputs[1]]
-    return world[step.target] == world[step.inputs[0]]
-
-
 def _branching(steps: Sequence[Step], one: dict[str, int], other: dict[str, int]) -> int:
     """The sentence to blame for two worlds: the first that merges different inputs or has two outcomes for the same."""
     for step in steps:
-        if step.kind not in ("hidden", "invert"):
+        if step.form.name not in ("hidden", "invert"):
             same_inputs = all(one[name] == other[name] for name in step.inputs)
             if same_inputs != (one[step.target] == other[step.target]):
                 return step.sentence
-    return next((step.sentence for step in steps if step.kind == "invert"), steps[0].sentence)
+    return next((step.sentence for step in steps if step.form.name == "invert"), steps[0].sentence)
 
 
 def _matters(
@@ -349,7 +608,8 @@ def _matters(
         return deleted.names[0] in relevant
     if deleted.kind != "invert" and relevant.isdisjoint(deleted.defines):
         return False
-    rest = [Step("near" if name in relevant else "start", name, (), (world[name],), index) for name in deleted.defines]
+    rest = [Step(NEAR if name in relevant else FORMS["start"], name, (), (world[name],), index)
+            for name in deleted.defines]
     rest += [step for step in steps if step.sentence != index]
 
     def another(name: str, value: int) -> bool:

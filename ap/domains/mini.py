@@ -1,36 +1,42 @@
 """The miniature world: draws, checks and explains problems in a language that a program can decide completely.
 
-chainlet.py holds the language and its checker. Here is what an author, a corpus and a curriculum need of it.
+chainlet.py holds the language and its checker, mini_checks.py three independent solvers. Here is what an author, a
+corpus and a curriculum need of them. The names of this module are what the rest of the house asks of a domain.
 """
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import re
+import sys
+from functools import lru_cache
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from ap.config import UserError
 from ap.domains import chainlet
 from ap.domains.chainlet import (
-    MEANING, TEMPLATES, Check, Sentence, check, explore, read, read_sentence, skills_of, split, steps_of, template_of,
+    FORMS, LARGEST, TEMPLATES, Check, Form, Sentence, check, explore, fill, read, read_sentence, skills_of, split,
+    steps_of, template_of,
 )
+from ap.domains.mini_checks import SOLVERS, second_audit
 
+SKILLS = tuple(name for name in chainlet.OURS if name not in chainlet.NOT_SKILLS)
 CATEGORIES: dict[str, tuple[str, ...]] = {
-    "chain": ("shift", "scale", "share", "differ"),
-    "residue": ("residue", "digits", "congr"),
-    "inverse": ("invert", "pair", "least"),
-    "select": ("pick", "case"),
+    category: tuple(name for name in SKILLS if FORMS[name].category == category)
+    for category in dict.fromkeys(FORMS[name].category for name in SKILLS)
 }
-SKILLS = tuple(skill for skills in CATEGORIES.values() for skill in skills)
-SCAFFOLD = tuple(template for template, kind in TEMPLATES.items() if kind in chainlet.NOT_SKILLS)  # forms without a skill
-SKILL_OF_TEMPLATE = {template: kind for template, kind in TEMPLATES.items() if kind not in chainlet.NOT_SKILLS}
+SCAFFOLD = tuple(FORMS[name].template for name in chainlet.NOT_SKILLS)  # forms without a skill
+VERIFIERS, AUDITOR = tuple(SOLVERS.values()), second_audit  # each: question -> status, answer
 
 INSTRUCTIONS = "A problem is one line: a start, one sentence a skill, a question. Names are a, b, c; values 0 to 999."
 
-
 # The program that checks a draft in the sandbox, where the environment has put it and the active skills.
 CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read(), open('skills.txt').read().split()))"
+SCRIPTS = (Path(__file__).parent,)  # folders that the agent's programs may import from: chainlet.py lies here
+PRELOAD = ("chainlet",)  # what the sandbox's server imports once
+PHRASES = (json.dumps(CHECK_PROGRAM)[1:-1],)  # what agents write word for word: one token of a tokenizer from scratch
 
 
 def passed(output: str) -> bool:
@@ -43,14 +49,40 @@ def answer_of(output: str) -> str:
     return output.removeprefix("ok: ").strip()
 
 
-# ---------------------------------------------------------------- naive composition
+# ---------------------------------------------------------------- the user's own skills
 
-# *Choice*: how often the author chooses a number that fits the value it goes with; else it takes any. Tuned so that
-# 0.45, 0.3, 0.2 of the draws of two, three, four random skills are sound.
-CARE = {
-    "share": 0.6, "congr": 0.7, "pair": 0.6, "residue": 0.6, "differ": 0.6, "case": 0.6, "scale": 0.8, "invert": 0.85,
-}
-SEVERAL = 0.35  # share of congr sentences with a bound that lets several values pass
+
+def learn(packages: Mapping[str, Path]) -> tuple[str, ...]:
+    """Make the sentences of the user's skills known, and those of an earlier library unknown.
+
+    packages: name of the skill -> folder of its package; those of our own skills need nothing. A user's one says its
+    sentence in scripts/NAME.py, which runs here, and in the sandbox as a module to preload. Returns the names
+    of these modules. Raises UserError.
+    """
+    for name in FORMS.keys() - set(chainlet.OURS):
+        chainlet.forget(FORMS[name])
+    sys.modules["chainlet"] = chainlet  # what the scripts import, as in the sandbox
+    new = tuple(name for name in packages if name not in SKILLS)
+    for name in new:
+        path = packages[name] / "scripts" / f"{name}.py"
+        if not path.is_file():
+            raise UserError(
+                f"{packages[name]}: the domain mini has no sentence for a skill {name!r}; write {path}, with "
+                f"@form(\"x is ... y.\") above a function (see skills/README.md), or use one of {', '.join(SKILLS)}")
+        if name in sys.stdlib_module_names or name in ("chainlet", "numpy", "sympy", "mpmath"):
+            raise UserError(f"{path}: hides Python's own module {name}; give the skill another name")
+        try:
+            spec = importlib.util.spec_from_file_location(name, path)
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        except Exception as error:
+            problem = error if isinstance(error, chainlet.FormError) else f"{type(error).__name__}: {error}"
+            raise UserError(" ".join(f"{path}: {problem}".split())) from error
+        if name not in FORMS:
+            raise UserError(f'{path}: has no sentence; put @form("x is ... y.") above a function (skills/README.md)')
+    return new
+
+
+# ---------------------------------------------------------------- naive composition
 
 
 class _Author:
@@ -62,9 +94,6 @@ class _Author:
         self.values: dict[str, int] = {}  # in its head; one possible world
         self.lines: list[str] = []
         self.last = ""
-
-    def careful(self, skill: str) -> bool:
-        return self.rng.random() < CARE[skill]
 
     def define(self, value: int) -> str:
         """A new name, now the last one."""
@@ -88,79 +117,37 @@ class _Author:
         value = rng.randint(2, 60)
         first = self.define(value)
         self.lines.append(f"{first} is a whole number from 0 to 99." if inverted else f"{first} is {value}.")
-        body = [skill for skill in self.skills if skill not in ("invert", "least")]
+        body = [skill for skill in self.skills if FORMS[skill].defines]
         for skill in body or [rng.choice(("shift", "scale"))]:  # a problem needs a step
-            getattr(self, "_" + skill)(self.last)
+            self.add(FORMS[skill])
         asked = self.last
         if inverted:
-            target = self.values[self.last] if self.careful("invert") else rng.randint(0, 99)
+            target = self.values[self.last] if rng.random() < 0.85 else rng.randint(0, 99)
             self.lines.append(f"Here {self.last} is {target}.")
             asked = first
         self.lines.append(f"Find the smallest possible {asked}." if "least" in self.skills else f"Find {asked}.")
         return " ".join(self.lines)
 
-    def _shift(self, x: str) -> None:
-        k = self.rng.randint(2, 30)
-        self.lines.append(f"{self.define(self.values[x] + k)} is {k} more than {x}.")
-
-    def _scale(self, x: str) -> None:
-        k = self.rng.randint(2, 4 if self.careful("scale") else 9)
-        self.lines.append(f"{self.define(k * self.values[x])} is {k} times {x}.")
-
-    def _share(self, x: str) -> None:
-        value = self.values[x]
-        divisors = [k for k in range(2, 10) if value % k == 0]
-        k = self.rng.choice(divisors) if divisors and self.careful("share") else self.rng.randint(2, 9)
-        self.lines.append(f"{self.define(value // k)} is {x} divided by {k}.")
-
-    def _differ(self, x: str) -> None:
-        pair = [x, self.earlier()]
-        if self.values[pair[0]] < self.values[pair[1]] and self.careful("differ"):
-            pair.reverse()
-        self.lines.append(f"{self.define(self.values[pair[0]] - self.values[pair[1]])} is {pair[0]} minus {pair[1]}.")
-
-    def _residue(self, x: str) -> None:
-        value = self.values[x]
-        m = self.rng.randint(3, max(3, min(value, 19)) if self.careful("residue") else 19)
-        self.lines.append(f"{self.define(value % m)} is the remainder of {x} divided by {m}.")
-
-    def _digits(self, x: str) -> None:
-        self.lines.append(f"{self.define(sum(map(int, str(self.values[x]))))} is the digit sum of {x}.")
-
-    def _congr(self, x: str) -> None:
-        rng, value = self.rng, self.values[x]
-        m, n = rng.randint(3, 9), rng.randint(3, 9)
-        r, below = rng.randint(0, m - 1), rng.randint(10, 99)
-        if self.careful("congr"):
-            m, n = rng.choice([(3, 4), (3, 5), (3, 7), (4, 5), (4, 7), (5, 6), (5, 7), (7, 8), (7, 9), (8, 9), (4, 9)])
-            r = rng.randint(0, m - 1)
-            below = m * n if rng.random() > SEVERAL else 2 * m * n
-        values = [b for b in range(r, below, m) if b % n == value % n]
-        name = self.define(rng.choice(values) if values else r)
-        self.lines.append(
-            f"{name} is below {below}, leaves {r} when divided by {m}, "
-            f"and leaves the same as {x} when divided by {n}."
-        )
-
-    def _pair(self, x: str) -> None:
-        total = self.values[x]
-        k = self.rng.randint(1, 20)
-        if total > 1 and self.careful("pair"):
-            k = self.rng.choice(range(2 - total % 2, min(total, 20) + 1, 2))
-        larger, smaller = self.define((total + k) // 2), self.define((total - k) // 2)
-        self.lines.append(f"{larger} and {smaller} add up to {x} and differ by {k}, {larger} being larger.")
-        self.last = self.rng.choice((larger, smaller))
-
-    def _pick(self, x: str) -> None:
-        y = self.earlier()
-        one, other = self.rng.sample((x, y), 2)
-        self.lines.append(f"{self.define(max(self.values[x], self.values[y]))} is the larger of {one} and {other}.")
-
-    def _case(self, x: str) -> None:
-        value = self.values[x]
-        k, m = self.rng.randint(2, 20), self.rng.randint(2, max(2, min(value, 20)) if self.careful("case") else 20)
-        name = self.define(value - m if value % 2 else value + k)
-        self.lines.append(f"if {x} is even {name} is {x} plus {k}, otherwise {name} is {x} minus {m}.")
+    def add(self, form: Form) -> None:
+        """One more step, from the last name on."""
+        inputs = [self.last, *(self.earlier() for _ in form.inputs[1:])]
+        if len(inputs) == 2 and form.swap(self.rng, *map(self.values.get, inputs)):
+            inputs.reverse()
+        values = [self.values[name] for name in inputs]
+        numbers = form.draw(self.rng, *values)
+        value = form.meaning(*values, *numbers)
+        if value is None or isinstance(value, str):
+            value = form.otherwise(*values, *numbers)
+        elif not isinstance(value, int):  # there are several
+            value = self.rng.choice(value)
+        if form.name not in chainlet.OURS:  # a later sentence may print it, and numbers have three digits
+            value = min(value, LARGEST)
+        names = [self.define(value)]
+        if form.name == "pair":
+            names.append(self.define(value - numbers[0]))
+            self.last = self.rng.choice(names)
+        letters = dict(zip(form.inputs, inputs)) | dict(zip(form.defines, names))
+        self.lines.append(form.render((letters[name] for name in form.names), numbers))
 
 
 def draw_problem(skills: Sequence[str], rng: random.Random) -> str:
@@ -169,23 +156,34 @@ def draw_problem(skills: Sequence[str], rng: random.Random) -> str:
     Raises UserError for a skill that this world has no sentence for.
     """
     for skill in skills:
-        if skill not in SKILLS:
+        if skill not in FORMS or skill in chainlet.NOT_SKILLS:
             raise UserError(f"skill {skill!r} has no sentence in the domain mini; use some of {', '.join(SKILLS)}")
     return _Author(skills, rng).write()
+
+
+@lru_cache
+def _merging(form: Form) -> float:
+    """Of the starts 0 to 99, the share that another one replaces, since both come to the same value."""
+    rng = random.Random(0)
+    numbers = form.draw(rng, *[50] * len(form.inputs))
+    inputs = [(start, 30)[:len(form.inputs)] for start in range(100)]
+    outcomes = [form.meaning(*values, *numbers) for values in inputs]
+    found = [str(outcome) for outcome in outcomes if outcome not in (None, "fraction")]
+    return 1 - len(set(found)) / len(found) if found else 0.0
 
 
 def in_conflict(skills: Sequence[str], skill: str) -> bool:
     """Does `skill` clash with another of `skills`, so that new numbers (almost) never help?
 
     `least` needs a freedom that only congr leaves, or invert behind a step that merges values; invert behind such a
-    step needs least. *Choice*: only these; a test compares them with draws.
+    step needs least, when more than half of the values merge. *Choice*: only these; a test compares them with draws.
     """
-    merging = {"residue", "digits", "congr", "case", "pick"} & set(skills)
+    merging = {name: _merging(FORMS[name]) for name in skills if FORMS[name].defines}
     conflict: set[str] = set()
-    if "least" in skills and "congr" not in skills and not ("invert" in skills and merging):
+    if "least" in skills and "congr" not in skills and not ("invert" in skills and any(merging.values())):
         conflict = {"least"}
-    elif "invert" in skills and "least" not in skills and merging - {"case", "pick"}:
-        conflict = {"invert", *merging - {"case", "pick"}}
+    elif "invert" in skills and "least" not in skills and max(merging.values(), default=0.0) > 0.5:
+        conflict = {"invert", *(name for name, share in merging.items() if share > 0.5)}
     return skill in conflict
 
 
@@ -200,7 +198,7 @@ def step_kinds(text: str) -> tuple[str, ...]:
 
 def canonical(text: str) -> str:
     """The same text for all problems that differ only in their letters, the order of their sentences, or the order of
-    the two names of a `pick`. A text that cannot be read stays as it is, up to its spaces.
+    two names that may be exchanged, as those of a `pick`. A text that cannot be read stays as it is, up to its spaces.
 
     Names are told apart by what defines and uses them: colours, refined until they stand (as in Weisfeiler-Leman).
     """
@@ -208,8 +206,8 @@ def canonical(text: str) -> str:
     if isinstance(sentences, Check):
         return " ".join(text.split())
 
-    def roles(sentence: Sentence) -> list[tuple[str, int]]:  # a name and its place; both places of `pick` are the same
-        places = (0, 1, 1) if sentence.kind == "pick" else range(3)
+    def roles(sentence: Sentence) -> list[tuple[str, int]]:  # a name and its place; exchangeable places are the same
+        places = (0, 1, 1) if _symmetric(sentence.form) else range(3)
         return list(zip(sentence.names, places))
 
     names = [name for sentence in sentences for name in sentence.defines]
@@ -229,71 +227,45 @@ def canonical(text: str) -> str:
     while rest:  # of the sentences whose names are known, the one with the smallest colours comes next; questions last
         ready = [s for s in rest if letters.keys() >= set(s.uses)]
         best = min(ready, key=lambda s: (
-            s.kind in ("find", "least"), s.kind, s.numbers, sorted((place, colour[name]) for name, place in roles(s))))
+            s.kind in chainlet.QUESTIONS, s.kind, s.numbers, sorted((place, colour[name]) for name, place in roles(s))))
         rest.remove(best)
         for name in best.defines:
             letters[name] = "abcdefghijklmnopqrstuvwxyz"[len(letters)]
         shown = [letters[name] for name in best.names]
-        if best.kind == "pick":
+        if _symmetric(best.form):
             shown[1:] = sorted(shown[1:])
-        lines.append(render(best.kind, shown, best.numbers))
+        lines.append(best.form.render(shown, best.numbers))
     return " ".join(lines)
 
 
-_TEMPLATE_OF_KIND = {kind: template for template, kind in TEMPLATES.items()}
-
-
-def render(kind: str, names: Sequence[str], numbers: Sequence[int]) -> str:
-    """The sentence of a kind: the inverse of chainlet.read_sentence."""
-    values = dict(zip("xyz", names)) | {letter: str(number) for letter, number in zip("kmnp", numbers)}
-    return re.sub(r"\b[xyzkmnp]\b", lambda match: values[match.group()], _TEMPLATE_OF_KIND[kind])
+@lru_cache
+def _symmetric(form: Form) -> bool:
+    """May the two inputs be exchanged?"""
+    if len(form.inputs) != 2:
+        return False
+    rng = random.Random(0)
+    pairs = [(rng.randint(0, LARGEST), rng.randint(0, LARGEST), form.draw(rng, 30, 50)) for _ in range(300)]
+    return all(form.meaning(y, z, *numbers) == form.meaning(z, y, *numbers) for y, z, numbers in pairs)
 
 
 # ---------------------------------------------------------------- worked solutions
 
 
-def _forward(kind: str, inputs: Sequence[int], numbers: Sequence[int]) -> str:
+def _forward(form: Form, inputs: Sequence[int], numbers: Sequence[int]) -> str:
     """The calculation of one step as text, without its result; "" when there is none to show."""
-    x, y = (*inputs, None, None)[:2]
-    if kind == "shift":
-        return f"{x} + {numbers[0]}"
-    if kind == "scale":
-        return f"{numbers[0]} * {x}"
-    if kind == "share":
-        return f"{x} / {numbers[0]}"
-    if kind == "differ":
-        return f"{x} - {y}"
-    if kind == "residue":
-        return f"{x} mod {numbers[0]}"
-    if kind == "digits":
-        return " + ".join(str(x)) if x > 9 else ""
-    if kind == "pair":
-        return f"({x} + {numbers[0]}) / 2"
-    if kind == "pick":
-        return f"max({x}, {y})"
-    if kind == "case":
-        return f"{x} - {numbers[1]}" if x % 2 else f"{x} + {numbers[0]}"
-    return ""
+    pattern = form.worked(*inputs, *numbers) if callable(form.worked) else form.worked
+    return fill(pattern, dict(zip(form.inputs, inputs)) | dict(zip(form.numbers, numbers)))
 
 
-def _backward(
-    kind: str, value: int, position: int, other: int | None, before: int, numbers: Sequence[int]
-) -> str | None:
-    """The inverse calculation: from the step's `value` to its hidden input, which stands at `position`, was `before`
-    and has `other` beside it. None when a step cannot be undone by a calculation."""
-    if kind == "shift":
-        return f"{value} - {numbers[0]}"
-    if kind == "scale":
-        return f"{value} / {numbers[0]}"
-    if kind == "share":
-        return f"{value} * {numbers[0]}"
-    if kind == "differ":
-        return f"{value} + {other}" if position == 0 else f"{other} - {value}"
-    if kind == "case":
-        return f"{value} + {numbers[1]}" if before % 2 else f"{value} - {numbers[0]}"
-    if kind == "pick" and value == before:
-        return ""
-    return None
+def _backward(sentence: Sentence, known: str, wanted: str, world: Mapping[str, int]) -> str | None:
+    """The inverse calculation, from a name that the sentence defines to an input; None when there is none."""
+    letters = dict(zip(sentence.names, sentence.form.names))
+    values = dict(zip(sentence.form.numbers, sentence.numbers))
+    values |= {letter: world[name] for name, letter in letters.items()}
+    pattern = sentence.form.undo.get(letters[known] + letters[wanted])
+    if callable(pattern):
+        pattern = pattern(values)
+    return pattern and fill(pattern, values)
 
 
 def _line(name: str, calculation: str, value: int) -> str:
@@ -322,14 +294,14 @@ def worked_solution(text: str) -> str | None:
     for step in steps_of(sentences):
         values = [world[step.target] for world in worlds]
         inputs = [worlds[0][name] for name in step.inputs]
-        if step.kind == "congr":
+        if step.form.name == "congr":
             below, r, m, n = step.numbers
             lines.append(f"{inputs[0]} mod {n} = {inputs[0] % n}.")
             lines.append(f"{step.target} in {', '.join(map(str, range(r, max(values) + 1, m)))}.")
-        if step.kind not in ("start", "invert"):
+        if step.form.name not in ("start", "invert"):
             one = len(set(values)) == 1
             shown = values[:1] if one else values
-            calculation = _forward(step.kind, inputs, step.numbers) if one else ""
+            calculation = _forward(step.form, inputs, step.numbers) if one else ""
             lines.append(_line(step.target, calculation, ", ".join(map(str, shown))))
     return " ".join([*lines, boxed])
 
@@ -340,10 +312,10 @@ def _try(sentences: Sequence[Sentence], world: dict[str, int], query: str) -> li
     lines = []
     for step in steps_of(sentences):
         inputs = [world[name] for name in step.inputs]
-        if step.kind == "hidden":
+        if step.form.name == "hidden":
             lines.append(f"{word} {step.target} = {world[step.target]}.")
-        elif step.kind not in ("start", "invert"):
-            lines.append(_line(step.target, _forward(step.kind, inputs, step.numbers), world[step.target]))
+        elif step.form.name not in ("start", "invert"):
+            lines.append(_line(step.target, _forward(step.form, inputs, step.numbers), world[step.target]))
     return lines
 
 
@@ -356,8 +328,8 @@ def _undo(sentences: Sequence[Sentence], world: dict[str, int]) -> list[str] | N
     unknown, lines = set(hidden), []
     for step in steps_of(sentences):  # what does not depend on the hidden start comes first
         if unknown.isdisjoint(step.inputs):
-            if step.kind not in ("start", "hidden"):
-                lines.append(_line(step.target, _forward(step.kind, [world[n] for n in step.inputs], step.numbers),
+            if step.form.name not in ("start", "hidden"):
+                lines.append(_line(step.target, _forward(step.form, [world[n] for n in step.inputs], step.numbers),
                                    world[step.target]))
         else:
             unknown.add(step.target)
@@ -369,20 +341,14 @@ def _undo(sentences: Sequence[Sentence], world: dict[str, int]) -> list[str] | N
         if len(names) != 1:
             return None
         name, value = names[0], world[current]
-        position = sentence.uses.index(name)
-        other = next((world[n] for n in sentence.uses if n != name), None)
-        if sentence.kind == "pair":
-            larger, smaller = sentence.defines
-            sign = "-" if current == larger else "+"
-            lines.append(_line(name, f"2 * {value} {sign} {sentence.numbers[0]}", world[name]))
-            partner = smaller if current == larger else larger
-            lines.append(_line(partner, f"{world[name]} - {value}", world[partner]))
-            path.append(partner)
-        else:
-            calculation = _backward(sentence.kind, value, position, other, world[name], sentence.numbers)
-            if calculation is None:
-                return None
-            lines.append(_line(name, calculation, world[name]))
+        calculation = _backward(sentence, current, name, world)
+        if calculation is None:
+            return None
+        lines.append(_line(name, calculation, world[name]))
+        for partner in sentence.defines:
+            if partner != current:  # the other part of a pair
+                lines.append(_line(partner, f"{world[name]} - {value}", world[partner]))
+                path.append(partner)
         path.append(name)
         current = name
     return lines if unknown <= set(path) else None
@@ -453,7 +419,7 @@ def check_step(question: str, solution: str, sentence: str) -> bool | None:
     known = read_sentence(sentence)
     if known is None:
         return None
-    if known.kind in ("find", "least", "invert"):
+    if known.kind in (*chainlet.QUESTIONS, "invert"):
         boxed = re.search(r"\\boxed\{(\d+)\}", solution)
         readable = " ".join(line for line in split(question) if read_sentence(line))
         return boxed is not None and check(readable).answer == boxed.group(1)
@@ -472,72 +438,27 @@ def check_step(question: str, solution: str, sentence: str) -> bool | None:
             return False
         for row in range(rows):
             *inputs, value = (column[row % len(column)] for column in columns)
-            outcomes = MEANING[step.kind](*inputs, *step.numbers)
-            if isinstance(outcomes, str) or value not in outcomes:
+            possible = step.form.meaning(*inputs, *step.numbers)
+            if value != possible and (not isinstance(possible, (list, range)) or value not in possible):
                 return False
     return True
 
 
-# ---------------------------------------------------------------- what a SKILL.md package says of each skill
+# ---------------------------------------------------------------- the SKILL.md packages of our own skills
 
 TOOL_HINT = "from chainlet import check; print(check(text))"
 
-# skill -> (intent, method, recognition, workflow, difficulty). `method` is the sentence form itself.
-_TEXTS = {
-    "shift": ("add a number to a value", "x is k more than y.", "fits any value", "k from 2 to 30", "one easy step"),
-    "scale": ("take a multiple of a value", "x is k times y.", "fits small values", "k from 2 to 9; stay below 1000",
-              "one step, larger numbers"),
-    "share": ("split a value into equal parts", "x is y divided by k.", "fits when k divides y",
-              "k from 2 to 9; no remainder", "one step"),
-    "differ": ("subtract one name from another", "x is y minus z.", "needs two names", "y is not less than z",
-               "joins two branches"),
-    "residue": ("take a remainder", "x is the remainder of y divided by k.", "merges values: several starts fit",
-                "k from 3 to 19, not above y", "one hard step"),
-    "digits": ("add the digits of a value", "x is the digit sum of y.", "merges values: several starts fit",
-               "y has two digits or more", "one step"),
-    "congr": ("find a number by two remainders",
-              "x is below k, leaves m when divided by n, and leaves the same as y when divided by p.",
-              "has several values when k is above n times p", "n and p share no divisor; k is n times p",
-              "a small search"),
-    "invert": ("hide the start and give the end", "Here x is k.", "needs steps that can be undone",
-               "start: a whole number from 0 to 99; ask for it", "all steps backwards"),
-    "pair": ("split a value by sum and difference", "x and y add up to z and differ by k, x being larger.",
-             "z and k both even or both odd", "k is not above z", "two equations"),
-    "least": ("ask for the smallest value", "Find the smallest possible x.", "needs several possible values",
-              "goes with congr, or invert behind a merging step", "all cases"),
-    "pick": ("take the larger of two values", "x is the larger of y and z.", "needs two different values",
-             "y and z from two branches", "joins two branches"),
-    "case": ("branch on even or odd", "if x is even y is x plus k, otherwise y is x minus m.",
-             "m is not above an odd x", "k and m from 2 to 20", "one step with a choice"),
-}
-
-SKILL_TEXTS: dict[str, dict[str, str]] = {
-    skill: {
-        "category": category, "level_1": f"{skill} ({category}): {_TEXTS[skill][0]}", "tool": TOOL_HINT,
-        **dict(zip(("intent", "method", "recognition", "workflow", "difficulty"), _TEXTS[skill])),
-    }
-    for category, skills in CATEGORIES.items() for skill in skills
-}
-
-
-# ---------------------------------------------------------------- what the rest of the house asks of a domain
-
-SCRIPTS = (Path(__file__).parent,)  # folders that the agent's programs may import from: chainlet.py lies here
-PRELOAD = ("chainlet",)  # what the sandbox's server imports once
-PHRASES = (json.dumps(CHECK_PROGRAM)[1:-1],)  # what agents write word for word: one token in a tokenizer made from scratch
-
 
 def package(template: str) -> tuple[dict[str, str], str, dict[str, str]] | None:
-    """The SKILL.md package of a sentence form: (fields, body, scripts). None for a form that is no skill here."""
-    name = SKILL_OF_TEMPLATE.get(template)
-    if name is None:
+    """The SKILL.md package of a sentence form: (fields, body, scripts). None for a form that is none of our skills."""
+    form = TEMPLATES.get(template)
+    if form is None or form.name not in SKILLS:
         return None
-    texts = SKILL_TEXTS[name]
-    fields = {"name": name} | {field: texts[field] for field in ("category", "intent", "difficulty", "tool")}
-    body = f"Sentence: `{texts['method']}`\nRecognise: {texts['recognition']}.\nBuild in: {texts['workflow']}."
+    fields = {field: getattr(form, field) for field in ("name", "category", "intent", "difficulty")}
+    body = f"Sentence: `{template}`\nRecognise: {form.recognise}.\nBuild in: {form.build}."
     script = (
-        f'"""Checker of the skill {name}, for the sandbox."""\nfrom chainlet import check\n\n\n'
-        f'def at_fault(text):\n    """Is {name} missing in a problem, or the reason why it is not sound?"""\n'
-        f'    return check(text, ["{name}"]).culprit == "{name}"\n'
+        f'"""Checker of the skill {form.name}, for the sandbox."""\nfrom chainlet import check\n\n\n'
+        f'def at_fault(text):\n    """Is {form.name} missing in a problem, or the reason why it is not sound?"""\n'
+        f'    return check(text, ["{form.name}"]).culprit == "{form.name}"\n'
     )
-    return fields, body, {f"check_{name}.py": script}
+    return fields | {"tool": TOOL_HINT}, body, {f"check_{form.name}.py": script}

@@ -1,14 +1,17 @@
 """Three programs that solve a problem of the miniature world, each in its own way, and an audit of one problem.
 
 `enumerate_worlds` uses chainlet's parse and its meaning, `propagate` its parse only, `search` neither: sentences are
-read and understood twice. A program that cannot decide abstains with status "unknown".
+read and understood twice. A user's form has only his own meaning: the first calls it, the second makes a
+table of it, the third has it as a fact that can only be tried. A program that cannot decide abstains with status
+"unknown".
 """
 from __future__ import annotations
 
 import random
 import re
 from dataclasses import dataclass
-from typing import Callable, Iterable
+from functools import lru_cache
+from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
 
@@ -63,52 +66,54 @@ def enumerate_worlds(text: str) -> Solution:
 VALUES = np.arange(SIZE)
 DIGIT_SUM = VALUES // 100 + VALUES // 10 % 10 + VALUES % 10
 
-
-def _table(kind: str, numbers: tuple[int, ...]) -> np.ndarray:
-    """(1000,) the value of a step with one input, for each input; -1 where it has none."""
-    x, (k, m) = VALUES, (*numbers, 0, 0)[:2]
-    nothing = np.full(SIZE, -1)
-    if kind == "shift":
-        table = x + k
-    elif kind == "scale":
-        table = x * k
-    elif kind == "share":
-        table = np.where(x % k == 0, x // k, -1) if k else nothing
-    elif kind == "residue":
-        table = x - x // k * k if k else nothing
-    elif kind == "digits":
-        table = DIGIT_SUM
-    elif kind == "case":
-        table = np.where(x & 1, x - m, x + k)
-    elif kind == "larger":  # of a pair with difference k
-        table = np.where(((x - k) % 2 == 0) & (x >= k), x - (x - k) // 2, -1) if k else nothing
-    else:  # smaller
-        table = np.where(((x - k) % 2 == 0) & (x >= k), (x - k) // 2, -1) if k else nothing
-    return np.where((table >= 0) & (table < SIZE), table, -1)
-
-
 Domains = dict[str, np.ndarray]  # name -> (1000,) bool: the values that it may still have
 Rule = tuple[tuple[str, ...], Callable[[Domains], None]]  # the names that it ties, and how it narrows their domains
 
+# The value of a name for arrays of inputs, and numbers; -1 where there is none.
+TABLES: dict[str, Callable[..., np.ndarray]] = {
+    "shift": lambda y, k: y + k,
+    "scale": lambda y, k: y * k,
+    "share": lambda y, k: np.where(y % k == 0, y // k, -1) if k else y * 0 - 1,
+    "residue": lambda y, k: y - y // k * k if k else y * 0 - 1,
+    "digits": lambda y: DIGIT_SUM[y],
+    "larger": lambda z, k: np.where((z >= k) & ((z - k) % 2 == 0) & (k > 0), z - (z - k) // 2, -1),
+    "smaller": lambda z, k: np.where((z >= k) & ((z - k) % 2 == 0) & (k > 0), (z - k) // 2, -1),
+    "case": lambda x, k, m: np.where(x & 1, x - m, x + k),
+}
 
-def _function_rule(name: str, of: str, table: np.ndarray) -> Rule:
-    defined = table >= 0
 
+@lru_cache(100_000)
+def _value(form: chainlet.Form, *arguments: int) -> int:
+    """What a user's form means; -1 where it has no value."""
+    value = form.meaning(*arguments)
+    return -1 if value is None else value
+
+
+def _table(form: chainlet.Form) -> Callable[..., np.ndarray]:
+    return TABLES.get(form.name) or np.vectorize(lambda *arguments: _value(form, *arguments), otypes=[int])
+
+
+def _function_rule(
+    name: str, inputs: tuple[str, ...], table: Callable[..., np.ndarray], numbers: tuple[int, ...]
+) -> Rule:
     def narrow(domains: Domains) -> None:
-        domains[of] = domains[of] & defined & domains[name][table]
-        image = np.zeros(SIZE, bool)
-        image[table[domains[of]]] = True
-        domains[name] = domains[name] & image
+        grid = [np.flatnonzero(domains[of]) for of in inputs]
+        values = table(*np.ix_(*grid), *numbers) if len(grid) == 2 else table(*grid, *numbers)
+        fits = (values >= 0) & (values < SIZE)
+        fits &= domains[name][np.where(fits, values, 0)]
+        for axis, of in enumerate(inputs):
+            domains[of] = np.zeros(SIZE, bool)
+            domains[of][grid[axis]] = fits.any(axis=1 - axis) if len(grid) == 2 else fits
+        domains[name] = np.zeros(SIZE, bool)
+        domains[name][values[fits]] = True
 
-    return (name, of), narrow
+    return (name, *inputs), narrow
 
 
-def _congr_rule(name: str, of: str, below: int, r: int, m: int, n: int) -> Rule:
-    own = (VALUES < below) & (VALUES % m == r) if m and n else np.zeros(SIZE, bool)
+def _congr_rule(name: str, of: str, n: int) -> Rule:
     classes = VALUES % n if n else VALUES
 
     def narrow(domains: Domains) -> None:
-        domains[name] = domains[name] & own
         for one, other in ((name, of), (of, name)):
             present = np.zeros(SIZE, bool)
             present[classes[domains[other]]] = True
@@ -155,25 +160,25 @@ def _pick_rule(name: str, first: str, second: str) -> Rule:
 def _constraints(sentences: list[chainlet.Sentence]) -> tuple[Domains, list[Rule]]:
     domains: Domains = {name: np.ones(SIZE, bool) for sentence in sentences for name in sentence.names}
     rules: list[Rule] = []
-    for kind, names, numbers in sentences:
-        if kind in ("start", "invert"):
-            domains[names[0]] = domains[names[0]] & (VALUES == numbers[0])
-        elif kind == "hidden":
-            domains[names[0]] = domains[names[0]] & (VALUES >= numbers[0]) & (VALUES <= numbers[1])
-        elif kind == "congr":
-            rules.append(_congr_rule(*names, *numbers))
-        elif kind == "differ":
+    for sentence in sentences:
+        names, numbers = sentence.names, sentence.numbers
+        if sentence.kind in ("start", "invert"):
+            domains[names[0]] &= VALUES == numbers[0]
+        elif sentence.kind == "hidden":
+            domains[names[0]] &= (VALUES >= numbers[0]) & (VALUES <= numbers[1])
+        elif sentence.kind == "congr":
+            below, r, m, n = numbers
+            domains[names[0]] &= (VALUES < below) & (VALUES % m == r) if m and n else False
+            rules.append(_congr_rule(*names, n))
+        elif sentence.kind == "differ":
             rules.append(_differ_rule(*names))
-        elif kind == "pick":
+        elif sentence.kind == "pick":
             rules.append(_pick_rule(*names))
-        elif kind == "pair":
-            larger, smaller, total = names
-            rules.append(_function_rule(larger, total, _table("larger", numbers)))
-            rules.append(_function_rule(smaller, total, _table("smaller", numbers)))
-        elif kind == "case":
-            rules.append(_function_rule(names[1], names[0], _table(kind, numbers)))
-        elif kind not in ("find", "least"):
-            rules.append(_function_rule(*names, _table(kind, numbers)))
+        elif sentence.kind == "pair":
+            for name, part in zip(names, ("larger", "smaller")):
+                rules.append(_function_rule(name, names[2:], TABLES[part], numbers))
+        elif sentence.kind not in ("find", "least"):
+            rules.append(_function_rule(*sentence.defines, sentence.uses, _table(sentence.form), numbers))
     return domains, rules
 
 
@@ -243,172 +248,115 @@ def _propagate(sentences: list[chainlet.Sentence]) -> Solution:
 
 # ---------------------------------------------------------------- 3. backtracking search on its own parse
 
-# A fact is (relation, names..., numbers...). Two facts stand for a pair: 2 larger = total + k, 2 smaller = total - k.
+
+class Relation(NamedTuple):
+    """What one sentence says of its names. The first of `letters` is the one that it defines, numbers come last."""
+
+    words: list[str]  # at fixed places, with letters in between
+    letters: str
+    holds: Callable[..., bool]
+    candidates: Callable[..., Iterable[int]]  # for the name that is None, all that fit; there may be more
+    given: bool = False  # defines nothing
 
 
-def _facts(text: str) -> tuple[list[tuple], str, bool] | None:
-    """Words to facts, by the words that stand at fixed places. Returns (facts, asked name, least), or None."""
-    facts: list[tuple] = []
-    asked: tuple[str, bool] | None = None
-    for line in re.split(r"(?<=\.)\s+", text.strip()):
-        if asked is not None or not line.endswith(".") or line.count(".") > 1:
-            return None
-        w = line[:-1].replace(",", " ,").split(" ")
-        try:
-            fact = _fact(w)
-        except (IndexError, ValueError):
-            return None
-        if fact is None:
-            return None
-        for relation, *rest in fact:
-            if relation == "ask":
-                asked = rest[0], rest[1]
-            else:
-                facts.append((relation, *rest))
-    defined: set[str] = set()
-    for relation, *names in facts:
-        names = [name for name in names if isinstance(name, str)]
-        used = names if relation == "is given" else names[1:]
-        if not defined.issuperset(used) or (relation != "is given" and names[0] in defined):
-            return None
-        if relation != "is given":
-            defined.add(names[0])
-    return (facts, *asked) if asked and asked[0] in defined else None
+EVERYTHING = range(SIZE)
 
 
-def _name(word: str) -> str:
-    if len(word) != 1 or not "a" <= word <= "z":
-        raise ValueError(word)
-    return word
-
-
-def _int(word: str) -> int:
-    if not (word.isascii() and word.isdigit()) or len(word) > 3 or str(int(word)) != word:
-        raise ValueError(word)
-    return int(word)
-
-
-def _fact(w: list[str]) -> list[tuple] | None:
-    n = len(w)
-    if w[0] == "Find":
-        if n == 2:
-            return [("ask", _name(w[1]), False)]
-        return [("ask", _name(w[4]), True)] if w[1:4] == ["the", "smallest", "possible"] and n == 5 else None
-    if w[0] == "Here":
-        return [("is given", _name(w[1]), _int(w[3]))] if w[2] == "is" and n == 4 else None
-    if w[0] == "if":
-        x, y = _name(w[1]), _name(w[4])
-        form = ["if", x, "is", "even", y, "is", x, "plus", w[8], ",", "otherwise", y, "is", x, "minus", w[-1]]
-        return [("branch", y, x, _int(w[8]), _int(w[15]))] if w == form and x != y else None
-    if w[1] == "and":
-        x, y, z = _name(w[0]), _name(w[2]), _name(w[6])
-        form = [x, "and", y, "add", "up", "to", z, "and", "differ", "by", w[10], ",", x, "being", "larger"]
-        k = _int(w[10])
-        return [("twice", x, z, k), ("twice", y, z, -k)] if w == form and len({x, y, z}) == 3 else None
-    x = _name(w[0])
-    if w[1] != "is":
-        return None
-    rest = w[2:]
-    if len(rest) == 1:
-        return [("within", x, _int(rest[0]), _int(rest[0]))]
-    if rest[:4] == ["a", "whole", "number", "from"] and rest[5] == "to" and len(rest) == 7:
-        return [("within", x, _int(rest[4]), _int(rest[6]))]
-    if rest[0] == "below":
-        y = _name(rest[15])
-        form = ["below", rest[1], ",", "leaves", rest[4], "when", "divided", "by", rest[8], ",", "and", "leaves",
-                "the", "same", "as", y, "when", "divided", "by", rest[19]]
-        return [("alike", x, y, _int(rest[1]), _int(rest[4]), _int(rest[8]), _int(rest[19]))] \
-            if rest == form and x != y else None
-    if rest[0] == "the":
-        if rest[1:3] == ["larger", "of"] and rest[4] == "and" and len(rest) == 6:
-            y, z = _name(rest[3]), _name(rest[5])
-            return [("max", x, y, z)] if len({x, y, z}) == 3 else None
-        if rest[1:4] == ["digit", "sum", "of"] and len(rest) == 5:
-            y = _name(rest[4])
-            return [("digit sum", x, y)] if x != y else None
-        if rest[1:3] == ["remainder", "of"] and rest[4:6] == ["divided", "by"] and len(rest) == 7:
-            y = _name(rest[3])
-            return [("mod", x, y, _int(rest[6]))] if x != y else None
-        return None
-    if rest[1] == "minus" and len(rest) == 3:
-        y, z = _name(rest[0]), _name(rest[2])
-        return [("sum", x, y, z)] if len({x, y, z}) == 3 else None
-    if rest[1:3] == ["divided", "by"] and len(rest) == 4:
-        y = _name(rest[0])
-        return [("times", x, y, _int(rest[3]))] if x != y else None  # x * k = y
-    if rest[1:3] == ["more", "than"] and len(rest) == 4:
-        y = _name(rest[3])
-        return [("plus", x, y, _int(rest[0]))] if x != y else None
-    if rest[1] == "times" and len(rest) == 3:
-        y = _name(rest[2])
-        return [("multiple", x, y, _int(rest[0]))] if x != y else None
-    return None
+def _words(sentence: str) -> list[str]:
+    return sentence.replace(",", " ,").split(" ")
 
 
 def _digit_sum(value: int) -> int:
     return value if value < 10 else value % 10 + _digit_sum(value // 10)
 
 
-def _holds(fact: tuple, v: dict[str, int]) -> bool:
-    relation, x, *rest = fact
-    if relation == "is given":
-        return v[x] == rest[0]
-    if relation == "within":
-        return rest[0] <= v[x] <= rest[1]
-    y, *k = rest
-    x, y = v[x], v[y]
-    if relation == "branch":
-        return x == (y + k[0] if y % 2 == 0 else y - k[1])
-    if relation == "twice":
-        return k[0] != 0 and 2 * x == y + k[0]
-    if relation == "alike":
-        below, r, m, n = k
-        return m > r and n > 0 and x < below and (x - r) % m == 0 and (x - y) % n == 0
-    if relation == "max":
-        return x == (y if y >= v[k[0]] else v[k[0]])
-    if relation == "digit sum":
-        return x == _digit_sum(y)
-    if relation == "mod":
-        return k[0] > 0 and x < k[0] and (y - x) % k[0] == 0 and x <= y
-    if relation == "sum":
-        return y == x + v[k[0]]
-    if relation == "times":
-        return k[0] > 0 and x * k[0] == y
-    if relation == "plus":
-        return x - k[0] == y
-    return x == y * k[0]  # multiple
+RELATIONS = [Relation(_words(sentence), *rest) for sentence, *rest in (
+    ("x is k", "xk", lambda x, k: x == k, lambda x, k: (k,)),
+    ("Here x is k", "xk", lambda x, k: x == k, lambda x, k: (k,), True),
+    ("x is a whole number from k to m", "xkm", lambda x, k, m: k <= x <= m, lambda x, k, m: range(k, m + 1)),
+    ("x is k more than y", "xyk", lambda x, y, k: x - k == y, lambda x, y, k: (y + k,) if x is None else (x - k,)),
+    ("x is k times y", "xyk", lambda x, y, k: x == y * k,
+     lambda x, y, k: (y * k,) if x is None else (x // k,) if k else EVERYTHING),
+    ("x is y divided by k", "xyk", lambda x, y, k: k > 0 and x * k == y,
+     lambda x, y, k: (x * k,) if y is None else (y // k,) if k else ()),
+    ("x is y minus z", "xyz", lambda x, y, z: y == x + z,
+     lambda x, y, z: (y - z,) if x is None else (x + z,) if y is None else (y - x,)),
+    ("x is the remainder of y divided by k", "xyk", lambda x, y, k: k > x and (y - x) % k == 0 and x <= y,
+     lambda x, y, k: () if not k else (y % k,) if x is None else range(x, SIZE, k)),
+    ("x is the digit sum of y", "xy", lambda x, y: x == _digit_sum(y),
+     lambda x, y: (_digit_sum(y),) if x is None else EVERYTHING),
+    ("x is below k, leaves m when divided by n, and leaves the same as y when divided by p", "xykmnp",
+     lambda x, y, k, m, n, p: n > m and p > 0 and x < k and (x - m) % n == 0 and (x - y) % p == 0,
+     lambda x, y, k, m, n, p: () if not (n and p) else range(m, k, n) if x is None else range(x % p, SIZE, p)),
+    ("x and y add up to z and differ by k, x being larger", "xzk", lambda x, z, k: k != 0 and 2 * x == z + k,
+     lambda x, z, k: ((z + k) // 2,) if x is None else (2 * x - k,)),
+    ("x and y add up to z and differ by k, x being larger", "yzk", lambda y, z, k: k != 0 and 2 * y == z - k,
+     lambda y, z, k: ((z - k) // 2,) if y is None else (2 * y + k,)),
+    ("x is the larger of y and z", "xyz", lambda x, y, z: x == (y if y >= z else z),
+     lambda x, y, z: range(max(y, z) + 1) if x is None else range(x + 1)),
+    ("if x is even y is x plus k, otherwise y is x minus m", "yxkm",
+     lambda y, x, k, m: y == (x + k if x % 2 == 0 else x - m),
+     lambda y, x, k, m: (x + k, x - m) if y is None else (y - k, y + m)),
+)]
 
 
-def _candidates(fact: tuple, missing: str, v: dict[str, int]) -> Iterable[int]:
-    """Values that `missing`, the only unknown name of the fact, may have; more than fit is allowed, fewer is not."""
-    relation, x, *rest = fact
-    everything = range(SIZE)
-    if relation in ("is given", "within"):
-        return range(rest[0], rest[-1] + 1)
-    y, *k = rest
-    forwards = missing == x
-    known = None if relation in ("max", "sum") else v[y] if forwards else v[x]
-    if relation == "branch":
-        return (known + k[0], known - k[1]) if forwards else (known - k[0], known + k[1])
-    if relation == "twice":
-        return ((known + k[0]) // 2,) if forwards else (2 * known - k[0],)
-    if relation == "alike":
-        below, r, m, n = k
-        return () if not (m and n) else range(r, below, m) if forwards else range(known % n, SIZE, n)
-    if relation == "max":
-        return range(max(v[y], v[k[0]]) + 1) if forwards else range(v[x] + 1)
-    if relation == "mod":
-        return () if not k[0] else (known % k[0],) if forwards else range(known, SIZE, k[0])
-    if relation == "sum":
-        z = k[0]
-        return (v[y] - v[z],) if forwards else (v[x] + v[z],) if missing == y else (v[y] - v[x],)
-    if relation == "times":
-        return (() if not k[0] else (known // k[0],)) if forwards else (known * k[0],)
-    if relation == "plus":
-        return (known + k[0],) if forwards else (known - k[0],)
-    if relation == "multiple":
-        return (known * k[0],) if forwards else (known // k[0],) if k[0] else everything
-    return (_digit_sum(known),) if forwards else everything
+@lru_cache
+def _relation(form: chainlet.Form) -> Relation:
+    """A user's form as a fact that can only be tried."""
+    return Relation(
+        _words(form.template[:-1]), "".join(("x", *form.inputs, *form.numbers)),
+        lambda x, *rest: x == _value(form, *rest), lambda x, *rest: (_value(form, *rest),) if x is None else EVERYTHING)
+
+
+def _bound(pattern: list[str], words: list[str]) -> dict[str, str | int] | None:
+    """What the letters of a pattern stand for in these words: different names and numbers. None: it does not fit."""
+    bound: dict[str, str | int] = {}
+    for letter, word in zip(pattern, words, strict=True):
+        if letter in ("x", "y", "z"):
+            if len(word) != 1 or not "a" <= word <= "z" or bound.setdefault(letter, word) != word:
+                return None
+        elif letter in ("k", "m", "n", "p"):
+            if not (word.isascii() and word.isdigit() and len(word) <= 3 and str(int(word)) == word):
+                return None
+            bound[letter] = int(word)
+        elif letter != word:
+            return None
+    names = [part for part in bound.values() if isinstance(part, str)]
+    return bound if len(set(names)) == len(names) else None
+
+
+Fact = tuple[Relation, tuple[str, ...], tuple[int, ...]]  # what is said of which names with which numbers
+
+
+def _facts(text: str) -> tuple[list[Fact], str, bool] | None:
+    """Words to facts, by the words that stand at fixed places. Returns (facts, asked name, least), or None."""
+    users = [_relation(form) for name, form in chainlet.FORMS.items() if name not in chainlet.OURS]
+    *lines, question = re.split(r"(?<=\.)\s+", text.strip())
+    facts: list[Fact] = []
+    defined: set[str] = set()
+    for line in lines:
+        if not line.endswith(".") or line.count(".") > 1:
+            return None
+        words, found = _words(line[:-1]), False
+        for relation in RELATIONS + users:
+            bound = len(words) == len(relation.words) and _bound(relation.words, words)
+            if bound:
+                found = True
+                parts = [bound[letter] for letter in relation.letters]
+                names = tuple(part for part in parts if isinstance(part, str))
+                facts.append((relation, names, tuple(part for part in parts if isinstance(part, int))))
+                new, used = (set(), names) if relation.given else (set(names[:1]), names[1:])
+                if not defined.issuperset(used) or new & defined:
+                    return None
+                defined |= new
+        if not found:
+            return None
+    for pattern, least in ((["Find", "x"], False), (["Find", "the", "smallest", "possible", "x"], True)):
+        words = _words(question[:-1])
+        bound = question.endswith(".") and len(words) == len(pattern) and _bound(pattern, words)
+        if bound and bound["x"] in defined:
+            return facts, bound["x"], least
+    return None
 
 
 def search(text: str) -> Solution:
@@ -417,8 +365,7 @@ def search(text: str) -> Solution:
     if parsed is None:
         return Solution("unreadable")
     facts, asked, least = parsed
-    names_of = {fact: tuple(part for part in fact[1:] if isinstance(part, str)) for fact in facts}
-    names = {name for fact in facts for name in names_of[fact]}
+    all_names = {name for _, names, _ in facts for name in names}
     answers: set[int] = set()
     nodes = 0
 
@@ -427,20 +374,22 @@ def search(text: str) -> Solution:
         nodes += 1
         if nodes > MAX_NODES:
             return True
-        if len(v) == len(names):
+        if len(v) == len(all_names):
             answers.add(v[asked])
             return len(answers) > 1 and not least
         options = []
-        for fact in facts:
-            missing = [name for name in names_of[fact] if name not in v]
+        for relation, names, numbers in facts:
+            missing = [name for name in names if name not in v]
             if len(missing) == 1:
-                options.append((len(values := _candidates(fact, missing[0], v)), missing[0], values))
+                values = relation.candidates(*map(v.get, names), *numbers)
+                options.append((len(values), missing[0], values))
         _, name, values = min(options, key=lambda option: option[0])
-        touched = [fact for fact in facts if name in names_of[fact]]
+        touched = [fact for fact in facts if name in fact[1]]
         for value in values:
             if 0 <= value < SIZE:
                 v[name] = value
-                if all(_holds(fact, v) for fact in touched if all(other in v for other in names_of[fact])) and go(v):
+                if all(fact.holds(*[v[other] for other in names], *numbers) for fact, names, numbers in touched
+                       if all(other in v for other in names)) and go(v):
                     return True
                 del v[name]
         return False
@@ -494,16 +443,16 @@ def second_audit(text: str) -> Solution:
             without = _propagate([*sentences[:index], *sentences[index + 1:]])
             if without == first or without.status == "unknown":
                 return Solution("idle" if without == first else "unknown")
-        if sentence.kind in (*chainlet.UNARY, "pick") and _always_equal(sentences, *(
-                sentence.uses if sentence.kind == "pick" else sentence.names)):
+        if sentence.form.idle and _always_equal(sentences, *sentence.named(sentence.form.idle)):
             return Solution("idle")
-    if sentences[-1].kind == "least" and _propagate([*sentences[:-1], sentences[-1]._replace(kind="find")]) == first:
+    plain = sentences[-1]._replace(form=chainlet.FORMS["find"])
+    if sentences[-1].kind == "least" and _propagate([*sentences[:-1], plain]) == first:
         return Solution("idle")
     return first
 
 
 def _always_equal(sentences: list[chainlet.Sentence], x: str, y: str) -> bool:
     """Have x and y the same value in every world? Then neither difference can be anything but 0."""
-    asked = chainlet.Sentence("find", ("difference",), ())
-    differences = (chainlet.Sentence("differ", ("difference", *pair), ()) for pair in ((x, y), (y, x)))
+    asked = chainlet.Sentence(chainlet.FORMS["find"], ("difference",), ())
+    differences = (chainlet.Sentence(chainlet.FORMS["differ"], ("difference", *pair), ()) for pair in ((x, y), (y, x)))
     return all(_propagate([*sentences[:-1], sentence, asked]) == Solution("ok", "0") for sentence in differences)

@@ -1,0 +1,91 @@
+"""Small files: written whole or not at all, and what is wrong with one told in a sentence."""
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterable, Iterator
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one value, indented for people. Atomic: readers see the old file or the whole new one."""
+    _write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one value. UserError, with the line, when the file is missing or not JSON."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); "
+                        "correct or delete the file.") from error
+
+
+def write_jsonl(path: Path, records: Iterable[dict]) -> None:
+    """Write one object a line, atomically."""
+    _write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Read one object a line, as numbered_records does."""
+    return [record for _, record in numbered_records(path)]
+
+
+def numbered_records(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of every line that is not blank. UserError names the file and a line that is no object."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines(): JSON strings may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not valid JSON ({getattr(error, 'msg', error)}); "
+                            "each line must be one whole JSON object.") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: a {type(record).__name__}; each line must be an object {{...}}.")
+        yield number, record
+
+
+def read_text(path: Path) -> str:
+    """A file's text, without the mark that some editors put in front. UserError when it cannot be read as UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; "
+                        "check the path, or run the stage that makes it.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with told_when_unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+        os.replace(temporary, path)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk and not only in memory."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def told_when_unwritable(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write (no permission, disk full, no such folder) into a UserError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; "
+                        "make room or choose another folder with --out.") from error
