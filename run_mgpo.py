@@ -25,7 +25,7 @@ from ap import checkpoint
 from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
 from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
-from ap.files import read_json, write_json
+from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.judge import judge, summary
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics
@@ -153,6 +153,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         world.curriculum.load_state(state["curriculum"])
         world.prober.load_state(state["prober"])
         ranks.print(f"{config.algorithm}: continuing after step {start} of {config.steps}")
+    if start == config.steps:
+        return model
     names = ("metrics", "problems", "trajectories")
     logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in names}
 
@@ -160,11 +162,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
                     disable=not ranks.is_main)
     for step in progress:
         key, clock = f"{config.seed}/{step}", Clock()
-        # draw: skill sets by the curriculum; every rank makes the same draws and takes its share of the groups
-        rng = random.Random(f"{key}/draw")
-        drawn = [(world.curriculum.draw(rng), group) for group in range(config.groups)]
-        starts = [(skills, group, f"{key}/{group}/{member}")
-                  for skills, group in ranks.share(drawn) for member in range(config.group_size)]
+        # draw: skill sets by the curriculum
+        starts = draw(world, config, ranks, key)
         # roll out
         trajectories, engine = roll_out(world.env, model, tokenizer, starts, config)
         clock.tick("rollout")
@@ -203,6 +202,44 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
                 })
             ranks.barrier()
     return model
+
+
+def draw(world: World, config: Config, ranks: Ranks, key: str) -> list[tuple[tuple[str, ...], int, str]]:
+    """(K_0, group, seed key) of this rank's episodes of one step. All ranks make the same draws, and share the groups."""
+    rng = random.Random(f"{key}/draw")
+    drawn = [(world.curriculum.draw(rng), group) for group in range(config.groups)]
+    return [(skills, group, f"{key}/{group}/{member}")
+            for skills, group in ranks.share(drawn) for member in range(config.group_size)]
+
+
+def write_problems(world: World, model, config: Config, ranks: Ranks) -> None:
+    """Let the trained proposer write config.problems more problems, behind those of training in problems.jsonl.
+
+    It goes on in steps as in training, without comparing and updating, and gives up after ten of them without a new
+    valid problem. The file is replaced after each step, so it never holds a part of one.
+    """
+    path = config.folder / "problems.jsonl"
+    records = read_jsonl(path)
+    ranks.barrier()  # all have read it before the main rank replaces it
+    known = world.known | {world.domain.canonical(record["question"]) for record in records}
+    step = max([config.steps, *(record["step"] for record in records)])
+    written, fruitless = sum(record["step"] > config.steps for record in records), 0
+    with tqdm(total=config.problems, initial=written, desc="problems",
+              disable=not ranks.is_main or written >= config.problems) as progress:
+        while written < config.problems and fruitless < 10:
+            key = f"{config.seed}/{step}"
+            mine, _ = roll_out(world.env, model, world.tokenizer, draw(world, config, ranks, key), config)
+            judge(mine, world.tokenizer, world.committee, world.prober, known, config, key)
+            everyone = sorted((t for part in ranks.gather(mine) for t in part), key=lambda t: t.group)
+            new = without_repeats([t for t in everyone if t.valid], world.domain.canonical)
+            step, known, written = step + 1, known | new.keys(), written + len(new)
+            fruitless = 0 if new else fruitless + 1
+            records += [problem_record(t, step) for t in new.values()]
+            if ranks.is_main:
+                write_jsonl(path, records)
+            progress.update(len(new))
+    if written < config.problems:
+        ranks.print(f"problems: {written} of {config.problems}; given up after ten steps without a new valid one")
 
 
 def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> list[Trajectory]:
@@ -295,6 +332,7 @@ def main(argv: list[str]) -> None:
             before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
             model = train(world, config, ranks, reference_folder)
             after = before_and_after(world, model, config, ranks, "after")
+            write_problems(world, model, config, ranks)
         print_table(before, after, ranks)
         if ranks.is_main:
             print(f"problems: {config.folder / 'problems.jsonl'}\npage to look at: {write_report(config.folder)}")

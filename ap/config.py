@@ -96,6 +96,7 @@ class Config:
     prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
     # --- evaluation
+    problems: int = setting(0, "problems that the trained proposer shall write, besides those of its training")
     eval_sets: int = setting(400, "fixed skill sets, never drawn in training")
     save_every: int = setting(5, "steps between checkpoints")
     reference: str = setting("", "folder of another run whose stages 1 and 2 to start from, for paired comparisons")
@@ -248,7 +249,7 @@ def validate(config: Config) -> None:
         value = getattr(config, field.name)
         shown = f"--{field.name} {value}: must be"
         if field.type == "int":
-            least = 0 if field.name == "seed" else 1
+            least = 0 if field.name in ("seed", "problems") else 1
             need(value >= least, f"{shown} at least {least}.")
         if field.type == "float":
             need(0 <= value < math.inf, f"{shown} a number of at least 0.")

@@ -1,12 +1,14 @@
 """The three stages from the command line, tiny: what they leave, that they can be killed, that ranks agree."""
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ from safetensors.torch import load_file
 import run_mgpo
 import run_sft
 import run_skills
-from ap.config import run_main
+from ap.config import Config, run_main
+from ap.files import write_jsonl
+from ap.ranks import Ranks
 from ap.trajectory import Problem, Trajectory
 
 ROOT = Path(__file__).parent.parent
@@ -204,6 +208,71 @@ def test_a_problem_written_twice_in_one_step_is_kept_once():
     assert run_mgpo.without_repeats(accepted, str.lower) == {
         "one?": accepted[0], "two?": accepted[1], "three?": accepted[4]}
     assert run_mgpo.without_repeats([], str.lower) == {}
+
+
+@pytest.fixture
+def writing(tmp_path, monkeypatch):
+    """run_mgpo.write_problems with a proposer that writes one of 40 problems in each episode, two thirds of them valid.
+
+    Returns a function (folder, problems): write, and give the lines of its problems.jsonl.
+    """
+    def roll_out(env, model, tokenizer, starts, config):
+        wrote = [random.Random(key).randrange(40) for *_, key in starts]
+        return [Trajectory([], [], [], [], [], skills, group=group, problem=Problem(f"Q{number}", "1", skills))
+                for number, (skills, group, _) in zip(wrote, starts)], {}
+
+    def judge(trajectories, tokenizer, committee, prober, known, config, key):
+        for t in trajectories:
+            t.valid = world.is_valid(t.problem.question) and t.problem.question.lower() not in known
+
+    monkeypatch.setattr(run_mgpo, "roll_out", roll_out)
+    monkeypatch.setattr(run_mgpo, "judge", judge)
+    world = SimpleNamespace(
+        env=None, tokenizer=None, committee=None, prober=None, known=frozenset({"q1"}),
+        domain=SimpleNamespace(canonical=str.lower), curriculum=SimpleNamespace(draw=lambda rng: ("shift", "pick")),
+        is_valid=lambda question: int(question[1:]) % 3 != 2)
+
+    def write(name, problems, valid=world.is_valid):
+        world.is_valid = valid
+        config = Config(out=str(tmp_path), name=name, steps=2, groups=3, group_size=2, problems=problems)
+        path = config.folder / "problems.jsonl"
+        if not path.exists():  # what training left
+            write_jsonl(path, [{"step": 1, "question": "Q0"}, {"step": 2, "question": "Q3"}])
+        run_mgpo.write_problems(world, None, config, Ranks())
+        return path.read_text().splitlines()
+
+    return write
+
+
+def test_the_trained_proposer_writes_more_problems(writing):
+    lines = writing("run", 12)
+    records = [json.loads(line) for line in lines]
+    assert [record["question"] for record in records[:2]] == ["Q0", "Q3"]  # those of training stay
+    questions = [record["question"] for record in records]
+    assert len(set(questions)) == len(questions) >= 2 + 12 and "Q1" not in questions  # each once, no known one
+    steps = [record["step"] for record in records[2:]]
+    assert steps == sorted(steps) and steps[0] == 3
+    assert len(lines) - 2 - steps.count(steps[-1]) < 12  # and no step more than it takes
+    assert writing("run", 0) == lines  # nothing to do, nothing changed
+
+
+def test_writing_problems_goes_on_after_a_kill(writing, monkeypatch):
+    lines = writing("straight", 12)
+    real = run_mgpo.write_jsonl
+
+    def killed(path, records):
+        real(path, records)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_mgpo, "write_jsonl", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writing("killed", 12)
+    monkeypatch.setattr(run_mgpo, "write_jsonl", real)
+    assert writing("killed", 12) == lines
+
+
+def test_a_proposer_that_writes_nothing_valid_is_given_up(writing):
+    assert len(writing("run", 12, valid=lambda question: False)) == 2
 
 
 # ---------------------------------------------------------------- other arms
