@@ -206,7 +206,9 @@ def rename(question: str, rng: random.Random, letters: str = "abcdefghijkl") -> 
 # ------------------------------------------------------------------------------------------------- update
 
 
-def update(model, updater: Updater, trajectories: Sequence[Trajectory], config: Config, pad_id: int) -> dict:
+def update(
+    model, updater: Updater, trajectories: Sequence[Trajectory], config: Config, pad_id: int, lr: float
+) -> dict:
     """One GRPO update on this rank's attempts. An advantage of 0 gives no gradient: it counts only in the divisor."""
     live = [trajectory for trajectory in trajectories if trajectory.advantage != 0]
 
@@ -222,7 +224,7 @@ def update(model, updater: Updater, trajectories: Sequence[Trajectory], config: 
 
     micro = micro_batches([len(trajectory.ids) for trajectory in live], config.micro_batch_tokens)
     return updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
-                        num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories))
+                        num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
 
 
 # --------------------------------------------------------------------------------------------------- loop
@@ -255,7 +257,8 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
         for trajectory, advantage in zip(trajectories, advantages):
             trajectory.advantage = advantage
         # update
-        losses = update(model, updater, trajectories, config, tokenizer.pad_token_id)
+        lr = warmup_cosine(step, config.solver_steps, config.solver_lr)
+        losses = update(model, updater, trajectories, config, tokenizer.pad_token_id, lr)
 
         everyone = [a for part in ranks.gather(attempts) for a in part]
         record = solved(everyone, size) | shares(everyone) | losses | {

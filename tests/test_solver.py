@@ -161,7 +161,7 @@ def test_the_update_is_the_gradient_of_grpo_by_hand(config):
     expected = torch.autograd.grad(total, list(model.parameters()))
     norm = torch.sqrt(sum((gradient ** 2).sum() for gradient in expected)).item()
 
-    record = run_solver.update(model, Updater(model, Ranks(), lr=0.0), trajectories, config, pad_id=0)
+    record = run_solver.update(model, Updater(model, Ranks(), lr=0.0), trajectories, config, pad_id=0, lr=0.0)
     assert record["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert record["num_tokens"] == 16 and record["log_ratio_abs"] < 1e-5
 
@@ -170,7 +170,7 @@ def test_a_step_without_signal_leaves_the_weights_alone(config):
     model = build_model(config, 20, seed=0)
     before = [weight.clone() for weight in model.parameters()]
     same = [Trajectory([1, 2, 3], [0, 1, 1], [0.0] * 3, [-1, 0, 0], [], ()) for _ in range(3)]
-    run_solver.update(model, Updater(model, Ranks(), lr=1.0), same, config, pad_id=0)
+    run_solver.update(model, Updater(model, Ranks(), lr=1.0), same, config, pad_id=0, lr=1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
