@@ -66,8 +66,8 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
             usable.append(problem | {"id": str(number)})
     if len(usable) < config.solver_budget:
         raise UserError(f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
-                        f"{config.solver_budget}; lower it for all arms alike (and delete {config.folder / 'solver'} "
-                        "if another arm has run with more).")
+                        f"{config.solver_budget}; let the proposer write more (run_mgpo.py --problems), or lower it for "
+                        f"all arms alike (and delete {config.folder / 'solver'} if another arm has run with more).")
     return usable[-config.solver_budget:]
 
 
