@@ -21,6 +21,7 @@ from ap.ranks import Ranks
 from ap.skills import Document, Skill, acquire, acquisition_examples, read_corpus, write_library
 from ap.teacher import ScriptedTeacher
 from ap.trajectory import STAGES
+from ap.world import open_library
 
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size",
@@ -74,6 +75,9 @@ def main(argv: list[str]) -> None:
         if ranks.is_main:
             save_config(config)
         build_skills(config, ranks)
+        library, _ = open_library(config)  # refuses a package of --skills that cannot be used
+        own = sum(skill.folder.parent == Path(config.skills) for skill in library.values())
+        ranks.print(f"skills: {own or 'none'} of your own in {config.skills}")
 
 
 if __name__ == "__main__":

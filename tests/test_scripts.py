@@ -352,6 +352,9 @@ def test_a_malformed_skill(prepared, tmp_path, monkeypatch, capsys):
     (tmp_path / "own" / "juggle" / "SKILL.md").write_text("---\nname: juggle\ncategory: [\n---\nThrow.\n")
     argv = options(tmp_path / "run", {"reference": prepared} | STAGE_3) + ["--skills", tmp_path / "own"]
     refused(run_mgpo, argv, monkeypatch, capsys, "juggle/SKILL.md, line ", "YAML")
+    shutil.copytree(prepared / "skills", tmp_path / "run" / "skills")  # stage 1 says so as well, and loses nothing
+    argv = options(tmp_path / "run", {"skills": tmp_path / "own"})
+    refused(run_skills, argv, monkeypatch, capsys, "juggle/SKILL.md, line ", "YAML")
 
 
 def test_a_skills_folder_that_was_emptied(own_tiny, monkeypatch, capsys):
