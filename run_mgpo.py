@@ -176,7 +176,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         losses = update(model, reference, updater, trajectories, config, tokenizer.pad_token_id)
         clock.tick("update")
 
-        everyone = sorted((t for part in ranks.gather(trajectories) for t in part), key=lambda t: t.group)
+        everyone = gathered(trajectories, ranks)
         world.curriculum.update([(t.skills, float(t.valid)) for t in everyone])
         world.prober.observe([t.pass_rate for t in everyone if t.valid])
         accepted = [t for t in everyone if t.valid]
@@ -230,7 +230,7 @@ def write_problems(world: World, model, config: Config, ranks: Ranks) -> None:
             key = f"{config.seed}/{step}"
             mine, _ = roll_out(world.env, model, world.tokenizer, draw(world, config, ranks, key), config)
             judge(mine, world.tokenizer, world.committee, world.prober, known, config, key)
-            everyone = sorted((t for part in ranks.gather(mine) for t in part), key=lambda t: t.group)
+            everyone = gathered(mine, ranks)
             new = without_repeats([t for t in everyone if t.valid], world.domain.canonical)
             step, known, written = step + 1, known | new.keys(), written + len(new)
             fruitless = 0 if new else fruitless + 1
@@ -249,7 +249,12 @@ def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> l
     with tqdm(total=len(starts), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
         mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress)
     judge(mine, world.tokenizer, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
-    return sorted((t for part in ranks.gather(mine) for t in part), key=lambda trajectory: trajectory.group)
+    return gathered(mine, ranks)
+
+
+def gathered(mine: Sequence[Trajectory], ranks: Ranks) -> list[Trajectory]:
+    """The trajectories of all ranks, by group and, within a group, in the order of its members."""
+    return sorted((t for part in ranks.gather(mine) for t in part), key=lambda t: t.group)
 
 
 def dead_groups(trajectories: Sequence[Trajectory]) -> float:
