@@ -14,7 +14,7 @@ class UserError(Exception):
 
 def write_json(path: Path, value: Any) -> None:
     """Write one value, indented for people. Atomic: readers see the old file or the whole new one."""
-    _write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -28,7 +28,7 @@ def read_json(path: Path) -> Any:
 
 def write_jsonl(path: Path, records: Iterable[dict]) -> None:
     """Write one object a line, atomically."""
-    _write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -62,7 +62,8 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file. Atomic: a process killed at any moment leaves the old file or the new one."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     with told_when_unwritable(path):

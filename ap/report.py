@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Sequence
 
 from ap.evaluation import paired_difference
-from ap.files import UserError, read_json, told_when_unwritable
+from ap.files import UserError, read_json, write_text
 from ap.trajectory import STAGES
 
 TEMPLATE, PLACE = Path(__file__).with_suffix(".html"), "@DATA@"
@@ -56,10 +55,8 @@ def write_report(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run; give the folder OUT/NAME of one")
     page = TEMPLATE.read_text(encoding="utf-8").replace(PLACE, inert(collect(folder)))
-    path, temporary = folder / "report.html", folder / ".report.html.tmp"
-    with told_when_unwritable(path):
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
+    path = folder / "report.html"
+    write_text(path, page)
     return path
 
 
