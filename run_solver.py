@@ -7,13 +7,15 @@ all other settings are the same for every arm of a run, so that data are what is
 
     roll out (attempts at each problem)  ->  judge (the boxed answer)  ->  compare (within a problem)  ->  update (GRPO)
 
-The start is --model, or else a small model that learns from worked solutions of short problems how to read and
-calculate. Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed
-at any moment, the same command continues with the same numbers.
+The start is --model, or else a small model that learns from worked solutions how to read and calculate. It attempts
+the arm's candidates, and the problems to train on are the hardest that it solves at all; only those of the random arm
+are taken as they come. Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and
+deeper. Killed at any moment, the same command continues with the same numbers.
 """
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 import time
@@ -30,12 +32,13 @@ from ap.advantages import trajectory_advantages
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.evaluation import load_problems, read_correctness, write_correctness
-from ap.files import read_json, write_json, write_jsonl
+from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
 from ap.prober import SOLVE
 from ap.ranks import Ranks
+from ap.rewards import pass_rate, terminal_reward
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
 from ap.world import World, open_library
@@ -46,12 +49,12 @@ from eval import (
 # --------------------------------------------------------------------------------------------------- data
 
 
-def training_problems(config: Config, taken: set[str]) -> list[dict]:
-    """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
+def candidates(config: Config, taken: set[str]) -> list[dict]:
+    """The problems that an arm chooses from, as {"id", "question", "answer"}; the ids are line numbers.
 
     From the file, those are left out that are in a held-out set (`taken`, canonical forms), that were there before in
     another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*:
-    the last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
+    the last solver_candidates ones are taken, those of the most trained proposer. UserError when they are too few.
     """
     domain = domains.get(config.domain)
     if config.solver_arm == "random":
@@ -65,21 +68,48 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
             seen.add(form)
             usable.append(problem | {"id": str(number)})
     if len(usable) < config.solver_budget:
-        raise UserError(f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
-                        f"{config.solver_budget}; let the proposer write more (run_mgpo.py --problems), or lower it for "
-                        f"all arms alike (and delete {config.folder / 'solver'} if another arm has run with more).")
-    return usable[-config.solver_budget:]
+        raise UserError(
+            f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
+            f"{config.solver_budget}; let the proposer write more (run_mgpo.py --problems), or lower it for all arms "
+            f"alike (and delete {config.folder / 'solver'} if another arm has run with more).")
+    return usable[-config.solver_candidates:]
+
+
+def choose(
+    model, tokenizer, problems: list[dict], config: Config, ranks: Ranks, folder: Path
+) -> list[dict]:
+    """The solver_budget problems to train on, with the start as their prober; FOLDER/problems.jsonl keeps them.
+
+    *Choice*: those that Eq. (terminal reward) pays best, the hardest that the start solves at least once in prober_k
+    attempts. The random arm takes its first ones, whatever their difficulty.
+    """
+    path = folder / "problems.jsonl"
+    if not path.exists():
+        if config.solver_arm != "random":
+            attempts = attempt_all(
+                model, tokenizer, problems, config.prober_k, f"{config.seed}/solver/prober", config, ranks, "probing")
+            rows = rows_of(problems, attempts, config.prober_k)
+            rates = [pass_rate(sum(row.correct), config.prober_k, config.prober_k, "rate") for row in rows]
+            problems = [problem | {"pass_rate": rate} for problem, rate in zip(problems, rates, strict=True)]
+            pay = [terminal_reward(True, rate, config.r_base, config.hardness) for rate in rates]
+            best = sorted(range(len(problems)), key=lambda n: -pay[n])[:config.solver_budget]
+            problems = [problems[n] for n in sorted(best)]
+        if ranks.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_jsonl(path, problems[:config.solver_budget])
+        ranks.barrier()
+    return read_jsonl(path)
 
 
 def write_random_problems(config: Config, taken: set[str]) -> None:
-    """The comparison: as many random problems, by rejection from naive draws with the same exact checker.
+    """The comparison: as many random candidates, by rejection from naive draws with the same exact checker.
 
     Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the
     proposer's none of them is in the corpus.
     """
     with World(config) as world:
         domain, known, records = world.domain, set(world.known) | taken, []
-        for number in range(config.solver_budget):
+        for number in range(config.solver_candidates):
             rng = random.Random(f"{config.seed}/solver/random/{number}")
             skills = world.curriculum.draw(rng)
             while True:
@@ -135,12 +165,14 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
     updater = Updater(model, ranks, lr=config.solver_sft_lr, max_grad_norm=config.max_grad_norm)
     start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
+    pool = calculations(domain, 20_000, f"{config.seed}/solver/drills", taken)
     for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps,
                      desc="solver SFT", disable=not ranks.is_main):
-        examples = [
-            (worked_example, drill)[index % 2](
-                domain, tokenizer, random.Random(f"{config.seed}/solver/sft/{step}/{index}"), taken)
-            for index in ranks.share(range(config.solver_sft_batch))]
+        examples = []
+        for index in ranks.share(range(config.solver_sft_batch)):
+            rng = random.Random(f"{config.seed}/solver/sft/{step}/{index}")
+            examples.append(drill(tokenizer, rng, pool) if index % 8 in (1, 4, 7)
+                            else worked_example(domain, tokenizer, rng, taken))
 
         def loss_of(rows: list[int]):
             batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(model.device)
@@ -161,29 +193,36 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
 
 
 def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str]) -> Trajectory:
-    """A worked solution of a random sound problem of one to three skills, as an episode: the solution is the action.
+    """A worked solution of a random sound problem of one to six skills, as an episode: the solution is the action.
 
-    *Choice*: the problem's names become a random alphabetical choice of letters, so that the letters of longer problems
-    are not new to the model.
+    *Choices*: short problems are more frequent. Long ones are there since a small model does not chain further than it
+    has seen; a deeper problem is deeper than those that GRPO trains on. The names become a random alphabetical choice
+    of letters, so that the letters of longer problems are not new to the model.
     """
-    question = rename(draw_sound(domain, (1, 2, 3), rng, taken), rng)
+    question = rename(draw_sound(domain, (1, 2, 3, 4, 1, 2, 3, 4, 5, 6), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
-    written = encode(tokenizer, domain.worked_solution(question) + STOP)
+    written = encode(tokenizer, domain.worked_solution(question, named=True) + STOP)
     return episode([(prompt, 0), (written, 1)])
 
 
-def drill(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str], count: int = 8) -> Trajectory:
-    """The calculations of such solutions without their story, `count` of them; only the results are trained.
-
-    A calculation costs a quarter of the tokens that it costs inside of a problem, and calculating takes the longest to
-    learn: what a problem asks for, a small model soon knows.
-    """
+def calculations(domain: ModuleType, count: int, key: str, taken: set[str]) -> list[tuple[str, str]]:
+    """(calculation, result) of `count` lines of such solutions, as `("a24 + 7 = ", "31. ")`."""
     found: list[tuple[str, str]] = []
-    while len(found) < count:
-        solution = domain.worked_solution(draw_sound(domain, (1, 2), rng, taken))
-        found += re.findall(r"(?:^|= )([^=.]+ [-+*/m][^=.]* = )(\d+\. )", solution)
+    for number in itertools.count():
+        if len(found) >= count:
+            return found[:count]
+        question = draw_sound(domain, (2, 3), random.Random(f"{key}/{number}"), taken)
+        found += re.findall(r"(?:^|(?<=\. ))([^=.]+ = )(\d+\. )", domain.worked_solution(question, named=True))
+
+
+def drill(tokenizer, rng: random.Random, pool: Sequence[tuple[str, str]], count: int = 16) -> Trajectory:
+    """`count` calculations without their story; only the results are trained.
+
+    What a problem asks for, a small model soon knows; calculating takes the longest to learn, and here a calculation
+    costs a quarter of the tokens that it costs inside of a problem.
+    """
     parts = [(prompt_ids(tokenizer, [{"role": "user", "content": DRILL}]), 0)]
-    for calculation, result in found[:count]:
+    for calculation, result in rng.sample(pool, count):
         parts += [(encode(tokenizer, calculation), 0), (encode(tokenizer, result), 1)]
     return episode(parts)
 
@@ -290,6 +329,19 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------- evaluation
 
 
+def attempt_all(
+    model, tokenizer, problems: list[dict], k: int, key: str, config: Config, ranks: Ranks, title: str
+) -> list[Attempt]:
+    """The k attempts at each problem, in order, on every rank; the ranks share the problems."""
+    numbers = ranks.share(range(len(problems)))
+    with tqdm(total=len(numbers) * k, desc=title, unit="attempt", disable=not ranks.is_main) as progress:
+        mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, key, config.solver_max_tokens,
+                       config.temperature, progress)
+    parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
+    in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+    return [a for _, some in in_order for a in some]
+
+
 def evaluate(
     model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str
 ) -> dict:
@@ -301,14 +353,8 @@ def evaluate(
     if not path.exists():
         record, k = {}, config.solver_eval_k
         for name, problems in sets.items():
-            numbers = ranks.share(range(len(problems)))
-            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt",
-                      disable=not ranks.is_main) as progress:
-                mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval",
-                               config.solver_max_tokens, config.temperature, progress)
-            parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
-            in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-            attempts = [a for _, some in in_order for a in some]
+            attempts = attempt_all(
+                model, tokenizer, problems, k, f"{config.seed}/solver/eval", config, ranks, f"{phase}, {name}")
             if ranks.is_main:
                 rows = rows_of(problems, attempts, k)
                 folder.mkdir(parents=True, exist_ok=True)
@@ -342,7 +388,8 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "hidden_size", "layers", "heads",
     "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature",
-    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
+    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference", "r_base", "hardness",
+    "prober_k",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
@@ -367,9 +414,11 @@ def main(argv: list[str]) -> None:
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems = training_problems(config, taken)
+        problems = candidates(config, taken)
         start_folder = build_start(config, ranks, tokenizer, taken)
-        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
+        model = load_model(start_folder, config)
+        start = evaluate(model, tokenizer, sets, config, ranks, folder / "start", "start")
+        problems = choose(model, tokenizer, problems, config, ranks, folder / arm)
         model = train(config, ranks, tokenizer, start_folder, problems)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:

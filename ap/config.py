@@ -105,17 +105,17 @@ class Config:
         "proposer", "what the solver learns from, and the name of its folder: proposer: solver_problems; random: as "
         "many random problems of the domain; any other name: solver_problems")
     solver_problems: str = setting("", "JSONL of {question, answer}; empty: the problems that the run's proposer wrote")
-    solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
-    solver_sft_steps: int = setting(8000, "updates on worked solutions, which make the start of a solver from scratch")
-    solver_sft_batch: int = setting(
-        16, "examples an update: worked solutions and drills of their calculations, half and half")
-    solver_sft_lr: float = setting(2e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
+    solver_candidates: int = setting(4000, "problems, at most, among which an arm chooses")
+    solver_budget: int = setting(1000, "problems that an arm trains on (paper: 10000 for 4B, 11000 for 30B)")
+    solver_sft_steps: int = setting(10000, "updates on worked solutions, which make the start of a solver from scratch")
+    solver_sft_batch: int = setting(16, "examples an update: three drills of calculations to five worked solutions")
+    solver_sft_lr: float = setting(4e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     solver_steps: int = setting(200, "GRPO steps of the solver, one rollout and one update each")
     solver_groups: int = setting(32, "problems of a step, over all ranks")
     solver_group_size: int = setting(8, "attempts at each problem of a step")
     solver_lr: float = setting(4e-4, "peak learning rate of the solver's GRPO; cosine to a tenth of it")
     solver_max_tokens: int = setting(256, "an attempt of more tokens, prompt included, is cut and counts as wrong")
-    solver_eval: int = setting(300, "problems in each of the domain's two held-out sets")
+    solver_eval: int = setting(500, "problems in each of the domain's two held-out sets")
     solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
 
     @property
@@ -163,9 +163,10 @@ _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "kl_weight", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
     "evaluation_after.json": ("the last evaluation", ("steps",)),
     "solver": ("the solver", (  # the same for all its arms, since only their data shall differ
-        "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps", "solver_groups",
-        "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k", "normalise_std",
-        "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
+        "solver_candidates", "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps",
+        "solver_groups", "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k",
+        "normalise_std", "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max",
+        "r_base", "hardness", "prober_k")),
 }
 # What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
 _REFERENCE_STAGES = {

@@ -2,6 +2,7 @@
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -113,6 +114,33 @@ def test_worked_solutions_by_hand():
     assert mini.worked_solution(forwards) == r"b = 24 + 7 = 31. c = 31 mod 9 = 4. \boxed{4}"
     assert mini.worked_solution(SOUND["invert"][0]) == r"b = 96 / 3 = 32. a = 32 - 7 = 25. \boxed{25}"
     assert mini.step_kinds(forwards) == ("shift", "residue")
+
+
+@pytest.mark.parametrize("text, solution", [
+    ("a is 24. b is 7 more than a. c is the remainder of b divided by 9. Find c.",
+     r"a24. a24 + 7 = 31. b31. b31 mod 9 = 4. c4. \boxed{4}"),
+    (SOUND["invert"][0], r"c96. c96 / 3 = 32. b32. b32 - 7 = 25. a25. \boxed{25}"),
+    ("a is 49. b is the digit sum of a. Find b.", r"a49. a49: 4 + 9 = 13. b13. \boxed{13}"),
+    ("a is 4. b is below 40, leaves 1 when divided by 3, and leaves the same as a when divided by 5. "
+     "c is 2 times b. Find the smallest possible c.",
+     r"a4. a4 mod 5 = 4. b in 1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 34. b in 4, 19, 34. c in 8, 38, 68. \boxed{8}"),
+])
+def test_worked_solutions_with_names_by_hand(text, solution):
+    assert mini.worked_solution(text, named=True) == solution
+
+
+def test_both_notations_say_the_same():
+    """Without its names and repetitions, the named one has the plain one's calculations."""
+    compared = 0
+    for _, text in draws(400, seed=8):
+        if mini.check(text).status == "ok":
+            plain, named = mini.worked_solution(text), mini.worked_solution(text, named=True)
+            calculations = [
+                line.split(" = ", line[1:3] == " =")[-1] for line in plain.split(". ") if line.count("=") > 1]
+            bare = re.sub(r"\b[a-z](?=\d)", "", named)
+            assert all(calculation.removesuffix(".") in bare for calculation in calculations), (plain, named)
+            compared += len(calculations)
+    assert compared > 50
 
 
 def draws(n: int, seed: int, sizes=(1, 2, 3, 4)):

@@ -10,6 +10,7 @@ import json
 import random
 import re
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -17,8 +18,8 @@ from typing import Mapping, Sequence
 from ap.config import UserError
 from ap.domains import chainlet
 from ap.domains.chainlet import (
-    FORMS, LARGEST, TEMPLATES, Check, Form, Sentence, check, explore, fill, read, read_sentence, skills_of, split,
-    steps_of, template_of,
+    FORMS, LARGEST, TEMPLATES, Check, Form, Sentence, Step, check, explore, fill, read, read_sentence, skills_of,
+    split, steps_of, template_of,
 )
 from ap.domains.mini_checks import SOLVERS, second_audit
 
@@ -251,103 +252,133 @@ def _symmetric(form: Form) -> bool:
 # ---------------------------------------------------------------- worked solutions
 
 
-def _forward(form: Form, inputs: Sequence[int], numbers: Sequence[int]) -> str:
-    """The calculation of one step as text, without its result; "" when there is none to show."""
-    pattern = form.worked(*inputs, *numbers) if callable(form.worked) else form.worked
-    return fill(pattern, dict(zip(form.inputs, inputs)) | dict(zip(form.numbers, numbers)))
+@dataclass(frozen=True)
+class _Notation:
+    """How a worked solution writes. Plain: `b = 24 + 7 = 31.` Named: `a24 + 7 = 31. b31.`"""
+
+    named: bool
+
+    def value(self, name: str, value: int) -> str:
+        return f"{name}{value}" if self.named else str(value)
+
+    def calculation(self, pattern: str, names: Mapping[str, str], values: Mapping[str, int], numbers: Mapping) -> str:
+        """A pattern of a form with its letters' names, values and numbers in it, without the result; may be ""."""
+        shown = {letter: self.value(name, values[letter]) for letter, name in names.items()}
+        text = fill(pattern, shown | numbers)
+        if self.named and text and not any(value in text for value in shown.values()):  # digits: what of?
+            text = f"{', '.join(shown.values())}: {text}"
+        return text
+
+    def line(self, name: str, calculation: str, *values: int) -> str:
+        listed = ", ".join(map(str, values))
+        if not self.named:
+            return " = ".join(part for part in (name, calculation, listed) if part) + "."
+        stated = f"{name} in {listed}." if len(values) > 1 else f"{self.value(name, values[0])}."
+        return f"{calculation} = {listed}. {stated}" if calculation else stated
+
+    def forward(self, step: Step, world: Mapping[str, int]) -> str:
+        """The line of one step with one outcome."""
+        form, inputs = step.form, [world[name] for name in step.inputs]
+        pattern = form.worked(*inputs, *step.numbers) if callable(form.worked) else form.worked
+        calculation = self.calculation(pattern, dict(zip(form.inputs, step.inputs)), dict(zip(form.inputs, inputs)),
+                                       dict(zip(form.numbers, step.numbers)))
+        return self.line(step.target, calculation, world[step.target])
+
+    def backward(self, sentence: Sentence, known: str, wanted: str, world: Mapping[str, int]) -> str | None:
+        """The line of an inverse step, from a name that the sentence defines to an input; None when there is none."""
+        form = sentence.form
+        names, numbers = dict(zip(form.names, sentence.names)), dict(zip(form.numbers, sentence.numbers))
+        letters = {name: letter for letter, name in names.items()}
+        values = {letter: world[name] for letter, name in names.items()}
+        pattern = form.undo.get(letters[known] + letters[wanted])
+        if callable(pattern):
+            pattern = pattern(values | numbers)
+        if pattern is None:
+            return None
+        used = {letter: name for letter, name in names.items() if name != wanted}
+        return self.line(wanted, self.calculation(pattern, used, values, numbers), world[wanted])
 
 
-def _backward(sentence: Sentence, known: str, wanted: str, world: Mapping[str, int]) -> str | None:
-    """The inverse calculation, from a name that the sentence defines to an input; None when there is none."""
-    letters = dict(zip(sentence.names, sentence.form.names))
-    values = dict(zip(sentence.form.numbers, sentence.numbers))
-    values |= {letter: world[name] for name, letter in letters.items()}
-    pattern = sentence.form.undo.get(letters[known] + letters[wanted])
-    if callable(pattern):
-        pattern = pattern(values)
-    return pattern and fill(pattern, values)
-
-
-def _line(name: str, calculation: str, value: int) -> str:
-    return " = ".join(part for part in (name, calculation, str(value)) if part) + "."
-
-
-def worked_solution(text: str) -> str | None:
+def worked_solution(text: str, named: bool = False) -> str | None:
     """Short worked steps and the boxed answer of a sound problem; None for any other text.
 
     Hidden starts are found backwards where every step can be undone, else by a try. Where several values are possible
     they are listed: `b = 24, 80.`
+
+    named: the notation for a small solver. Every value stands behind its name, and what is given is repeated first, so
+    that to look up a value is to copy what followed its name before: `a24. a24 + 7 = 31. b31.`
     """
     verdict = check(text)
     if verdict.status != "ok":
         return None
-    sentences = read(text)
+    sentences, notation = read(text), _Notation(named)
     query = sentences[-1].names[0]
     worlds: list[dict[str, int]] = []
     explore(steps_of(sentences), lambda world: bool(worlds.append(dict(world))))
     boxed = f"\\boxed{{{verdict.answer}}}"
     if any(sentence.kind == "hidden" for sentence in sentences):
         world = next(world for world in worlds if str(world[query]) == verdict.answer)
-        lines = _undo(sentences, world) if len(worlds) == 1 else None
-        return " ".join([*(lines or _try(sentences, world, query)), boxed])
+        lines = _undo(sentences, world, notation) if len(worlds) == 1 else None
+        return " ".join([*(lines or _try(sentences, world, notation)), boxed])
+    silent = ("invert",) if named else ("start", "invert")
     lines = []
     for step in steps_of(sentences):
         values = [world[step.target] for world in worlds]
-        inputs = [worlds[0][name] for name in step.inputs]
         if step.form.name == "congr":
             below, r, m, n = step.numbers
-            lines.append(f"{inputs[0]} mod {n} = {inputs[0] % n}.")
+            (name,), world = step.inputs, worlds[0]
+            lines.append(f"{notation.value(name, world[name])} mod {n} = {world[name] % n}.")
             lines.append(f"{step.target} in {', '.join(map(str, range(r, max(values) + 1, m)))}.")
-        if step.form.name not in ("start", "invert"):
-            one = len(set(values)) == 1
-            shown = values[:1] if one else values
-            calculation = _forward(step.form, inputs, step.numbers) if one else ""
-            lines.append(_line(step.target, calculation, ", ".join(map(str, shown))))
+        if step.form.name not in silent:
+            lines.append(notation.forward(step, worlds[0]) if len(set(values)) == 1
+                         else notation.line(step.target, "", *values))
     return " ".join([*lines, boxed])
 
 
-def _try(sentences: Sequence[Sentence], world: dict[str, int], query: str) -> list[str]:
+def _try(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notation) -> list[str]:
     """Name the hidden values and verify them forwards."""
     word = "Smallest" if sentences[-1].kind == "least" else "Try"
+    silent = ("invert",) if notation.named else ("start", "invert")
     lines = []
     for step in steps_of(sentences):
-        inputs = [world[name] for name in step.inputs]
         if step.form.name == "hidden":
-            lines.append(f"{word} {step.target} = {world[step.target]}.")
-        elif step.form.name not in ("start", "invert"):
-            lines.append(_line(step.target, _forward(step.form, inputs, step.numbers), world[step.target]))
+            lines.append(f"{word} {notation.line(step.target, '', world[step.target])}")
+        elif step.form.name not in silent:
+            lines.append(notation.forward(step, world))
     return lines
 
 
-def _undo(sentences: Sequence[Sentence], world: dict[str, int]) -> list[str] | None:
+def _undo(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notation) -> list[str] | None:
     """Calculate backwards from the given value to the hidden start; None when some step cannot be undone."""
     hidden = [sentence.names[0] for sentence in sentences if sentence.kind == "hidden"]
     given = [sentence.names[0] for sentence in sentences if sentence.kind == "invert"]
     if len(hidden) != 1 or len(given) != 1:
         return None
+    silent = ("hidden",) if notation.named else ("start", "hidden")
     unknown, lines = set(hidden), []
     for step in steps_of(sentences):  # what does not depend on the hidden start comes first
-        if unknown.isdisjoint(step.inputs):
-            if step.form.name not in ("start", "hidden"):
-                lines.append(_line(step.target, _forward(step.form, [world[n] for n in step.inputs], step.numbers),
-                                   world[step.target]))
-        else:
+        if not unknown.isdisjoint(step.inputs):
             unknown.add(step.target)
+        elif step.form.name not in silent:
+            lines.append(notation.forward(step, world))
     origin = {name: sentence for sentence in sentences for name in sentence.defines}
     current, path = given[0], [given[0]]
+    if notation.named:
+        lines.append(notation.line(current, "", world[current]))
     while current != hidden[0]:
         sentence = origin[current]
         names = [name for name in sentence.uses if name in unknown]
         if len(names) != 1:
             return None
-        name, value = names[0], world[current]
-        calculation = _backward(sentence, current, name, world)
-        if calculation is None:
+        name = names[0]
+        line = notation.backward(sentence, current, name, world)
+        if line is None:
             return None
-        lines.append(_line(name, calculation, world[name]))
+        lines.append(line)
         for partner in sentence.defines:
             if partner != current:  # the other part of a pair
-                lines.append(_line(partner, f"{world[name]} - {value}", world[partner]))
+                difference = f"{notation.value(name, world[name])} - {notation.value(current, world[current])}"
+                lines.append(notation.line(partner, difference, world[partner]))
                 path.append(partner)
         path.append(name)
         current = name
