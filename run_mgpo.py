@@ -53,7 +53,7 @@ def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> Non
     stage = stage_advantages(process_rewards, turn_groups, stages, config.normalise_std)
     if config.placebo:
         stage = permute_within_groups(stage, turn_groups, random.Random(f"{config.seed}/{key}/placebo"))
-    omega = config.omega if config.algorithm == "mgpo" else 0.0
+    omega = 0.0 if config.algorithm == "grpo" else config.omega
     fused = fused_advantages(turn_episode, stage, omega)
     for trajectory, advantage in zip(trajectories, episode):
         trajectory.advantage = advantage

@@ -67,7 +67,9 @@ class Config:
     acq_batch: int = setting(2, "extraction examples an update")
     acq_weight: float = setting(0.1, "weight of L_acq, the skill extraction loss, beside L_SFT")
     # --- stage 3: MGPO
-    algorithm: str = setting("mgpo", "mgpo, or grpo on the same rollouts", choices=("mgpo", "grpo"))
+    algorithm: str = setting(
+        "mgpo", "mgpo; on the same rollouts grpo, or grpo-fused: the loss of GRPO with the advantages of MGPO",
+        choices=("mgpo", "grpo", "grpo-fused"))
     steps: int = setting(12, "reinforcement learning steps, one rollout each")
     groups: int = setting(16, "groups of a rollout, over all ranks")
     group_size: int = setting(8, "G, trajectories of a group")

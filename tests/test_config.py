@@ -51,7 +51,7 @@ def test_every_preset_is_consistent(preset, tmp_path):
     (["--lr", "nan"], ["--lr"]),
     (["--lr", "-1"], ["--lr", "at least 0"]),
     (["--placebo", "yes"], ["--placebo", "true or false"]),
-    (["--algorithm", "mgop"], ["mgop", "mgpo, grpo"]),
+    (["--algorithm", "mgop"], ["mgop", "mgpo, grpo, grpo-fused"]),
     (["--preset", "qwen"], ["qwen", "qwen3-4b", "qwen3-30b-a3b"]),
     (["4"], ["'4'"]),
     (["--preset", "qwen3-4b"], ["--model"]),

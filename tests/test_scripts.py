@@ -20,7 +20,7 @@ import run_skills
 from ap.config import Config, run_main
 from ap.files import write_jsonl
 from ap.ranks import Ranks
-from ap.trajectory import Problem, Trajectory
+from ap.trajectory import Problem, Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent
 STAGE_1 = {"corpus_size": 120, "device": "cpu"}
@@ -278,8 +278,23 @@ def test_a_proposer_that_writes_nothing_valid_is_given_up(writing):
 # ---------------------------------------------------------------- other arms
 
 
+@pytest.mark.parametrize("algorithm, omega, expected", [
+    ("mgpo", 0.5, [1.140, 0.274, -0.274, -1.140]), ("mgpo", 0.0, [0.707, 0.707, -0.707, -0.707]),
+    ("grpo", 0.5, [0.707, 0.707, -0.707, -0.707]), ("grpo-fused", 0.5, [1.140, 0.274, -0.274, -1.140]),
+])
+def test_which_advantages_an_algorithm_compares_by(algorithm, omega, expected):
+    """Two episodes of two actions in one stage, by hand. Rewards 1 and 0 have std sqrt(1/2): A_E = +-0.707; process
+    rewards 1, -1, 1, -1 have std sqrt(4/3): A_S = +-0.866."""
+    episodes = [
+        Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, process_reward=r) for r in (1.0, -1.0)], (), reward=reward)
+        for reward in (1.0, 0.0)]
+    run_mgpo.compare(episodes, Config(algorithm=algorithm, omega=omega), "key")
+    assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx(expected, abs=1e-3)
+
+
 @pytest.mark.parametrize("arm", [
-    {"algorithm": "grpo", "kl_weight": 0.1}, {"updates": 2}, {"placebo": "true", "gate": "symmetric"},
+    {"algorithm": "grpo", "kl_weight": 0.1}, {"algorithm": "grpo-fused", "updates": 2},
+    {"placebo": "true", "gate": "symmetric"},
     {"omega": 0, "implicit_reward": "false", "gate": "off", "normalise_std": "false"},
 ])
 def test_an_arm_starts_from_the_reference_of_another_run(prepared, runs, arm):
