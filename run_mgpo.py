@@ -205,7 +205,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
 
 
 def draw(world: World, config: Config, ranks: Ranks, key: str) -> list[tuple[tuple[str, ...], int, str]]:
-    """(K_0, group, seed key) of this rank's episodes of one step. All ranks make the same draws, and share the groups."""
+    """(K_0, group, seed key) of this rank's episodes of one step. All ranks draw the same, and share the groups."""
     rng = random.Random(f"{key}/draw")
     drawn = [(world.curriculum.draw(rng), group) for group in range(config.groups)]
     return [(skills, group, f"{key}/{group}/{member}")

@@ -286,7 +286,7 @@ def test_which_advantages_an_algorithm_compares_by(algorithm, omega, expected):
     """Two episodes of two actions in one stage, by hand. Rewards 1 and 0 have std sqrt(1/2): A_E = +-0.707; process
     rewards 1, -1, 1, -1 have std sqrt(4/3): A_S = +-0.866."""
     episodes = [
-        Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, process_reward=r) for r in (1.0, -1.0)], (), reward=reward)
+        Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, r) for r in (1.0, -1.0)], (), reward=reward)
         for reward in (1.0, 0.0)]
     run_mgpo.compare(episodes, Config(algorithm=algorithm, omega=omega), "key")
     assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx(expected, abs=1e-3)

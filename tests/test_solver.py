@@ -32,8 +32,8 @@ def config(tmp_path):
     """A tiny run with a tokenizer and ten problems in it."""
     torch.set_num_threads(1)
     config = Config(
-        out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32, save_every=1,
-        solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3, solver_budget=6,
+        out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32,
+        save_every=1, solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3, solver_budget=6,
         solver_candidates=6, prober_k=2, solver_max_tokens=100, solver_eval=3, solver_eval_k=2)
     corpus = MINI.make_corpus(60, random.Random(0))
     texts = [f"{record['question']} {record['solution']}" for record in corpus]
@@ -129,7 +129,8 @@ def test_every_epoch_uses_every_problem_once():
 
 
 def test_renaming_keeps_the_problem():
-    question = "a is a whole number from 0 to 99. if a is even b is a plus 7, otherwise b is a minus 15. Here b is 12. Find a."
+    question = (
+        "a is a whole number from 0 to 99. if a is even b is a plus 7, otherwise b is a minus 15. Here b is 12. Find a.")
     for seed in range(20):
         renamed = run_solver.rename(question, random.Random(seed))
         assert "is a whole number" in renamed
@@ -175,7 +176,8 @@ def test_the_update_is_the_gradient_of_grpo_by_hand(config):
         trajectory.advantage, trajectory.turn_ids = advantage, [m - 1 for m in trajectory.loss_mask]
         with torch.no_grad():
             logits = model(torch.tensor([trajectory.ids])).logits[0].log_softmax(-1)
-        trajectory.logprobs = [0.0, *(logits[t - 1, trajectory.ids[t]].item() * trajectory.loss_mask[t] for t in range(1, 6))]
+        trajectory.logprobs = [
+            0.0, *(logits[t - 1, trajectory.ids[t]].item() * trajectory.loss_mask[t] for t in range(1, 6))]
 
     total = torch.zeros(())
     for trajectory in trajectories:
@@ -233,11 +235,13 @@ def test_the_start_resumes_and_is_found_again(config):
 
 def test_the_whole_script_from_problems_to_tables(config, capsys):
     sizes = [f"--{name}={getattr(config, name)}" for name in (
-        "out", "name", "device", "hidden_size", "layers", "heads", "intermediate_size", "solver_sft_steps", "solver_sft_batch",
-        "solver_groups", "solver_group_size", "solver_candidates", "solver_budget", "prober_k", "solver_max_tokens", "solver_eval", "solver_eval_k")]
+        "out", "name", "device", "hidden_size", "layers", "heads", "intermediate_size", "solver_sft_steps",
+        "solver_sft_batch", "solver_groups", "solver_group_size", "solver_candidates", "solver_budget", "prober_k",
+        "solver_max_tokens", "solver_eval", "solver_eval_k")]
     save_config(config)
     run_solver.main([*sizes, "--solver_steps=1", "--arm", "mine", f"--problems={config.folder / 'problems.jsonl'}"])
-    run_solver.main(["--out", config.out, "--name", config.name, "--arm=again", f"--problems={config.folder / 'problems.jsonl'}"])
+    run_solver.main(["--out", config.out, "--name", config.name, "--arm=again",
+                     f"--problems={config.folder / 'problems.jsonl'}"])
     out = capsys.readouterr().out
     assert out.count("deeper: 3 problems, 2 attempts each; arm") == 2 and "again - mine: +0.000" in out
     assert json.loads((config.folder / "config.json").read_text())["solver_arm"] == "proposer"  # an arm is of one call
@@ -265,7 +269,8 @@ def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
 def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
     """Scripted attempts: right, right by value, wrong, cut in spite of a right box, without a box."""
     tokenizer = run_solver.open_tokenizer(config)
-    texts = ["b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
+    texts = [
+        "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
 
     def scripted(model, prompts, stop_ids, seeds, *rest, **options):
         conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
