@@ -7,10 +7,9 @@ all other settings are the same for every arm of a run, so that data are what is
 
     roll out (attempts at each problem)  ->  judge (the boxed answer)  ->  compare (within a problem)  ->  update (GRPO)
 
-The start is --model, or else a small model that learns from worked solutions how to read and calculate. It attempts
-the arm's candidates, and the problems to train on are the hardest that it solves at all; only those of the random arm
-are taken as they come. Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and
-deeper. Killed at any moment, the same command continues with the same numbers.
+The start is --model, or else a small model that learns from worked solutions how to read and calculate. Both ends are
+evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed at any moment, the same
+command continues with the same numbers.
 """
 from __future__ import annotations
 
@@ -32,13 +31,12 @@ from ap.advantages import trajectory_advantages
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.evaluation import load_problems, read_correctness, write_correctness
-from ap.files import read_json, read_jsonl, write_json, write_jsonl
+from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
 from ap.prober import SOLVE
 from ap.ranks import Ranks
-from ap.rewards import pass_rate, terminal_reward
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
 from ap.world import World, open_library
@@ -49,12 +47,12 @@ from eval import (
 # --------------------------------------------------------------------------------------------------- data
 
 
-def candidates(config: Config, taken: set[str]) -> list[dict]:
-    """The problems that an arm chooses from, as {"id", "question", "answer"}; the ids are line numbers.
+def training_problems(config: Config, taken: set[str]) -> list[dict]:
+    """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
 
     From the file, those are left out that are in a held-out set (`taken`, canonical forms), that were there before in
     another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*:
-    the last solver_candidates ones are taken, those of the most trained proposer. UserError when they are too few.
+    the last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
     """
     domain = domains.get(config.domain)
     if config.solver_arm == "random":
@@ -72,44 +70,18 @@ def candidates(config: Config, taken: set[str]) -> list[dict]:
             f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
             f"{config.solver_budget}; let the proposer write more (run_mgpo.py --problems), or lower it for all arms "
             f"alike (and delete {config.folder / 'solver'} if another arm has run with more).")
-    return usable[-config.solver_candidates:]
-
-
-def choose(
-    model, tokenizer, problems: list[dict], config: Config, ranks: Ranks, folder: Path
-) -> list[dict]:
-    """The solver_budget problems to train on, with the start as their prober; FOLDER/problems.jsonl keeps them.
-
-    *Choice*: those that Eq. (terminal reward) pays best, the hardest that the start solves at least once in prober_k
-    attempts. The random arm takes its first ones, whatever their difficulty.
-    """
-    path = folder / "problems.jsonl"
-    if not path.exists():
-        if config.solver_arm != "random":
-            attempts = attempt_all(
-                model, tokenizer, problems, config.prober_k, f"{config.seed}/solver/prober", config, ranks, "probing")
-            rows = rows_of(problems, attempts, config.prober_k)
-            rates = [pass_rate(sum(row.correct), config.prober_k, config.prober_k, "rate") for row in rows]
-            problems = [problem | {"pass_rate": rate} for problem, rate in zip(problems, rates, strict=True)]
-            pay = [terminal_reward(True, rate, config.r_base, config.hardness) for rate in rates]
-            best = sorted(range(len(problems)), key=lambda n: -pay[n])[:config.solver_budget]
-            problems = [problems[n] for n in sorted(best)]
-        if ranks.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_jsonl(path, problems[:config.solver_budget])
-        ranks.barrier()
-    return read_jsonl(path)
+    return usable[-config.solver_budget:]
 
 
 def write_random_problems(config: Config, taken: set[str]) -> None:
-    """The comparison: as many random candidates, by rejection from naive draws with the same exact checker.
+    """The comparison: as many random problems, by rejection from naive draws with the same exact checker.
 
     Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the
     proposer's none of them is in the corpus.
     """
     with World(config) as world:
         domain, known, records = world.domain, set(world.known) | taken, []
-        for number in range(config.solver_candidates):
+        for number in range(config.solver_budget):
             rng = random.Random(f"{config.seed}/solver/random/{number}")
             skills = world.curriculum.draw(rng)
             while True:
@@ -329,19 +301,6 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------- evaluation
 
 
-def attempt_all(
-    model, tokenizer, problems: list[dict], k: int, key: str, config: Config, ranks: Ranks, title: str
-) -> list[Attempt]:
-    """The k attempts at each problem, in order, on every rank; the ranks share the problems."""
-    numbers = ranks.share(range(len(problems)))
-    with tqdm(total=len(numbers) * k, desc=title, unit="attempt", disable=not ranks.is_main) as progress:
-        mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, key, config.solver_max_tokens,
-                       config.temperature, progress)
-    parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
-    in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-    return [a for _, some in in_order for a in some]
-
-
 def evaluate(
     model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str
 ) -> dict:
@@ -353,8 +312,14 @@ def evaluate(
     if not path.exists():
         record, k = {}, config.solver_eval_k
         for name, problems in sets.items():
-            attempts = attempt_all(
-                model, tokenizer, problems, k, f"{config.seed}/solver/eval", config, ranks, f"{phase}, {name}")
+            numbers = ranks.share(range(len(problems)))
+            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt",
+                      disable=not ranks.is_main) as progress:
+                mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval",
+                               config.solver_max_tokens, config.temperature, progress)
+            parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
+            in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+            attempts = [a for _, some in in_order for a in some]
             if ranks.is_main:
                 rows = rows_of(problems, attempts, k)
                 folder.mkdir(parents=True, exist_ok=True)
@@ -388,8 +353,7 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "hidden_size", "layers", "heads",
     "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature",
-    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference", "r_base", "hardness",
-    "prober_k",
+    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
@@ -414,11 +378,9 @@ def main(argv: list[str]) -> None:
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems = candidates(config, taken)
+        problems = training_problems(config, taken)
         start_folder = build_start(config, ranks, tokenizer, taken)
-        model = load_model(start_folder, config)
-        start = evaluate(model, tokenizer, sets, config, ranks, folder / "start", "start")
-        problems = choose(model, tokenizer, problems, config, ranks, folder / arm)
+        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
         model = train(config, ranks, tokenizer, start_folder, problems)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:

@@ -107,8 +107,7 @@ class Config:
         "proposer", "what the solver learns from, and the name of its folder: proposer: solver_problems; random: as "
         "many random problems of the domain; any other name: solver_problems")
     solver_problems: str = setting("", "JSONL of {question, answer}; empty: the problems that the run's proposer wrote")
-    solver_candidates: int = setting(4000, "problems, at most, among which an arm chooses")
-    solver_budget: int = setting(1000, "problems that an arm trains on (paper: 10000 for 4B, 11000 for 30B)")
+    solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(10000, "updates on worked solutions, which make the start of a solver from scratch")
     solver_sft_batch: int = setting(16, "examples an update: three drills of calculations to five worked solutions")
     solver_sft_lr: float = setting(4e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
@@ -165,10 +164,9 @@ _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "kl_weight", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
     "evaluation_after.json": ("the last evaluation", ("steps",)),
     "solver": ("the solver", (  # the same for all its arms, since only their data shall differ
-        "solver_candidates", "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps",
+        "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps",
         "solver_groups", "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k",
-        "normalise_std", "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max",
-        "r_base", "hardness", "prober_k")),
+        "normalise_std", "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
 }
 # What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
 _REFERENCE_STAGES = {

@@ -21,7 +21,7 @@ from ap.ranks import Ranks
 from ap.trajectory import Trajectory
 from ap.update import Updater
 from ap.world import World
-from eval import Attempt, attempt, compare, held_out_sets, parse, rows_of, summarise
+from eval import attempt, compare, held_out_sets, parse, rows_of, summarise
 from run_skills import build_skills
 
 MINI = domains.get("mini")
@@ -33,8 +33,8 @@ def config(tmp_path):
     torch.set_num_threads(1)
     config = Config(
         out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32,
-        save_every=1, solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3, solver_budget=6,
-        solver_candidates=6, prober_k=2, solver_max_tokens=100, solver_eval=3, solver_eval_k=2)
+        save_every=1, solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3,
+        solver_budget=6, solver_max_tokens=100, solver_eval=3, solver_eval_k=2)
     corpus = MINI.make_corpus(60, random.Random(0))
     texts = [f"{record['question']} {record['solution']}" for record in corpus]
     build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")
@@ -64,11 +64,11 @@ def test_held_out_sets_are_sound_distinct_deep_and_always_the_same():
 
 
 def test_training_keeps_away_from_the_held_out_problems_in_any_dress(config):
-    problems = run_solver.candidates(config, set())
+    problems = run_solver.training_problems(config, set())
     assert [p["id"] for p in problems] == ["5", "6", "7", "8", "9", "10"]  # the last six of ten
     renamed = run_solver.rename(problems[0]["question"], random.Random(3), "uvwxyz")
     assert renamed != problems[0]["question"]
-    left = run_solver.candidates(config, {MINI.canonical(renamed)})
+    left = run_solver.training_problems(config, {MINI.canonical(renamed)})
     assert [p["id"] for p in left] == ["4", "6", "7", "8", "9", "10"]
 
 
@@ -78,10 +78,10 @@ def test_copies_and_problems_deeper_than_the_skills_do_not_count(config):
     deep = evaluation_script.draw_sound(MINI, (5,), random.Random(0), set())
     copy = {"question": run_solver.rename(records[0]["question"], random.Random(0)), "answer": records[0]["answer"]}
     write_jsonl(path, [*records, copy, {"question": deep, "answer": MINI.check(deep).answer}])
-    config = dataclasses.replace(config, solver_candidates=11, solver_budget=10)
-    assert [p["id"] for p in run_solver.candidates(config, set())] == [str(n) for n in range(1, 11)]
+    config = dataclasses.replace(config, solver_budget=10)
+    assert [p["id"] for p in run_solver.training_problems(config, set())] == [str(n) for n in range(1, 11)]
     with pytest.raises(UserError, match="10 different problems.*--solver_budget 11"):
-        run_solver.candidates(dataclasses.replace(config, solver_budget=11), set())
+        run_solver.training_problems(dataclasses.replace(config, solver_budget=11), set())
 
 
 def test_the_random_arm_is_new_sound_and_from_the_training_split(config):
@@ -92,31 +92,10 @@ def test_the_random_arm_is_new_sound_and_from_the_training_split(config):
     with World(config) as world:
         assert not any(frozenset(record["skills"]) in world.curriculum.held_out for record in records)
         forms = {MINI.canonical(record["question"]) for record in records}
-        assert len(forms) == config.solver_candidates and not forms & world.known and MINI.canonical(first) not in forms
+        assert len(forms) == config.solver_budget and not forms & world.known and MINI.canonical(first) not in forms
     assert all(MINI.check(record["question"], record["skills"]).answer == record["answer"] for record in records)
     arm = dataclasses.replace(config, solver_arm="random")
-    assert len(run_solver.candidates(arm, set())) == config.solver_candidates  # none of them is left out
-
-
-def test_the_hardest_that_are_solved_at_all_are_chosen(config, monkeypatch):
-    """r_T = 1 + 1[rho > 0] * (1 - rho), worked by hand: rho 1/4 pays 1.75, 1/2 pays 1.5, both 0 and 1 pay 1."""
-    problems = [{"id": str(n), "question": "a is 7. Find a.", "answer": "7"} for n in range(6)]
-    solved = {"0": 4, "1": 1, "2": 0, "3": 2, "4": 0, "5": 1}  # of four attempts
-    asked = []
-
-    def attempts(model, tokenizer, problems, k, *rest):
-        asked.append(k)
-        texts = [text for p in problems for text in ["7"] * solved[p["id"]] + ["8"] * (k - solved[p["id"]])]
-        return [Attempt(Trajectory([1], [1], [0.0], [0], [], (), reward=float(text == "7")), text, "")
-                for text in texts]
-
-    monkeypatch.setattr(run_solver, "attempt_all", attempts)
-    config, folder = dataclasses.replace(config, prober_k=4, solver_budget=4), config.folder / "solver" / "proposer"
-    chosen = run_solver.choose(None, None, problems, config, Ranks(), folder)
-    assert [(p["id"], p["pass_rate"]) for p in chosen] == [("0", 1.0), ("1", 0.25), ("3", 0.5), ("5", 0.25)]
-    assert run_solver.choose(None, None, problems, config, Ranks(), folder) == chosen and asked == [4]  # found again
-    arm = dataclasses.replace(config, solver_arm="random")
-    assert run_solver.choose(None, None, problems, arm, Ranks(), folder.parent / "random") == problems[:4]
+    assert len(run_solver.training_problems(arm, set())) == config.solver_budget  # none of them is left out
 
 
 def test_every_epoch_uses_every_problem_once():
@@ -206,7 +185,7 @@ def test_a_step_without_signal_leaves_the_weights_alone(config):
 def test_it_resumes_with_the_same_numbers(config, tmp_path):
     """Three steps at once, and one step, a kill, two more: equal weights and equal metrics."""
     tokenizer, start = start_of(config)
-    problems = run_solver.candidates(config, set())
+    problems = run_solver.training_problems(config, set())
     whole = run_solver.train(config, Ranks(), tokenizer, start, problems)
     other = dataclasses.replace(config, solver_arm="other")
     run_solver.train(dataclasses.replace(other, solver_steps=1), Ranks(), tokenizer, start, problems)
@@ -236,7 +215,7 @@ def test_the_start_resumes_and_is_found_again(config):
 def test_the_whole_script_from_problems_to_tables(config, capsys):
     sizes = [f"--{name}={getattr(config, name)}" for name in (
         "out", "name", "device", "hidden_size", "layers", "heads", "intermediate_size", "solver_sft_steps",
-        "solver_sft_batch", "solver_groups", "solver_group_size", "solver_candidates", "solver_budget", "prober_k",
+        "solver_sft_batch", "solver_groups", "solver_group_size", "solver_budget",
         "solver_max_tokens", "solver_eval", "solver_eval_k")]
     save_config(config)
     run_solver.main([*sizes, "--solver_steps=1", "--arm", "mine", f"--problems={config.folder / 'problems.jsonl'}"])
@@ -259,7 +238,7 @@ def test_the_whole_script_from_problems_to_tables(config, capsys):
 def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
     tokenizer, start = start_of(config)
     model = load_model(start, config)
-    problems = run_solver.candidates(config, set())
+    problems = run_solver.training_problems(config, set())
     together = attempt(model, tokenizer, problems, 2, "key", 100, 1.0)
     alone = attempt(model, tokenizer, problems[3:4], 3, "key", 100, 1.0)
     assert [a.trajectory.ids for a in alone[:2]] == [a.trajectory.ids for a in together[6:8]]
