@@ -1,15 +1,14 @@
 """The far side of ap/sandbox.py: a server that shuts itself in, and forks one shut-in child for every program.
 
 `Sandbox` starts this file alone, by exec, with an empty environment: no package of ours, no memory of the trainer. The
-server imports sympy and numpy and keeps a few *jails* ready. A jail is two processes: a *keeper*, and the *program*,
-which has given up everything below and waits for its request. On a request the server hands four descriptors to a
-jail (request, stdout, stderr, channel) and never reads them, so no program inherits memory of an earlier one. The
-keeper waits for the program and reports what the kernel said; nothing that a program writes is believed.
+server imports sympy and numpy and keeps a few *jails* ready: forked processes that have given up everything below and
+wait for a request. The server hands four descriptors to a jail (request, stdout, stderr, channel) and never reads them,
+so no program inherits memory of an earlier one. How a program ended is the kernel's word, from waitpid.
 
 What is given up, from the outside in. Tier "namespaces" has all, "landlock" all but the first, "rlimits" the last:
 namespaces  own user, pid, mount, network, ipc, host name (`enter_namespaces`); a root that holds only read-only views
-            of Python and system libraries, no /proc (`build_root`); per call a pid namespace and a tmpfs of limited
-            size and number of files (`enter_call`).
+            of Python and system libraries, no /proc (`build_root`); per call a tmpfs of limited size and number of
+            files, and a pid namespace that no other program is in (`Jail`, `hold`).
 Landlock    files: read the same folders, write the call's own; no TCP; no signal or abstract socket outwards (newer
             kernels). Everything is denied again that the namespaces hide.
 seccomp     `FILTER`, a list of what is allowed: no new process or program (threads are fine), no socket except a pair
@@ -29,9 +28,9 @@ import ctypes
 import errno
 import gc
 import importlib
+import itertools
 import json
 import linecache
-import mmap
 import os
 import platform
 import random
@@ -47,7 +46,9 @@ import traceback
 import types
 from _sitebuiltins import Quitter
 
-DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES, THREADS = 64, 16, 64, 2048, 301  # limits of one program
+DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES = 64, 16, 64, 2048  # limits of one program
+THREADS = 400  # pids in its namespace; the kernel keeps 300 from being used twice, so later calls have 100
+OUT_OF_MEMORY, OUT_OF_DISK = 64, 63  # signals by which a failing program says why; it may fake them, at its expense
 BOX = "/box"  # where, in its jail, a program finds its own folder
 LIBC = ctypes.CDLL(None, use_errno=True)
 KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit())
@@ -97,6 +98,7 @@ SOME = {
     "fcntl 72 25": [(1, -1, (*range(8), 36, 37, 38, 1030))],  # not F_SETOWN, F_SETSIG: they send signals
     "prctl 157 167": [(0, -1, (15, 16, 39))],  # name of the thread, whether NO_NEW_PRIVS
 }
+ME = object()
 CLONE3, NEWEST = 435, 451  # "not implemented": what libc then does without, and every call younger than this list
 
 
@@ -105,15 +107,15 @@ def _numbers(table: str, column: int) -> list[int]:
     return [int(entry[1 + column]) for entry in entries if entry[1 + column] != "-"]
 
 
-def seccomp_filter(me: int, own_files_only: bool) -> bytes:
-    """The classic BPF program for process `me`: a list of (code, jump if true, jump if false, value)."""
+def seccomp_filter(own_files_only: bool) -> list[tuple[int, int, int, int]]:
+    """The classic BPF program, as (code, jump if true, jump if false, value); ME stands for the process's own number."""
     column, arch = ARCHES[platform.machine()]
     load, equal, greater, mask, end = 0x20, 0x15, 0x25, 0x54, 0x06
     allow, deny, unknown, kill = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), (end, 0, 0, kill), (load, 0, 0, 0)]
     for number in _numbers(CALLS + ("," + TOUCH if own_files_only else ""), column):
         code += [(equal, 0, 1, number), (end, 0, 0, allow)]
-    rules = [(number, [(0, -1, (0, me))]) for number in _numbers(SELF, column)]
+    rules = [(number, [(0, -1, (0, ME))]) for number in _numbers(SELF, column)]
     rules += [(number, conditions) for name, conditions in SOME.items() for number in _numbers(name, column)]
     for number, conditions in rules:
         block = []
@@ -122,14 +124,15 @@ def seccomp_filter(me: int, own_files_only: bool) -> bytes:
             block += [(equal, len(values) - i, 0, value) for i, value in enumerate(values)]
             block += [(end, 0, 0, deny)]
         code += [(equal, 0, len(block) + 1, number), *block, (end, 0, 0, allow)]
-    code += [(equal, 1, 0, CLONE3), (greater, 0, 1, NEWEST), (end, 0, 0, unknown), (end, 0, 0, deny)]
-    return b"".join(struct.pack("HBBI", *line) for line in code)
+    return code + [(equal, 1, 0, CLONE3), (greater, 0, 1, NEWEST), (end, 0, 0, unknown), (end, 0, 0, deny)]
 
 
-def seccomp(program: bytes) -> None:
+def seccomp(code: list[tuple[int, int, int, int]]) -> None:
+    me = os.getpid()
+    program = struct.pack("HBBI" * len(code), *(me if field is ME else field for line in code for field in line))
     buffer = ctypes.create_string_buffer(program, len(program))
-    fprog = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer))
-    libc("prctl", 22, ctypes.c_ulong(2), fprog, 0, 0)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+    libc("prctl", 22, ctypes.c_ulong(2), struct.pack("HxxxxxxQ", len(code), ctypes.addressof(buffer)), 0, 0)
+    # ^ PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
 # ---------------------------------------------------------------------------------------------------- Landlock
@@ -206,19 +209,31 @@ def build_root(folder: str, visible: list[str]) -> None:
     os.chdir("/")
 
 
-def enter_call(sysctl: int) -> None:
-    """As the first process of a call's own pid namespace: a private tmpfs, and a cap on threads that binds root too."""
-    libc("unshare", NEWNS)
-    mount("box", BOX, "tmpfs", 0x2 | 0x4, f"size={FOLDER_MB}m,nr_inodes={FOLDER_FILES},mode=755")
+def hold(sysctl: int) -> None:
+    """Be the first process of a pid namespace: it only stays, so that programs are ordinary processes there, one after
+    the other (to a first process, its own SIGKILL does nothing)."""
+    libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with the server
     if KERNEL >= (6, 14):  # before, pid_max was one for the whole machine, and root would have set that
         with contextlib.suppress(OSError):  # report() tells
             write("pid_max", str(THREADS), dir_fd=sysctl)
+    drop_capabilities()
+    os.closerange(0, 1 << 20)
+    while True:
+        signal.pause()
+
+
+def enter_call() -> None:
+    libc("unshare", NEWNS)
+    mount("box", BOX, "tmpfs", 0x2 | 0x4, f"size={FOLDER_MB}m,nr_inodes={FOLDER_FILES},mode=755")
 
 
 # ------------------------------------------------------------------------------------------------------ limits
-def drop_capabilities() -> None:
+def drop_bounding_set() -> None:
     for capability in range(64):
         LIBC.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: no exec gives any back
+
+
+def drop_capabilities() -> None:
     libc("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
     libc("prctl", 38, 1, 0, 0, 0)  # NO_NEW_PRIVS
 
@@ -234,6 +249,9 @@ def limit(**limits: int) -> None:
 def shut_in(conf: dict, box: str) -> None:
     """What the program's own process gives up before it learns its request."""
     namespaces = conf["tier"] == "namespaces"
+    if namespaces:
+        enter_call()
+    drop_capabilities()
     memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
     limit(AS=memory, FSIZE=FILE_MB * 2**20, NOFILE=DESCRIPTORS, CORE=0)
     if namespaces and KERNEL < (6, 14):
@@ -243,17 +261,22 @@ def shut_in(conf: dict, box: str) -> None:
     devices = [f"/dev/{name}" for name in DEVICES if os.path.exists(f"/dev/{name}")]
     with contextlib.suppress(OSError) if namespaces else contextlib.nullcontext():
         landlock(conf["visible"], [box, *devices])
-    seccomp(seccomp_filter(os.getpid(), own_files_only=namespaces))
+    seccomp(conf["filter"])
 
 
 # ---------------------------------------------------------------------------------------------------- one call
-def program(server: socket.socket, conf: dict, box: str, word: mmap.mmap) -> None:
+def program(server: socket.socket, conf: dict, box: str) -> None:
     """Shut this process in, wait for a request, run it. Never returns."""
-    libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with its keeper
+    libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with the server
     os.setsid()
+    os.closerange(3, server.fileno())
+    os.closerange(server.fileno() + 1, 1 << 20)
     shut_in(conf, box)
     folder = f"{box}/program"
+    os.mkdir(folder)
     os.chdir(folder)
+    disk = os.open(box, os.O_PATH)  # by it the server sees at the end whether the disk is full
+    socket.send_fds(server, [b"ready"], [disk])
     fds = socket.recv_fds(server, 16, 4)[1]
     if not fds:
         os._exit(1)  # the server has gone
@@ -284,7 +307,7 @@ def program(server: socket.socket, conf: dict, box: str, word: mmap.mmap) -> Non
     os.closerange(3, 1 << 20)
     del conf, server, fds, request, stdin
     gc.enable()
-    status = 0
+    status = reason = 0
     try:
         try:
             exec(compile(code, "main.py", "exec", dont_inherit=True), main.__dict__)
@@ -299,14 +322,17 @@ def program(server: socket.socket, conf: dict, box: str, word: mmap.mmap) -> Non
     except BaseException as error:
         status = 1
         if isinstance(error, MemoryError):
-            word[0] = 1  # a program may fake these two, at its own expense
+            reason = OUT_OF_MEMORY
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            word[0] = 2
+            reason = OUT_OF_DISK
         traceback.print_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
     finally:
         try:
             flush()
         finally:
+            if reason:
+                signal.signal(reason, signal.SIG_DFL)
+                os.kill(os.getpid(), reason)
             os._exit(status & 0xFF)
 
 
@@ -316,56 +342,38 @@ def flush() -> None:
             stream.flush()
 
 
-def keep(server: socket.socket, conf: dict, box: str, sysctl: int) -> None:
-    """The keeper: make the jail, fork the program, wait for it, report (wait status, why it failed). Never returns.
-
-    It is pid 1 of the call's pid namespace, so that the program is an ordinary process, which can kill itself, and so
-    that killing the keeper kills all.
-    """
-    libc("prctl", 1, signal.SIGKILL, 0, 0, 0)
-    if conf["tier"] == "namespaces":
-        enter_call(sysctl)
-    drop_capabilities()
-    fd = server.fileno()
-    os.closerange(3, fd)
-    os.closerange(fd + 1, 1 << 20)
-    os.mkdir(f"{box}/program")
-    word = mmap.mmap(-1, 1)  # shared with the program
-    pid = os.fork()
-    if pid == 0:
-        program(server, conf, box, word)
-    status = os.waitpid(pid, 0)[1]
-    usage = os.statvfs(box)
-    full = conf["tier"] == "namespaces" and 0 in (usage.f_bfree, usage.f_ffree)
-    server.send(struct.pack("iBB", status, word[0], full))
-    os._exit(0)
-
-
 # -------------------------------------------------------------------------------------------------- the server
 class Jail:
-    """As the server sees one: its keeper, the line to it, its folder, and, once it is used, the trainer's channel."""
+    """A process that waits for a request, then is a program. `line` leads to it until then, `channel` to the trainer."""
 
-    def __init__(self, conf: dict, number: int, own_pid_ns: int, sysctl: int):
-        self.box, self.channel, self.used, self.report = BOX, None, False, b""
-        namespaces = conf["tier"] == "namespaces"
-        if namespaces:
-            libc("unshare", NEWPID)
+    def __init__(self, conf: dict, box: str, holder: int, own_pid_ns: int):
+        self.box, self.holder, self.disk, self.channel, self.used = box, holder, -1, None, False
+        if holder < 0:
+            os.mkdir(box, 0o700)
         else:
-            self.box = f"{conf['folder']}/{number}"
-            os.mkdir(self.box, 0o700)
+            libc("setns", holder, NEWPID)
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                keep(theirs, conf, self.box, sysctl)
+                program(theirs, conf, box)
             except BaseException:
                 os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(1)
         theirs.close()
-        if namespaces:
+        if holder >= 0:
             libc("setns", own_pid_ns, NEWPID)
         self.pidfd = os.pidfd_open(self.pid)
+
+    def end(self) -> bytes:
+        """Wait status, and whether its folder is full, of a program that has ended."""
+        status = os.waitpid(self.pid, 0)[1]
+        usage = os.fstatvfs(self.disk) if self.disk >= 0 and self.holder >= 0 else None
+        for fd in {self.pidfd, self.disk} - {-1}:
+            os.close(fd)
+        self.line.close()
+        return struct.pack("iB", status, bool(usage) and 0 in (usage.f_bfree, usage.f_ffree))
 
 
 def serve(control: socket.socket, conf: dict) -> None:
@@ -373,45 +381,45 @@ def serve(control: socket.socket, conf: dict) -> None:
     gc.disable()
     statm = os.open("/proc/self/statm", os.O_RDONLY)
     namespaces = conf["tier"] == "namespaces"
-    own_pid_ns = sysctl = -1
+    own_pid_ns, holders = -1, []
     if namespaces:
         own_pid_ns, sysctl = os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc/sys/kernel", os.O_RDONLY)
         with contextlib.suppress(OSError):  # report() tells
             write("/proc/sys/user/max_user_namespaces", "0")
         build_root(conf["folder"], conf["visible"])
+        drop_bounding_set()
+        for _ in range(conf["workers"] + conf["ready"]):  # before the imports: they stay small
+            libc("unshare", NEWPID)
+            pid = os.fork()
+            if pid == 0:
+                hold(sysctl)
+            libc("setns", own_pid_ns, NEWPID)
+            holders.append(os.pidfd_open(pid))
+        os.close(sysctl)
     else:
         libc("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        drop_bounding_set()
         drop_capabilities()
     preload(conf)
+    conf["filter"] = seccomp_filter(own_files_only=namespaces) if conf["tier"] != "rlimits" else []
     conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
     os.close(statm)
     gc.collect()
     gc.freeze()  # children then share these pages instead of copying them at their first collection
-    jails: dict[int, Jail] = {}  # by the keeper's pid
-    ready: list[Jail] = []  # those that wait for a request
-    count = 0
+    jails: dict[int, Jail] = {}  # by pid
+    ready: list[Jail] = []
     with selectors.DefaultSelector() as selector:
-        def prepare() -> Jail:
-            nonlocal count
-            count += 1
-            jail = Jail(conf, count, own_pid_ns, sysctl)
+        def prepare(number=itertools.count()) -> Jail:
+            holder, box = (holders.pop(), BOX) if namespaces else (-1, f"{conf['folder']}/{next(number)}")
+            jail = Jail(conf, box, holder, own_pid_ns)
             jails[jail.pid] = jail
             selector.register(jail.pidfd, selectors.EVENT_READ, ("ended", jail))
-            selector.register(jail.line, selectors.EVENT_READ, ("report", jail))
+            selector.register(jail.line, selectors.EVENT_READ, ("ready", jail))
             return jail
 
         def forget(end) -> None:
             if end in selector.get_map():
                 selector.unregister(end)
-
-        def tell(jail: Jail) -> None:
-            """How the program ended, once. No report means that the keeper was killed."""
-            if jail.channel:
-                forget(jail.channel)
-                with contextlib.suppress(OSError):  # the trainer's thread has gone
-                    jail.channel.send(jail.report or struct.pack("iBB", signal.SIGKILL, 0, 0))
-                jail.channel.close()
-                jail.channel = None
 
         selector.register(control, selectors.EVENT_READ, ("request", None))
         while True:
@@ -423,7 +431,7 @@ def serve(control: socket.socket, conf: dict) -> None:
                 if what == "request":
                     message, fds, _, _ = socket.recv_fds(control, 16, 4)
                     if not message:
-                        end(conf, jails)
+                        finish(conf, jails)
                     jail = ready.pop(0) if ready else prepare()
                     jail.used, jail.channel = True, socket.socket(fileno=fds[3])
                     with contextlib.suppress(OSError):  # it died, and "ended" comes
@@ -434,29 +442,29 @@ def serve(control: socket.socket, conf: dict) -> None:
                 elif what == "give up" and jail.channel:
                     forget(jail.channel)
                     os.kill(jail.pid, signal.SIGKILL)
-                elif what == "report":
+                elif what == "ready" and jail.pid in jails:
                     forget(jail.line)
-                    jail.report = jail.line.recv(16)
-                    if jail.report and conf["tier"] != "rlimits":
-                        tell(jail)  # its one process has ended; the keeper's own end takes another millisecond
+                    jail.disk = (socket.recv_fds(jail.line, 16, 1)[1] or [-1])[0]
                 elif what == "ended":
                     if not jail.used:
                         os._exit(1)  # why is on stderr; the trainer starts another server, or gives up
-                    forget(jail.line)
-                    forget(jail.pidfd)
-                    jail.report = jail.report or jail.line.recv(16)
-                    os.waitpid(jail.pid, 0)
+                    for end in (jail.line, jail.pidfd, jail.channel):
+                        forget(end)
                     del jails[jail.pid]
+                    report = jail.end()
                     if not namespaces:
                         kill_orphans(jails)
-                    tell(jail)
-                    jail.line.close()
-                    os.close(jail.pidfd)
-                    if not namespaces:
+                    with contextlib.suppress(OSError):  # the trainer's thread has gone
+                        jail.channel.send(report)
+                    jail.channel.close()
+                    jail.channel = None
+                    if namespaces:
+                        holders.append(jail.holder)
+                    else:
                         remove_tree(jail.box)
 
 
-def end(conf: dict, jails: dict) -> None:
+def finish(conf: dict, jails: dict) -> None:
     """The trainer closed or died."""
     for pid in jails:
         os.kill(pid, signal.SIGKILL)
@@ -469,7 +477,7 @@ def end(conf: dict, jails: dict) -> None:
 
 
 def kill_orphans(jails: dict) -> None:
-    """Without a pid namespace: what a keeper left behind became our child (we are subreaper); kill until none is."""
+    """Without a pid namespace: what a program left behind became our child (we are subreaper); kill until none is."""
     for _ in range(100):
         pids = map(int, open(f"/proc/self/task/{os.getpid()}/children").read().split())
         orphans = [pid for pid in pids if pid not in jails]
@@ -535,11 +543,11 @@ def try_namespaces(conf: dict) -> None:
     enter_namespaces()
 
     def inside() -> None:
-        own, sysctl = os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc/sys/kernel", os.O_RDONLY)
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
         build_root(conf["folder"], conf["visible"])
         libc("unshare", NEWPID)
         libc("setns", own, NEWPID)
-        enter_call(sysctl)
+        enter_call()
         try_filters([BOX], [BOX], False)
 
     if not works(inside):
@@ -550,7 +558,7 @@ def try_filters(readable: list[str], writable: list[str], need_landlock: bool) -
     drop_capabilities()
     with contextlib.nullcontext() if need_landlock else contextlib.suppress(OSError):
         landlock(readable, writable)
-    seccomp(seccomp_filter(os.getpid(), False))
+    seccomp(seccomp_filter(False))
 
 
 def best_tier(conf: dict) -> str:

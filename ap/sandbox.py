@@ -6,8 +6,8 @@ but the kernel's word on how a program ended. The trainer never forks itself (th
 
 Three tiers; the best one that works here is taken, and `Sandbox.report()` tries every promise with a program that
 breaks it if it can.
-- "namespaces": a program sees no file but Python's, the system's libraries' and those of `paths`, read-only, and an empty
-  folder of its own (also /tmp), limited in size and number of files, gone afterwards; no network, no other process.
+- "namespaces": a program sees no file but Python's, the system's libraries' and those of `paths`, read-only, and an
+  empty folder of its own (also /tmp), of limited size and number of files, gone afterwards; no network, no process.
 - "landlock", where user namespaces are refused (a default Docker container): the same files can be read and written,
   the network, new processes and signals are refused. But names, sizes and times of other files can be seen, what
   all its files together take on disk is not limited, nor is the number of its threads (only by memory).
@@ -34,7 +34,6 @@ import json
 import os
 import resource
 import selectors
-import shutil
 import signal
 import socket
 import struct
@@ -49,15 +48,16 @@ from pathlib import Path, PurePosixPath
 from typing import Mapping, Sequence
 
 from ap.config import UserError
+from ap.jail import OUT_OF_DISK, OUT_OF_MEMORY, remove_tree
 
-SERVER = Path(__file__).with_name("jail.py")
+SERVER = Path(__file__).with_name("jail.py")  # run by exec, in a process of its own
 TIERS = ("namespaces", "landlock", "rlimits")
 SITE = ("sympy", "mpmath", "numpy")  # imported by the server, before any request, when installed
 START_SECONDS = 60.0  # a server that takes longer to start a program is replaced
 FLOOD = 256  # a program that writes this many times the output limit is killed; until then the rest is thrown away
 NOTICE = "\n[output cut]\n"
-UNSAFE = ("sandbox: this machine refuses both user namespaces and Landlock with seccomp, so a model's program could read "
-          "and delete your files, use your network and kill your processes; run in a container that allows one of them, "
+UNSAFE = ("sandbox: this machine refuses both user namespaces and Landlock with seccomp, so a model's program could "
+          "read and delete your files, use your network and kill your processes; run in a container that allows one of them, "
           "or say --allow_unsafe_exec true where nothing can be lost.")
 
 
@@ -65,12 +65,12 @@ UNSAFE = ("sandbox: this machine refuses both user namespaces and Landlock with 
 class SandboxResult:
     """What a program did.
 
-    status: ok (exit code 0, nothing cut), timeout, output_limit, memory, disk, killed (by a signal that was not ours) or
-    error (another exit code, or an exception). exit_code: minus the signal's number after a signal. seconds: wall
-    clock from the program's start to its end. Then, separately, for each limit whether it was met, whatever the status: timed_out;
+    status: ok (exit code 0, nothing cut), timeout, output_limit, memory, disk, killed (by a signal that was not ours)
+    or error (another exit code, or an exception). exit_code: minus the signal's number after a signal. seconds: wall
+    clock from the program's start to its end. Then, whatever the status, for each limit whether it was met: timed_out;
     memory_limit (an uncaught MemoryError); output_limit (more was written than is kept, and there is a notice);
-    disk_limit (the folder is full at the end, or an uncaught "no space left" or "file too large"). signal: its number, if
-    status is killed, else 0.
+    disk_limit (the folder is full at the end, or an uncaught "no space left" or "file too large"). signal: its number,
+    if status is killed, else 0.
     """
     stdout: str
     stderr: str
@@ -170,7 +170,8 @@ class Sandbox:
                 raise RuntimeError(f"sandbox: the probe ended as {result.status}: {result.stderr}")
         found = json.loads(result.stdout)
         found["time_limit"] = self.run("while True: pass", timeout=0.2).status == "timeout"
-        found["output_limit"] = len(self.run("while True: print('x' * 65536)").stdout) <= self.output_limit + len(NOTICE)
+        flood = self.run("while True: print('x' * 65536)")
+        found["output_limit"] = len(flood.stdout) == self.output_limit + len(NOTICE)
         self.run(f"import ctypes, os, time\nos.fork() or (os.setsid(), "
                  f"ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0), time.sleep(5))")
         found["nothing_outlives_its_call"] = name not in map(_process_name, filter(str.isdigit, os.listdir("/proc")))
@@ -193,7 +194,7 @@ class Sandbox:
         conf = {"tiers": self._tiers, "folder": self._folder, "memory_mb": self.memory_mb, "paths": self.paths,
                 "site": site, "visible": [path for path in python + site + self.paths if os.path.isdir(path)],
                 "modules": [name for name, spec in installed.items() if spec] + self._preload,
-                "ready": min(self._workers, 4)}
+                "workers": self._workers, "ready": min(self._workers, 4)}
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = subprocess.Popen(
@@ -225,7 +226,7 @@ class Sandbox:
             self._server.kill()
             self._server.wait()
         self._server = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
     def _attempt(self, payload: bytes, timeout: float) -> SandboxResult:
         """One request; raises _ServerDied after the server died under it, and was replaced."""
@@ -317,12 +318,13 @@ class Sandbox:
                     return self._result(message, texts.values(), written.values(), given_up, seconds)
 
     def _result(self, report: bytes, texts, written, given_up: str, seconds: float) -> SandboxResult:
-        """`report` is the keeper's: wait status, the program's own reason for its failure, whether its folder is full."""
-        wait_status, reason, full = struct.unpack("iBB", report)
+        """`report` is the server's: wait status, and whether the program's folder was full."""
+        wait_status, full = struct.unpack("iB", report)
         code = os.waitstatus_to_exitcode(wait_status)
+        memory, disk = code == -OUT_OF_MEMORY, code == -OUT_OF_DISK or bool(full)
+        code = 1 if code in (-OUT_OF_MEMORY, -OUT_OF_DISK) else code  # an uncaught exception like others
         timed_out = given_up == "timeout" or (not given_up and code == -signal.SIGXCPU)
-        memory, cut = reason == 1, max(written) > self.output_limit
-        disk = bool(full) or reason == 2
+        cut = max(written) > self.output_limit
         status = ("timeout" if timed_out else "output_limit" if cut else "ok" if code == 0 else "memory" if memory else
                   "disk" if disk else "killed" if code < 0 else "error")
         stdout, stderr = (text.decode("utf-8", "replace") + NOTICE * (size > self.output_limit)
@@ -358,7 +360,7 @@ def start_threads():
     threading.stack_size(32768)
     end = threading.Event()
     try:
-        for _ in range(400):
+        for _ in range(500):
             threading.Thread(target=end.wait).start()
     finally:
         end.set()
@@ -387,7 +389,7 @@ found = {
     'no_unix_sockets': not any(works(lambda: send(socket.AF_UNIX, socket.SOCK_DGRAM, address))
                                or works(lambda: datagram_of_a_pair(address))
                                for address in (ask['unix'], ask['abstract'])),
-    'no_foreign_signals': not works(lambda: os.kill(ask['pid'], 0)) and not works(lambda: os.kill(os.getppid(), 0)),
+    'no_foreign_signals': not works(lambda: os.kill(ask['pid'], 0)) and not works(lambda: os.kill(os.getppid() or 1, 0)),
     'no_foreign_processes': not works(lambda: os.getpgid(ask['pid'])) and not os.path.exists(f"/proc/{ask['pid']}"),
     'no_new_privileges': libc.prctl(39, 0, 0, 0, 0) == 1,
     'no_capabilities': not works(lambda: os.chroot('/')) and not works(lambda: socket.sethostname('x')),
