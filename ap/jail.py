@@ -108,7 +108,7 @@ def _numbers(table: str, column: int) -> list[int]:
 
 
 def seccomp_filter(own_files_only: bool) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program, as (code, jump if true, jump if false, value); ME stands for the process's own number."""
+    """The classic BPF program, as (code, jump if true, jump if false, value); ME is the process's own number."""
     column, arch = ARCHES[platform.machine()]
     load, equal, greater, mask, end = 0x20, 0x15, 0x25, 0x54, 0x06
     allow, deny, unknown, kill = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
@@ -267,6 +267,7 @@ def shut_in(conf: dict, box: str) -> None:
 # ---------------------------------------------------------------------------------------------------- one call
 def program(server: socket.socket, conf: dict, box: str) -> None:
     """Shut this process in, wait for a request, run it. Never returns."""
+    leave, kill = os._exit, os.kill  # a program may change these for itself, and then count on its own exit code
     libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with the server
     os.setsid()
     os.closerange(3, server.fileno())
@@ -332,8 +333,8 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
         finally:
             if reason:
                 signal.signal(reason, signal.SIG_DFL)
-                os.kill(os.getpid(), reason)
-            os._exit(status & 0xFF)
+                kill(0, reason)  # its group, which is itself
+            leave(status & 0xFF)
 
 
 def flush() -> None:
@@ -344,7 +345,7 @@ def flush() -> None:
 
 # -------------------------------------------------------------------------------------------------- the server
 class Jail:
-    """A process that waits for a request, then is a program. `line` leads to it until then, `channel` to the trainer."""
+    """A process that waits for a request, on `line`, and then is a program; `channel` leads to the trainer."""
 
     def __init__(self, conf: dict, box: str, holder: int, own_pid_ns: int):
         self.box, self.holder, self.disk, self.channel, self.used = box, holder, -1, None, False

@@ -57,8 +57,8 @@ START_SECONDS = 60.0  # a server that takes longer to start a program is replace
 FLOOD = 256  # a program that writes this many times the output limit is killed; until then the rest is thrown away
 NOTICE = "\n[output cut]\n"
 UNSAFE = ("sandbox: this machine refuses both user namespaces and Landlock with seccomp, so a model's program could "
-          "read and delete your files, use your network and kill your processes; run in a container that allows one of them, "
-          "or say --allow_unsafe_exec true where nothing can be lost.")
+          "read and delete your files, use your network and kill your processes; run in a container that allows one of "
+          "them, or say --allow_unsafe_exec true where nothing can be lost.")
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ found = {
     'no_unix_sockets': not any(works(lambda: send(socket.AF_UNIX, socket.SOCK_DGRAM, address))
                                or works(lambda: datagram_of_a_pair(address))
                                for address in (ask['unix'], ask['abstract'])),
-    'no_foreign_signals': not works(lambda: os.kill(ask['pid'], 0)) and not works(lambda: os.kill(os.getppid() or 1, 0)),
+    'no_foreign_signals': not any(works(lambda: os.kill(pid, 0)) for pid in (ask['pid'], os.getppid() or 1)),
     'no_foreign_processes': not works(lambda: os.getpgid(ask['pid'])) and not os.path.exists(f"/proc/{ask['pid']}"),
     'no_new_privileges': libc.prctl(39, 0, 0, 0, 0) == 1,
     'no_capabilities': not works(lambda: os.chroot('/')) and not works(lambda: socket.sethostname('x')),
