@@ -1,11 +1,11 @@
 """Speed and endurance of ap/sandbox.py.
 
-    python bench/sandbox.py [--calls 300] [--solves 30] [--cold 5] [--timeouts 40] [--soak 20000] [--threads 16] [--tier T]
+    python bench/sandbox.py [--calls 300] [--solves 30] [--cold 5] [--timeouts 40] [--soak 20000] [--threads 16]
 
-Prints the tier, and for trivial calls one after the other p50, p99 and the rate; CPU time of a call and so calls a second
-and core; the same for a sympy solve; the ratio to a cold interpreter that imports sympy; how late time-outs are; and a
-soak: mixed calls from many threads, 5 % of them hostile, after which no wrong result, process or descriptor may be left and
-memory may have grown by less than 20 MB. Leave out a part with 0. Exit code 1 when the soak finds a fault.
+Prints the tier, and for trivial calls one after the other p50, p99 and the rate; CPU time of a call and so calls a
+second and core; the same for a sympy solve; the ratio to a cold interpreter that imports sympy; how late time-outs are;
+and a soak: mixed calls from many threads, 5 % of them hostile, after which no wrong result, process or descriptor may
+be left and memory may have grown by less than 20 MB. Leave out a part with 0. Exit code 1 when the soak finds a fault.
 """
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def soak(calls: int, threads: int, tier: str | None) -> bool:
         list(pool.map(one, range(calls)))
         seconds, after = time.perf_counter() - begun, state()
         restarts = box.restarts
-    print(f"soak: {calls} calls from {threads} threads in {seconds:.0f} s; wrong {len(wrong)}, server restarts {restarts}; "
-          f"processes {before[0]} -> {after[0]}, descriptors {before[1]} -> {after[1]}, "
+    print(f"soak: {calls} calls from {threads} threads in {seconds:.0f} s; wrong {len(wrong)}, server restarts "
+          f"{restarts}; processes {before[0]} -> {after[0]}, descriptors {before[1]} -> {after[1]}, "
           f"memory of trainer and server {before[2]:.0f} -> {after[2]:.0f} MB")
     for code, result in wrong[:5]:
         print(f"wrong: {code!r}: {result}")
@@ -159,7 +159,8 @@ def soak(calls: int, threads: int, tier: str | None) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("calls", 300), ("solves", 30), ("cold", 5), ("timeouts", 40), ("soak", 20000), ("threads", 16)):
+    sizes = {"calls": 300, "solves": 30, "cold": 5, "timeouts": 40, "soak": 20000, "threads": 16}
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--tier", help="namespaces or landlock; left out: the best that works here")
     options = parser.parse_args()
@@ -170,12 +171,14 @@ def main() -> None:
         show("trivial call", seconds, cpu)
         if options.cold:
             cold = cold_sympy(options.cold)
-            print(f"cold `import sympy`: {1000 * cold:.0f} ms, {cold / percentile(seconds, 0.5):.0f} times a trivial call")
+            ratio = cold / percentile(seconds, 0.5)
+            print(f"cold `import sympy`: {1000 * cold:.0f} ms, {ratio:.0f} times a trivial call")
     if options.solves:
         show("sympy solve", *sequence(SOLVE, options.solves, options.tier))
     if options.timeouts:
         late = overshoot(options.timeouts, options.tier)
-        print(f"time-outs: late by p50 {1000 * percentile(late, 0.5):.0f} ms, p99 {1000 * percentile(late, 0.99):.0f} ms")
+        p50, p99 = (1000 * percentile(late, share) for share in (0.5, 0.99))
+        print(f"time-outs: late by p50 {p50:.0f} ms, p99 {p99:.0f} ms")
     if options.soak and not soak(options.soak, options.threads, options.tier):
         sys.exit(1)
 

@@ -400,8 +400,8 @@ DISK = {
     "many folders": ("import os\ni = 0\nwhile True: os.mkdir(f'f{i}'); i += 1", NAMESPACES),
     "a deep tree": ("import os\nwhile True: os.mkdir('d'); os.chdir('d')", NAMESPACES),
     "many links": ("import os\nopen('f', 'w')\ni = 0\nwhile True: os.link('f', f'f{i}'); i += 1", NAMESPACES),
-    "caught": ("i = 0\ntry:\n    while True: open(f'f{i}', 'wb').write(bytes(1 << 20)); i += 1\nexcept OSError: exit(3)",
-               NAMESPACES),
+    "caught": ("i = 0\ntry:\n    while True: open(f'f{i}', 'wb').write(bytes(1 << 20)); i += 1\n"
+               "except OSError: exit(3)", NAMESPACES),
 }
 
 

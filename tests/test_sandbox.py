@@ -70,14 +70,16 @@ def box(request, paths):
      "os.symlink('d/e/f', 'l'); os.replace('d/e/f', 'd/g'); print(list(os.walk('.'))[1])", "('./d', ['e'], ['g'])\n"),
     ("import datetime, time, zoneinfo, os, secrets, uuid, hashlib, platform, locale\n"
      "print(len(os.urandom(4) + secrets.token_bytes(4)), uuid.uuid4().version, "
-     "datetime.date(2024, 2, 29).isoformat(), platform.system(), len(open('/dev/urandom', 'rb', 0).read(3)))", "8 4 2024-02-29 Linux 3\n"),
+     "datetime.date(2024, 2, 29).isoformat(), platform.system(), len(open('/dev/urandom', 'rb', 0).read(3)))",
+     "8 4 2024-02-29 Linux 3\n"),
     ("import numpy as np\nprint(np.linalg.solve([[2., 0], [0, 4]], [2, 4]), np.fft.fft([1, 1])[0].real)",
      "[1. 1.] 2.0\n"),
     ("from sympy import *\nx = symbols('x')\nprint(integrate(sin(x)**2, (x, 0, pi)), simplify(sin(x)**2 + cos(x)**2),"
      " factorint(360), Matrix([[1, 2], [3, 4]]).det(), limit(sin(x)/x, x, 0))", "pi/2 1 {2: 3, 3: 2, 5: 1} -2 1\n"),
     ("import mpmath; mpmath.mp.dps = 30; print(mpmath.zeta(3))", "1.20205690315959428539973816151\n"),
     ("import os, __main__\nprint(os.path.basename(__file__), __main__.os is os)", "main.py True\n"),
-    ("import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as s: print('in')\nprint(repr(s.getvalue()))",
+    ("import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as s: print('in')\n"
+     "print(repr(s.getvalue()))",
      "'in\\n'\n"),
     ("import os; print(os.cpu_count() > 0, os.getcwd() != '/', os.getpid() > 1)", "True True True\n"),
 ])
