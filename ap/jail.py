@@ -253,7 +253,7 @@ def shut_in(conf: dict, box: str) -> None:
         enter_call()
     drop_capabilities()
     memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
-    limit(AS=memory, FSIZE=FILE_MB * 2**20, NOFILE=DESCRIPTORS, CORE=0)
+    limit(AS=memory, FSIZE=FILE_MB * 2**20, NOFILE=DESCRIPTORS, CORE=1)  # 1, not 0: no core handler either
     if namespaces and KERNEL < (6, 14):
         limit(NPROC=THREADS)  # counted in our user namespace, over all calls; binds ordinary users only
     if conf["tier"] == "rlimits":
@@ -288,7 +288,7 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
         stdin = file.read()
     for name, text in request["files"].items():
         os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-        with open(name, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
             file.write(text)
     with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
         file.write(stdin)

@@ -139,7 +139,7 @@ class Sandbox:
                 raise UserError(f"sandbox: file name {name!r} leaves the working directory; give a relative name")
         timeout = self.timeout if timeout is None else timeout
         request = json.dumps({"code": code, "files": dict(files or {}), "timeout": timeout}).encode()
-        payload = struct.pack("I", len(request)) + request + stdin.encode("utf-8", "surrogateescape")
+        payload = struct.pack("I", len(request)) + request + stdin.encode("utf-8", "surrogatepass")
         with self._slots:
             for _ in range(2):
                 try:
@@ -370,9 +370,9 @@ def fork():
 def fill():
     for name in range(80):
         with open(f'fill{name}', 'wb') as file:
-            file.write(bytes(1 << 20))
+            os.posix_fallocate(file.fileno(), 0, 1 << 20)
 def litter():
-    for name in range(3000):
+    for name in range(2100):
         os.mkdir(f'folder{name}')
 ask = json.loads(input())
 libc = ctypes.CDLL(None, use_errno=True)

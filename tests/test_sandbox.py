@@ -159,6 +159,13 @@ def test_every_form_of_stdin(box, code):
     assert box.run(code + "\nprint(repr(text))").stdout == "''\n" or "mmap" in code
 
 
+def test_text_that_is_not_unicode(box):
+    """A model can write half a surrogate pair, which no file can hold."""
+    result = box.run("print(len(input()), len(open('f', 'rb').read()))", stdin="\ud800\n", files={"f": "\ud800"})
+    assert result.status == "ok" and result.stdout.endswith(" 3\n")
+    assert box.run("print('\ud800')").status == "error"
+
+
 def test_files(box):
     files = {"data.txt": "π\n", "pack/mod.py": "V = 5"}
     code = "from pack.mod import V\nprint(open('data.txt', encoding='utf-8').read(), V, sep='')"
