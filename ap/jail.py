@@ -11,13 +11,13 @@ namespaces  own user, pid, mount, network, ipc, host name (`enter_namespaces`); 
             files, and a pid namespace that no other program is in (`Jail`, `hold`).
 Landlock    files: read the same folders, write the call's own; no TCP; no signal or abstract socket outwards (newer
             kernels). Everything is denied again that the namespaces hide.
-seccomp     `FILTER`, a list of what is allowed: no new process or program (threads are fine), no socket except a pair
-            of streams, no signal but to itself, no ptrace, keys, io_uring, memfd, bpf, mounts, System V memory. Without
-            namespaces also no chmod, chown, utime, truncate by path, which Landlock does not see.
+seccomp     a list of what is allowed (`seccomp_filter`): no new process or program (threads are fine), no socket except
+            a pair of streams, no signal but to itself, no ptrace, keys, io_uring, memfd, bpf, mounts, System V memory.
+            Without namespaces also no chmod, chown, utime, truncate by path, which not every Landlock sees.
 rlimits     memory, CPU, file size, descriptors, core; no capability; NO_NEW_PRIVS.
 
-*Choice*: one program is one process. So memory is limited in sum, not only per process; nothing survives
-its call; and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess, multiprocessing.
+*Choice*: one program is one process. So memory is limited in sum, not only per process; nothing survives its call;
+and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess, multiprocessing.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ import types
 from _sitebuiltins import Quitter
 
 DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES = 64, 16, 64, 2048  # limits of one program
-THREADS = 400  # pids in its namespace; the kernel keeps 300 from being used twice, so later calls have 100
+THREADS = 400  # pids in its namespace, where threads count; the kernel gives the first 300 out only once
 OUT_OF_MEMORY, OUT_OF_DISK = 64, 63  # signals by which a failing program says why; it may fake them, at its expense
 BOX = "/box"  # where, in its jail, a program finds its own folder
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -60,36 +60,33 @@ ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below
 # What Python, numpy and sympy need: name, number on x86_64, on aarch64 ("-": does not exist); see the kernel's unistd.h
 CALLS = """
 read 0 63, write 1 64, open 2 -, openat 257 56, close 3 57, close_range 436 436, stat 4 -, fstat 5 80, lstat 6 -,
-newfstatat 262 79, statx 332 291, lseek 8 62, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, preadv 295
-69, pwritev 296 70, access 21 -, faccessat 269 48, faccessat2 439 439, dup 32 23, dup2 33 -, dup3 292 24, pipe 22
--, pipe2 293 59, flock 73 32, fsync 74 82, fdatasync 75 83, truncate 76 45, ftruncate 77 46, fallocate 285 47,
-fadvise64 221 223, getdents 78 -, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50, rename 82 -,
-renameat 264 38, renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, link 86 -, linkat 265 37, unlink 87 -,
-unlinkat 263 35, symlink 88 -, symlinkat 266 36, readlink 89 -, readlinkat 267 78, umask 95 166, statfs 137 43,
-fstatfs 138 44, sendfile 40 71, copy_file_range 326 285,
-mmap 9 222, mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216, msync 26 227, madvise 28 233,
-nanosleep 35 101, clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115, gettimeofday 96 169, time
-201 -, times 100 153, alarm 37 -, setitimer 38 103, getitimer 36 102,
-poll 7 -, ppoll 271 73, select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21,
-epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, pause 34 -,
-futex 202 98, set_robust_list 273 99, rseq 334 293, membarrier 324 283, set_tid_address 218 96, arch_prctl 158 -,
-restart_syscall 219 128, sched_yield 24 124, getcpu 309 168, rt_sigaction 13 134, rt_sigprocmask 14 135,
-rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132,
-exit 60 93, exit_group 231 94, wait4 61 260, waitid 247 95,
-sendto 44 206, recvfrom 45 207, sendmsg 46 211, recvmsg 47 212, shutdown 48 210, getsockname 51 204, getpeername
-52 205, getsockopt 55 209,
-getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -, getuid 102 174, geteuid 107 175, getgid 104 176,
-getegid 108 177, getgroups 115 158, getresuid 118 148, getresgid 120 150, getrlimit 97 163, setrlimit 160 164,
-getrusage 98 165, uname 63 160, sysinfo 99 179, getrandom 318 278"""
+newfstatat 262 79, statx 332 291, lseek 8 62, pread64 17 67, pwrite64 18 68, readv 19 65, writev 20 66, preadv 295 69,
+pwritev 296 70, access 21 -, faccessat 269 48, faccessat2 439 439, dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -,
+pipe2 293 59, flock 73 32, fsync 74 82, fdatasync 75 83, ftruncate 77 46, fallocate 285 47, fadvise64 221 223,
+getdents 78 -, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50, rename 82 -, renameat 264 38,
+renameat2 316 276, mkdir 83 -, mkdirat 258 34, rmdir 84 -, link 86 -, linkat 265 37, unlink 87 -, unlinkat 263 35,
+symlink 88 -, symlinkat 266 36, readlink 89 -, readlinkat 267 78, umask 95 166, statfs 137 43, fstatfs 138 44,
+sendfile 40 71, copy_file_range 326 285, mmap 9 222, mprotect 10 226, munmap 11 215, brk 12 214, mremap 25 216,
+msync 26 227, madvise 28 233, nanosleep 35 101, clock_gettime 228 113, clock_getres 229 114, clock_nanosleep 230 115,
+gettimeofday 96 169, time 201 -, times 100 153, alarm 37 -, setitimer 38 103, getitimer 36 102, poll 7 -,
+ppoll 271 73, select 23 -, pselect6 270 72, epoll_create 213 -, epoll_create1 291 20, epoll_ctl 233 21,
+epoll_wait 232 -, epoll_pwait 281 22, eventfd2 290 19, pause 34 -, futex 202 98, set_robust_list 273 99, rseq 334 293,
+membarrier 324 283, set_tid_address 218 96, arch_prctl 158 -, restart_syscall 219 128, sched_yield 24 124,
+getcpu 309 168, rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
+rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, exit 60 93, exit_group 231 94, wait4 61 260,
+waitid 247 95, sendto 44 206, recvfrom 45 207, sendmsg 46 211, recvmsg 47 212, shutdown 48 210, getsockname 51 204,
+getpeername 52 205, getsockopt 55 209, getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -, getuid 102 174,
+geteuid 107 175, getgid 104 176, getegid 108 177, getgroups 115 158, getresuid 118 148, getresgid 120 150,
+getrlimit 97 163, setrlimit 160 164, getrusage 98 165, uname 63 160, sysinfo 99 179, getrandom 318 278"""
 # Only on files of one's own, which is what the namespaces leave.
 TOUCH = """
 chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -,
-utimes 235 -, futimesat 261 -, utimensat 280 88, getxattr 191 8, lgetxattr 192 9, fgetxattr 193 10, listxattr 194
-11, llistxattr 195 12, flistxattr 196 13"""
+utimes 235 -, futimesat 261 -, utimensat 280 88, getxattr 191 8, lgetxattr 192 9, fgetxattr 193 10, listxattr 194 11,
+llistxattr 195 12, flistxattr 196 13, truncate 76 45"""
 # The first argument is a process: oneself, or 0, which means oneself.
 SELF = """
-kill 62 129, tgkill 234 131, prlimit64 302 261, sched_getaffinity 204 123, sched_setaffinity 203 122, getpgid 121
-155, getsid 124 156"""
+kill 62 129, tgkill 234 131, prlimit64 302 261, sched_getaffinity 204 123, sched_setaffinity 203 122, getpgid 121 155,
+getsid 124 156"""
 # Allowed for some arguments: name and numbers, then (which argument, mask, values) that must all hold.
 SOME = {
     "clone 56 220": [(0, 0x10000, (0x10000,))],  # CLONE_THREAD
@@ -253,7 +250,7 @@ def shut_in(conf: dict, box: str) -> None:
         enter_call()
     drop_capabilities()
     memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
-    limit(AS=memory, FSIZE=FILE_MB * 2**20, NOFILE=DESCRIPTORS, CORE=1)  # 1, not 0: no core handler either
+    limit(AS=memory, NOFILE=DESCRIPTORS, CORE=1)  # 1, not 0: no core handler either
     if namespaces and KERNEL < (6, 14):
         limit(NPROC=THREADS)  # counted in our user namespace, over all calls; binds ordinary users only
     if conf["tier"] == "rlimits":
@@ -303,7 +300,9 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
     linecache.cache["main.py"] = (len(code), None, code.splitlines(True), "main.py")
     random.seed(0)
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+    limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))  # a signal that tells, before the one that only kills
     os.write(fds[3], b"started")
     os.closerange(3, 1 << 20)
     del conf, server, fds, request, stdin
