@@ -54,7 +54,7 @@ class Match:
 # ---------------------------------------------------------------- which text is the answer
 
 SAID = re.compile(r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*([^\n]*)|^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
-FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)  # linear
 HEDGE = re.compile(r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess)\b|[?]|n't")
 
 
@@ -79,7 +79,7 @@ def _marked(text: str) -> str | None:
     if not said:
         return None
     sentence = re.split(r"(?<=[^.])\.\s", said[-1])[0]
-    return sentence.strip(" \t*_") or None
+    return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
 
 
 def _last_formula(text: str) -> str | None:
@@ -156,7 +156,7 @@ def normalise(text: str) -> str:
     text = SPACING.sub(lambda m: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(m[0], " " if m[0][-1] in ",;:> ~$d" else ""), text)
     for _ in range(2):
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + match[2], text)
-    text = re.sub(r"(?<=[0-9]) *(?:percent|per cent)\b", "%", text.replace("**", "^") if "**" in text.strip("*") else text.strip("* "))
+    text = re.sub(rf"(?<=[0-9])[ {MARK}]*(?:percent|per cent)\b", "%", text.replace("**", "^") if "**" in text.strip("*") else text.strip("* "))
     return re.sub(r"^[=\s\"'`]+|[\s\"`.,;]+$", "", " ".join(text.split()))
 
 
@@ -174,8 +174,9 @@ UNITS |= {name.replace("meter", "metre").replace("liter", "litre"): unit for nam
     "inches": "in", "hrs": "h", "yrs": "yr", "mins": "min", "secs": "s", "mph": "mi/h", "kph": "km/h", "hertz": "hz"}
 UNIT_NAME = "(?:" + "|".join(sorted(UNITS, key=len, reverse=True)) + ")"
 UNIT_PART = rf"(?:(?:square|sq\.?|cubic|cu\.?) +)?{UNIT_NAME}(?![a-z])\.?(?: *\^ *\{{? *-?[1-9] *\}}?)?"
-UNIT = re.compile(rf"(?i)(?<=[0-9a-z)}}\]!])( *)({UNIT_PART}(?:(?: */ *| +per +| *\* *| +){UNIT_PART})*|\\(?:dollar|euro|pound))$")
+UNIT = re.compile(rf"(?i)(?<=[0-9a-z)}}\]!])( *)({UNIT_PART}(?:(?: */ *| +per +| *\* *| *\\cdot *| +){UNIT_PART})*|\\(?:dollar|euro|pound))$")
 DEGREES = re.compile(r"(?<=[0-9)}]) *\^ *\{? *\\circ *\}? *(C|F)?$")
+MODULUS = re.compile(r" *\(? *(?:\\pmod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
 NOUN = re.compile(r"(?<=[0-9}]) +((?:[a-z]{2,} ){0,3}[A-Za-z]{3,})$")
 NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over times plus minus divided more less than squared cubed
     factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths dozen
@@ -202,7 +203,7 @@ class Reading:
 
 def read(text: str) -> list[Reading]:
     """All the ways to understand a normalised answer. Raises Unreadable when there is none."""
-    found, said, text = [], re.search(MARK + r" *[A-Za-z][^\\]*$", text), " ".join(text.replace(MARK, "").split())
+    found, explicit, text = [], MARK in text and bool(re.match(r" *[A-Za-z][^\\]*$", text.rpartition(MARK)[2])), " ".join(text.replace(MARK, "").split())
     letter = re.fullmatch(r"(?:(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*))?", text, re.IGNORECASE)
     if letter and not OTHER_LETTERS.search(letter[2] or ""):
         found.append(Reading("letter", Node("word", (letter[1].upper(),))))
@@ -216,7 +217,7 @@ def read(text: str) -> list[Reading]:
     if re.fullmatch(r"[^\W\d_]{2,}[!?]?(?:[ ,'-]+[^\W\d_]+)*", text) and text not in ("pi", "infinity", "oo", "inf"):
         found.append(Reading("word", Node("word", (re.sub("[ ,-]+", " ", text.casefold()),))))
     try:
-        found += _quantities(text, explicit=bool(said))
+        found += _quantities(text, explicit)
     except Unreadable:
         if not found:
             raise
@@ -248,16 +249,16 @@ def _months(short: str) -> tuple[str, ...]:
 
 def _quantities(text: str, explicit: bool) -> list[Reading]:
     """An expression, list, relation, ... with or without a unit."""
-    unit, strict, whole = "", False, text
+    unit, strict, whole, tail = "", False, text, max(0, len(text) - 80)
     if match := re.match(r"(-?) *\\(dollar|euro|pound)\b *", text):
         text, unit = match[1] + text[match.end():], match[2] + "^1"
-    if (match := DEGREES.search(text)) and not re.search(r"sin|cos|tan|cot|sec|csc", text):
+    if (match := DEGREES.search(text, tail)) and not re.search(r"sin|cos|tan|cot|sec|csc", text):
         text, unit = text[:match.start()], {"C": "celsius^1", "F": "fahrenheit^1"}.get(match[1], "degree^1")
-    elif match := re.search(r" *(?:\(? *(?:\\pmod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?)$", text):
+    elif match := MODULUS.search(text, tail):
         text, unit = text[:match.start()], f"mod {match[1]}"
-    elif match := re.search(r"(?<=[0-9])_ *\{? *([0-9]+) *\}?$", text):
+    elif match := re.search(r"(?<=[0-9])_ *\{? *([0-9]+) *\}?$", text[tail:]):
         unit = f"base {match[1]}"
-    elif match := UNIT.search(text):
+    elif match := UNIT.search(text, tail):
         letters = match[2]
         if not match[1] and text[match.start() - 1].isalpha():
             match = None  # the end of a longer word
@@ -267,7 +268,7 @@ def _quantities(text: str, explicit: bool) -> list[Reading]:
                 match = None
         if match:
             text, unit = text[:match.start()], _unit_name(letters)
-    if not unit and (match := NOUN.search(text)) and not NOT_NOUNS & {*match[1].lower().split()}:
+    if not unit and (match := NOUN.search(text, tail)) and not NOT_NOUNS & {*match[1].lower().split()}:
         words = match[1].lower().split()
         head = re.sub("s$", "", words[-1])
         scale = SCALES.get(words[0])
@@ -300,13 +301,13 @@ def _unit_name(text: str) -> str:
 # ---------------------------------------------------------------- from the tree to the meaning
 
 
-NAME = re.compile(r"(?:[A-Za-z](?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?|m? *\\(?:angle|triangle) *[A-Z]{1,3}"
-                  r"|(?:[A-Za-z]{4,} ?)+) *=(?=[^=]*$)")  # f(x) = ..., AB = ..., Area = ...: what is named is not read
+NAME = re.compile(r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?|m? *\\(?:angle|triangle) *[A-Z]{1,3}"
+                  r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")  # f(x) = ..., AB = ..., Area = ...: what is named is not read
 
 
 def _interpreted(text: str) -> Node:
     text = re.sub(r" *[,;]? *\(? *[a-z] *\\in *[ZN]\)?$", "", text)  # k in Z
-    text = NAME.sub("f =", text)
+    text = NAME.sub(lambda match: "y =" if match[1] else "f =", text)
     if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
         value = _meaning(Parser(builder[2]).whole())
         if value.op != "named" or value.args[0] != builder[1]:

@@ -252,8 +252,13 @@ class Parser:
         return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
 
     def starts(self) -> bool:
-        """Does what comes next begin a factor, so that it is multiplied without a sign? A number does not."""
-        token = self.next
+        """Does what comes next begin a factor, so that it is multiplied without a sign?
+
+        A number does not, except for a power behind a letter or a bracket: n2^n.
+        """
+        token, last = self.next, self.tokens[self.position - 1]
+        if token.isdigit() and self.tokens[self.position + 1] == "^":
+            return last == ")" or len(last) == 1 and last.isalpha()
         if token == "|":
             return self.bars == 0
         return token in STARTS or (len(token) == 1 and token.isalpha()) or token[1:] in GREEK
@@ -306,7 +311,9 @@ class Parser:
             name = token
             while self.next and self.next != "}" and (braced or name == token):
                 name += self.take()
-            node = Node("var", (name + (self.take("}") if braced else ""),))
+            if braced:
+                self.take("}")
+            node = Node("var", (name,))
         elif token in FUNCTIONS:
             node = self.function(FUNCTIONS[token])
         elif token == MATRIX_BEGIN:
