@@ -288,7 +288,7 @@ def _quantities(text: str, explicit: bool) -> list[Reading]:
 def _unit_name(text: str) -> str:
     """Units and their powers, sorted: "m/s", "meters per second" and "m s^{-1}" are the same."""
     powers, sign = Counter(), 1
-    text = re.sub(r"\bper\b", "/", text.lower().replace("\\", ""))
+    text = re.sub(r"\bper\b", "/", text.lower().replace("\\cdot", " ").replace("\\", ""))
     for divide, square, name, power in re.findall(
             rf"(/?) *((?:square|sq\.?|cubic|cu\.?)? *)({UNIT_NAME})(?![a-z])\.?(?: *\^ *\{{? *(-?[1-9]))?", text):
         sign = -1 if divide else sign
@@ -307,7 +307,7 @@ NAME = re.compile(r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])
 
 def _interpreted(text: str) -> Node:
     text = re.sub(r" *[,;]? *\(? *[a-z] *\\in *[ZN]\)?$", "", text)  # k in Z
-    text = NAME.sub(lambda match: "y =" if match[1] else "f =", text)
+    text = NAME.sub(lambda match: "y =" if match[1] and "y" not in match[0] else "f =", text)
     if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
         value = _meaning(Parser(builder[2]).whole())
         if value.op != "named" or value.args[0] != builder[1]:

@@ -710,19 +710,23 @@ class Probe:
     def agree(self, pair: Callable, point: dict, first: dict, real: bool, size: int) -> bool:
         """The two values at one point, exactly, or to p and to 2p digits."""
         digits, gaps = self.digits, []
-        for _ in range(2):
+        while len(gaps) < 2:
             if digits > MAX_DIGITS or digits * size > MAX_WORK:
                 raise Unreadable("too many digits")
             at = Evaluation(digits, point, real)
             a, b = pair(at, Evaluation(digits, first, real))
             if isinstance(a, Fraction) and isinstance(b, Fraction):
                 return a == b
+            if not point and not gaps and at.bits > digits:  # 10^{-340} beside a root asks for more than 340 digits
+                digits = self.digits + at.bits
+                continue
             a, b = at.approximate(a), at.approximate(b)
             scale, gap = max(abs(a), abs(b)), abs(a - b)
-            if gap > scale * at.mp.mpf(10) ** (-digits // 4) and not gaps and scale > at.mp.mpf(10) ** (-digits // 4):
+            small = at.mp.mpf(10) ** (-digits // 4)
+            if not gaps and scale > small and gap > scale * small:
                 return False  # far apart: no need for more digits
             gaps.append((gap, scale, digits))
-            digits = max(2 * digits, at.bits // 3 + 2 * digits)
+            digits *= 2
         (coarse, scale, digits), (fine, _, _) = gaps
         noise = max(coarse, scale * at.mp.mpf(10) ** -digits)
         return bool(fine <= noise * at.mp.mpf(10) ** (-9 * digits // 10))
