@@ -4,8 +4,9 @@ The answers are written by a model under reward, so nothing here trusts them (se
 limited before anything is computed, no eval, no signals, any thread). A false "equal" pays a policy for being wrong, so
 any doubt is "different" or "unparsed".
 
-Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it; else the last "Answer:",
-"the answer is" or "####"; else the whole text if it can be read; else the last formula in it, unless its line hedges.
+Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it ("\boxed{3} or \boxed{4}"
+is both); else the last "Answer:", "the answer is" or "####"; else the whole text if it can be read; else the last formula
+in it, unless its line hedges or it is one of a row of formulas without words.
 
 What counts as equal (*choice*, all of it):
 - numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,
@@ -33,7 +34,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cmp_to_key
 
-from ap.expressions import INFINITY, MINUS_INFINITY, REALS, Evaluation, Node, Parser, Probe, Unreadable, num
+from ap.expressions import INFINITY, MINUS_INFINITY, REALS, Node, Parser, Unreadable, num
+from ap.probes import Evaluation, Probe
 
 MAX_CHARS = 10_000  # longer answers are compared as text only
 MAX_UNEQUAL = 20  # entries of two sets that are not exactly alike, such as sqrt(3 + 2 sqrt(2)) and 1 + sqrt(2)
@@ -74,7 +76,8 @@ def _marked(text: str) -> str | None:
             if is_box and (best is None or start > best[0]):
                 best = (start, token.start())
     if best is not None:
-        return text[slice(*best)].strip() or None
+        before = re.search(r"\{([^{}]{1,99})\}[\s$]*or[\s$]*\\f?box(?:ed)?\s*\{$", text[max(0, best[0] - 200):best[0]])
+        return ((before[1] + " or " if before else "") + text[slice(*best)]).strip() or None
     said = [match[1] or match[2] or "" for match in SAID.finditer(text)]
     if not said:
         return None
@@ -83,11 +86,14 @@ def _marked(text: str) -> str | None:
 
 
 def _last_formula(text: str) -> str | None:
-    formulas = list(FORMULA.finditer(text))
+    formulas = list(FORMULA.finditer(text))[-2:]
     if not formulas:
         return None
     line = text[text.rfind("\n", 0, formulas[-1].start()) + 1:]
-    return None if HEDGE.search(line) else next(group for group in formulas[-1].groups() if group).strip() or None
+    listed = len(formulas) == 2 and not re.search("[A-Za-z]{2}", text[formulas[0].end():formulas[1].start()])
+    if listed or HEDGE.search(line):
+        return None
+    return next(group for group in formulas[-1].groups() if group).strip() or None
 
 
 def match_answer(prediction: str | None, gold: str | None) -> Match:
@@ -103,7 +109,8 @@ def match_answer(prediction: str | None, gold: str | None) -> Match:
         same = " ".join(answers[0].split()) == " ".join(answers[1].split())
         return Match("equal", "same text") if same else Match("unparsed", "too long")
     texts = [normalise(answer) for answer in answers]
-    if texts[0].replace(MARK, "") == texts[1].replace(MARK, "") and texts[0]:
+    plain = [re.sub(r"([_^]) ?\{ ?(\w) ?\}", r"\1\2", text.replace(MARK, "")) for text in texts]
+    if plain[0] == plain[1] and plain[0]:
         return Match("equal", "same text")
     try:
         readings = [_read_or_formula(text, answer) for text, answer in sorted(zip(texts, answers))]
@@ -142,7 +149,7 @@ SPACING = re.compile(r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|[bB]igg?[lrm]?|dis
                      r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
 MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
 FONT = re.compile(r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname|boldsymbol|emph|bm)"
-                  r"\*? *\{([^{}]*)\}")
+                  r"\*? *\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def normalise(text: str) -> str:
@@ -151,9 +158,10 @@ def normalise(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+", lambda run: "^{" + "".join(SUPERSCRIPTS[c] for c in run[0]) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda run: "_{" + "".join(SUBSCRIPTS[c] for c in run[0]) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).translate(CHARACTERS)
-    text = re.sub(r"\\mathbb *(?:\{ *R *\}|R\b)", r"\\R ", text.replace("\\!", ""))
+    text = re.sub(r"\\math(?:bb|bf) *(?:\{ *R *\}|R\b)", r"\\R ", re.sub(r"\\! *", "", text))
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", text)
     text = SPACING.sub(lambda m: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(m[0], " " if m[0][-1] in ",;:> ~$d" else ""), text)
+    text = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     for _ in range(2):
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + match[2], text)
     text = re.sub(rf"(?<=[0-9])[ {MARK}]*(?:percent|per cent)\b", "%", text.replace("**", "^") if "**" in text.strip("*") else text.strip("* "))
