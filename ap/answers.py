@@ -4,9 +4,9 @@ The answers are written by a model under reward, so nothing here trusts them (se
 limited before anything is computed, no eval, no signals, any thread). A false "equal" pays a policy for being wrong, so
 any doubt is "different" or "unparsed".
 
-Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it ("\boxed{3} or \boxed{4}"
-is both); else the last "Answer:", "the answer is" or "####"; else the whole text if it can be read; else the last formula
-in it, unless its line hedges or it is one of a row of formulas without words.
+Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it ("\boxed{3} or
+\boxed{4}" is both); else the last "Answer:", "the answer is" or "####"; else the whole text if it can be read; else the
+last formula in it, unless its line hedges or it is one of a row of formulas without words.
 
 What counts as equal (*choice*, all of it):
 - numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,
@@ -14,7 +14,7 @@ What counts as equal (*choice*, all of it):
 - thousands separators: `,` outside of brackets, `{,}`, `\,`, blank, in groups of three. No decimal comma. "2 million";
 - expressions that agree wherever both are defined. Variables keep their case, A to J alone are option letters;
 - equations up to a constant factor that is not 0, inequalities up to a positive one, sides in either order;
-- `x = 5`, `x \in S`, `f(x) = ...` are their right side, but not `y = 5`; in a chain all values must be the same. Several:
+- `x = 5`, `x \in S`, `f(x) = ...` are their right side, but not `y = 5`; in a chain all values must be the same.
   `x=1, y=2` is (1, 2), names in the order of the alphabet. A statement without content (x = x, 5 = 5) is nothing;
 - {1, 2}, the bare list `1, 2`, `1 and 2`, `1 or 2`, `\pm 3` are unordered and equal; none of them is its member;
 - (1, 2), [1, 2) are ordered, and their brackets count; <1, 2> is (1, 2); an inequality in one variable is its interval;
@@ -23,7 +23,8 @@ What counts as equal (*choice*, all of it):
   number and a blank (5 m), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
 - 12-hour and 24-hour times, dates with the month in words or as year-month-day, ratios up to a factor;
 - option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B` are B; several letters are a list;
-- words without case and final full stop, zero to twenty as numbers; what cannot be read by its text. Empty never equals.
+- words without case and final full stop, zero to twenty as numbers; what cannot be read, by its text. Empty is never
+  equal.
 """
 from __future__ import annotations
 
@@ -31,7 +32,6 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cmp_to_key
 
 from ap.expressions import INFINITY, MINUS_INFINITY, REALS, Node, Parser, Unreadable, num
@@ -55,9 +55,12 @@ class Match:
 
 # ---------------------------------------------------------------- which text is the answer
 
-SAID = re.compile(r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*([^\n]*)|^[ \t]*####[ \t]*([^\n]*)", re.MULTILINE)
+SAID = re.compile(
+    r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*([^\n]*)|^[ \t]*####[ \t]*([^\n]*)",
+    re.MULTILINE)
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)  # linear
-HEDGE = re.compile(r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess)\b|[?]|n't")
+HEDGE = re.compile(
+    r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess)\b|[?]|n't")
 
 
 def extract_answer(text: str) -> str | None:
@@ -66,7 +69,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def _marked(text: str) -> str | None:
-    r"""What the solution itself marks: the last balanced box, else the last "Answer:" or "####". Linear in the length."""
+    r"""What the solution itself marks: the last balanced box, else the last "Answer:" or "####". Linear."""
     opened, best = [], None
     for token in re.finditer(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", text, flags=re.DOTALL):
         if token[0][-1] == "{" and token[0] != r"\{":
@@ -140,16 +143,20 @@ GREEK_LETTERS = {  # "λ" is called GREEK SMALL LETTER LAMDA
     for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA))
     for name in [unicodedata.name(chr(code)).split()[-1].lower()]}
 CHARACTERS = str.maketrans(GREEK_LETTERS | {
-    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/", "√": " sqrt ", "∛": " cbrt ", "∞": "\\infty ",
+    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/", "√": " sqrt ",
+    "∛": " cbrt ", "∞": "\\infty ",
     "∅": "\\emptyset ", "°": "^\\circ ", "≤": "<=", "≥": ">=", "≠": "!=", "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ",
-    "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ",
+    "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ",
+    "⌊": "\\lfloor ", "⌋": "\\rfloor ",
     "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'", "∧": " and ", "∨": " or ", "∖": "\\setminus ",
     "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ", "⩽": "<=", "⩾": ">=", "∣": "|"})
-SPACING = re.compile(r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,!)(?![A-Za-z])\.?)"
-                     r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
+SPACING = re.compile(
+    r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,!)(?![A-Za-z])\.?)"
+    r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
 MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
-FONT = re.compile(r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname|boldsymbol|emph|bm)"
-                  r"\*? *\{((?:[^{}]|\{[^{}]*\})*)\}")
+FONT = re.compile(
+    r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname|boldsymbol|emph|bm)"
+    r"\*? *\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def normalise(text: str) -> str:
@@ -160,20 +167,23 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).translate(CHARACTERS)
     text = re.sub(r"\\math(?:bb|bf) *(?:\{ *R *\}|R\b)", r"\\R ", re.sub(r"\\! *", "", text))
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", text)
-    text = SPACING.sub(lambda m: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(m[0], " " if m[0][-1] in ",;:> ~$d" else ""), text)
+    text = SPACING.sub(lambda match: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(match[0], " "), text)
     text = re.sub(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
     for _ in range(2):
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + match[2], text)
-    text = re.sub(rf"(?<=[0-9])[ {MARK}]*(?:percent|per cent)\b", "%", text.replace("**", "^") if "**" in text.strip("*") else text.strip("* "))
+    text = text.strip("* ").replace("**", "^")  # first what makes it bold, then powers
+    text = re.sub(rf"(?<=[0-9])[ {MARK}]*(?:percent|per cent)\b", "%", text)
     return re.sub(r"^[=\s\"'`]+|[\s\"`.,;]+$", "", " ".join(text.split()))
 
 
 # ---------------------------------------------------------------- kinds
 
-SI = """mm millimeter|cm centimeter|dm decimeter|m meter|km kilometer|in inch|ft foot feet|yd yard|mi mile|mg milligram|g gram|
-    kg kilogram|pound lb lbs|oz ounce|ms millisecond|s sec second|min minute|h hr hour|day|week|month|yr year|ml milliliter|
-    l liter|gal gallon|n newton|j joule|kj kilojoule|w watt|kw kilowatt|v volt|a ampere amp|hz hertz|pa pascal|kpa|mol mole|
-    ev|ohm|rad radian|degree deg|unit|cent|dollar usd|euro eur|celsius|fahrenheit|k kelvin|mph|kph|kwh|cal calorie|kcal"""
+SI = """mm millimeter|cm centimeter|dm decimeter|m meter|km kilometer|in inch|ft foot feet|yd yard|mi mile|
+    mg milligram|g gram|
+    kg kilogram|pound lb lbs|oz ounce|ms millisecond|s sec second|min minute|h hr hour|day|week|month|yr year|
+    ml milliliter|l liter|gal gallon|n newton|j joule|kj kilojoule|w watt|kw kilowatt|v volt|a ampere amp|hz hertz|
+    pa pascal|kpa|mol mole|ev|ohm|rad radian|degree deg|unit|cent|dollar usd|euro eur|celsius|fahrenheit|k kelvin|mph|
+    kph|kwh|cal calorie|kcal"""
 UNITS: dict[str, str] = {}
 for names in " ".join(SI.split()).split("|"):
     for name in names.split():
@@ -182,21 +192,26 @@ UNITS |= {name.replace("meter", "metre").replace("liter", "litre"): unit for nam
     "inches": "in", "hrs": "h", "yrs": "yr", "mins": "min", "secs": "s", "mph": "mi/h", "kph": "km/h", "hertz": "hz"}
 UNIT_NAME = "(?:" + "|".join(sorted(UNITS, key=len, reverse=True)) + ")"
 UNIT_PART = rf"(?:(?:square|sq\.?|cubic|cu\.?) +)?{UNIT_NAME}(?![a-z])\.?(?: *\^ *\{{? *-?[1-9] *\}}?)?"
-UNIT = re.compile(rf"(?i)(?<=[0-9a-z)}}\]!])( *)({UNIT_PART}(?:(?: */ *| +per +| *\* *| *\\cdot *| +){UNIT_PART})*|\\(?:dollar|euro|pound))$")
+UNIT = re.compile(
+    rf"(?i)(?<=[0-9a-z)}}\]!])( *)({UNIT_PART}(?:(?: */ *| +per +| *\* *| *\\cdot *| +){UNIT_PART})*"
+    r"|\\(?:dollar|euro|pound))$")
 DEGREES = re.compile(r"(?<=[0-9)}]) *\^ *\{? *\\circ *\}? *(C|F)?$")
 MODULUS = re.compile(r" *\(? *(?:\\pmod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
 NOUN = re.compile(r"(?<=[0-9}]) +((?:[a-z]{2,} ){0,3}[A-Za-z]{3,})$")
-NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over times plus minus divided more less than squared cubed
-    factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth hundredths dozen
-    hundred percent about if when for pi sqrt sin cos tan log exp max min ln to is wrong incorrect remainder up by""".split())
+NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over times plus minus divided more less
+    than squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth
+    hundredths dozen hundred percent about if when for pi sqrt sin cos tan log exp max min ln to is wrong incorrect
+    remainder up by negative""".split())
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-NUMBERS = {word: n for n, word in enumerate("""zero one two three four five six seven eight nine ten eleven twelve thirteen
-    fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split())}
+NUMBERS = {word: n for n, word in enumerate("""zero one two three four five six seven eight nine ten eleven twelve
+    thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split())}
 MONTHS = {name: n + 1 for n, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
 REAL_WORDS = ("all real numbers", "all reals", "real numbers", "the set of all real numbers")
 
 
-OTHER_LETTERS = re.compile(r"\b[B-J]\b|\([A-Ja-j]\)|\b[a-j]\)|^[A-Ja-j]\W*$|(?i:\b(?:or|and) [a-j]\b|\b(?:not|wrong|incorrect)\b)")
+OTHER_LETTERS = re.compile(
+    r"\b[B-J]\b|\([A-Ja-j]\)|\b[a-j]\)|^[A-Ja-j]\W*$|(?i:\b(?:or|and) [a-j]\b"
+    r"|\b(?:not|wrong|incorrect)\b)")
 
 
 @dataclass(frozen=True)
@@ -211,7 +226,8 @@ class Reading:
 
 def read(text: str) -> list[Reading]:
     """All the ways to understand a normalised answer. Raises Unreadable when there is none."""
-    found, explicit, text = [], MARK in text and bool(re.match(r" *[A-Za-z][^\\]*$", text.rpartition(MARK)[2])), " ".join(text.replace(MARK, "").split())
+    explicit = MARK in text and bool(re.match(r" *[A-Za-z][^\\]*$", text.rpartition(MARK)[2]))  # ends with \text{cm}
+    found, text = [], " ".join(text.replace(MARK, "").split())
     letter = re.fullmatch(r"(?:(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*))?", text, re.IGNORECASE)
     if letter and not OTHER_LETTERS.search(letter[2] or ""):
         found.append(Reading("letter", Node("word", (letter[1].upper(),))))
@@ -272,7 +288,8 @@ def _quantities(text: str, explicit: bool) -> list[Reading]:
             match = None  # the end of a longer word
         elif not explicit and re.fullmatch(r"(?:[a-zA-Z]|m[gsl]|in)(?: *\^.*)?", letters):  # or variables
             strict = not match[1] or "\\" in text
-            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", re.sub(r"\\[a-z]+|^[a-z] *=", "", text[:match.start()])):
+            before = re.sub(r"\\[a-z]+|^[a-z] *=", "", text[:match.start()])
+            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", before):
                 match = None
         if match:
             text, unit = text[:match.start()], _unit_name(letters)
@@ -309,8 +326,9 @@ def _unit_name(text: str) -> str:
 # ---------------------------------------------------------------- from the tree to the meaning
 
 
-NAME = re.compile(r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?|m? *\\(?:angle|triangle) *[A-Z]{1,3}"
-                  r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")  # f(x) = ..., AB = ..., Area = ...: what is named is not read
+NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not read
+    r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
+    r"|m? *\\(?:angle|triangle) *[A-Z]{1,3}|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")
 
 
 def _interpreted(text: str) -> Node:
@@ -336,10 +354,11 @@ def _meaning(node: Node) -> Node:
         parts = [_meaning(arg) for arg in node.args]
         if node.op == "union":
             parts = [entry for part in parts for entry in (part.args if part.op == "union" else (part,))]
-        if node.op == "[]" and parts and all(part.op == "[]" and len(part.args) == len(parts[0].args) for part in parts):
+        if node.op == "[]" and all(part.op == "[]" and len(part.args) == len(parts[0].args) for part in parts):
             return Node("matrix", tuple(Node("row", part.args) for part in parts))
         if node.op == "set":
-            parts = [entry for part in parts for entry in (part.args if part.op == "set" and node.has("pm", "mp") else (part,))]
+            flat = node.has("pm", "mp")  # {1, +-2} has three entries
+            parts = [entry for part in parts for entry in (part.args if flat and part.op == "set" else (part,))]
         return Node(node.op, tuple(parts))
     if node.op == "minus":
         whole, holes = node.args
@@ -372,8 +391,7 @@ def _several(kind: str, parts: list[Node]) -> Node:
     if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
         return Node("system", tuple(sorted(parts, key=lambda part: part.args[0])))
     if len(names) == len(parts) and len({*names}) == 1 and not intervals:
-        values = [entry for part in parts for entry in (part.args[1].args if part.args[1].op == "set" else (part.args[1],))]
-        return Node("named", (names[0], Node("set", tuple(values)), None))
+        return Node("named", (names[0], _several("list", [part.args[1] for part in parts]), None))
     if names == [parts[0].args[0]] and parts[0].op == "named" and not intervals:  # x = 1, 2
         return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
     entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
@@ -400,7 +418,9 @@ def _intersection(intervals: list[Node]) -> Node:
     """Of one interval that is open to the right and one that is open to the left."""
     lower = [i for i in intervals if i.op != "union" and i.args[1] == INFINITY]
     upper = [i for i in intervals if i.op != "union" and i.args[0] == MINUS_INFINITY]
-    if len(intervals) != 2 or len(lower) != 1 or len(upper) != 1 or _number(lower[0].args[0]) >= _number(upper[0].args[1]):
+    if len(intervals) != 2 or len(lower) != 1 or len(upper) != 1:
+        raise Unreadable("an intersection")
+    if _number(lower[0].args[0]) >= _number(upper[0].args[1]):
         raise Unreadable("an intersection")
     return Node(lower[0].op[0] + upper[0].op[1], (lower[0].args[0], upper[0].args[1]))
 
@@ -413,7 +433,7 @@ def _punctured(holes) -> Node:
 
 
 def _relation(node: Node) -> Node:
-    """Node "named" (variable, value, equation or inequality or None), or an "=", "<", "<=", "!=" of a difference with 0."""
+    """Node "named" (variable, value, the relation itself or None), or "=", "<", "<=", "!=" of a difference with 0."""
     signs, parts = node.args[0], [_meaning(part) for part in node.args[1:]]
     if {*signs} == {"="}:
         values = parts[1:]
@@ -428,7 +448,7 @@ def _relation(node: Node) -> Node:
             name = parts[0].args[0] if named else ""
             relation = Node("=", (_minus(parts[0], values[0]),)) if _is_expression(values[0]) else None
             return Node("named", (name, chain[0], relation)) if named else chain[0]
-        if parts[0].op == "()" and parts[1].op == "()" and all(part.op == "var" for part in parts[0].args):  # (x,y) = (1,2)
+        if parts[0].op == parts[1].op == "()" and all(part.op == "var" for part in parts[0].args):  # (x,y) = (1,2)
             if len(parts[0].args) == len(parts[1].args):
                 pairs = zip(parts[0].args, parts[1].args)
                 return _several("list", [Node("named", (a.args[0], b, None)) for a, b in pairs])
@@ -478,8 +498,9 @@ def _minus(a: Node, b: Node) -> Node:
     return Node("+", (a, Node("neg", (b,))))
 
 
-NOT_EXPRESSIONS = ("set", "()", "[]", "(]", "[)", "union", "matrix", "row", "word", ":", "named", "system", "relation", "=", "<",
-                   "<=", "!=", "list", "or", "and", "minus")
+# Operations of a tree that are kinds of answers, and no numbers
+NOT_EXPRESSIONS = ("set", "()", "[]", "(]", "[)", "union", "matrix", "row", "word", ":", "named", "system", "relation",
+                   "=", "<", "<=", "!=", "list", "or", "and", "minus")
 
 
 def _is_expression(node: Node) -> bool:

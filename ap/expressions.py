@@ -54,7 +54,8 @@ REALS = Node("()", (MINUS_INFINITY, INFINITY))
 # ---------------------------------------------------------------- tokens
 
 GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
-    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar""".split())
+    sigma tau upsilon phi varphi chi psi omega hbar ell
+    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split())
 ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
 FUNCTIONS = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh ln log exp abs".split()} | {
     "lg": "lg", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
@@ -74,7 +75,8 @@ WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, ke
 TOKEN = re.compile(r"""\ *(?:
     (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
         | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
-    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\}) | \\\\ | & )
+    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\})
+        | \\\\ | & )
     | (?P<command> \\[A-Za-z]+ | \\[{}%] )
     | (?P<letters> [A-Za-z]+ )
     | (?P<sign> <= | >= | != | [-+*/^(){}\[\],;%!|=<>_':] ) )""", re.VERBOSE)
@@ -125,17 +127,18 @@ def _split(run: str) -> list[str]:
 
 # ---------------------------------------------------------------- parser
 
-STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor", "\\lceil",
-          "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", *FUNCTIONS)
+STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
+          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", *FUNCTIONS)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
            "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
 
 
 class Parser:
-    r"""answer := clause ([, or and] clause)*;  clause := union (relation union)*;  union := sum ([\cup \setminus] sum)*;
+    r"""answer := clause ([, or and] clause)*;  clause := union (relation union)*;
+    union := ratio ([\cup \setminus] ratio)*;  ratio := sum (: sum)*;
     sum := [sign] product (sign product)*;  product := factor ([* /] [-] factor | factor)*;
-    factor := atom [!] [%] [^ [-] factor];  atom := number | mixed number | letter | function | \frac | brackets | ..."""
+    factor := atom [!] [%] [^ [-] factor];  atom := number | letter | function | \frac | \sqrt | brackets | ..."""
 
     def __init__(self, text: str):
         self.tokens, self.position, self.depth, self.bars, self.angles = tokens_of(text) + [""], 0, 0, 0, 0
@@ -391,7 +394,7 @@ class Parser:
         return node
 
     def number(self, token: str) -> Node:
-        r"""A decimal number, also 0.\overline{3} and 101_2, or a whole number with a proper fraction behind it: 1 1/2."""
+        r"""A decimal number, also 0.\overline{3} and 101_2, or a whole number and a proper fraction: 1 1/2."""
         mantissa, _, exponent = token.lower().partition("e")
         if len(mantissa) > 4000 or len(exponent) > 5 or abs(int(exponent or 0)) > 10_000:
             raise Unreadable("too large")
@@ -427,7 +430,7 @@ class Parser:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def based(self, digits: str, base: str) -> Node:
-        """101_2 is Node "based": its value is 5, and base 2 its unit."""
+        """101_2 is 5. That it was written in base 2 is kept as its unit, by answers.py."""
         if not (digits.isdigit() and base.isdigit() and len(digits) <= 1000 and 2 <= int(base[:3]) <= 10):
             raise Unreadable("a number with a subscript")
         if any(int(digit) >= int(base) for digit in digits):

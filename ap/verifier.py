@@ -4,8 +4,8 @@ Three outcomes are kept apart: valid, invalid (with a named reason), and "could 
 verdict is never a vote, and is counted. *Choice*: what could not be judged earns nothing, since nobody vouches for it.
 
 A judge that is a model or an endpoint (ChatVerifier) is asked under a time limit; when it hangs or raises, it abstains.
-*Choice*: our own programs (ProgramVerifier, ProgramCheck) always return, so they are simply called, and their exceptions
-propagate: those are mistakes of ours, which an abstention would hide.
+*Choice*: our own programs (ProgramVerifier, ProgramCheck) always return, so they are simply called, and what they raise
+propagates: that is a mistake of ours, which an abstention would hide.
 """
 from __future__ import annotations
 

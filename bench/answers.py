@@ -2,8 +2,8 @@
 
     python bench/answers.py [--pairs tests/answer_pairs.jsonl] [--list]
 
-Prints accuracy, precision, recall and times of a call, per kind of answer, then (--list) every disagreement of ours with
-the labels and every pair on which the two disagree, with who is right by the label. Math-Verify (0.9.0 was compared) is
+Prints accuracy, precision, recall and times of a call, accuracy by kind of answer, then (--list) every pair on which
+the two disagree with each other or with the label, with who is right by the label. Math-Verify (0.9.0 was compared) is
 optional: `pip install math-verify==0.9.0`, best in an environment of its own. It is given each answer in a box, since
 it does not read bare LaTeX, and its own time limit of 5 s.
 """
@@ -70,7 +70,7 @@ def times(seconds: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", default=str(ROOT / "tests" / "answer_pairs.jsonl"), help="prediction, gold, equal, kind")
+    parser.add_argument("--pairs", default=str(ROOT / "tests/answer_pairs.jsonl"), help="prediction, gold, equal, kind")
     parser.add_argument("--list", action="store_true", help="list every disagreement")
     options = parser.parse_args()
     pairs = [json.loads(line) for line in Path(options.pairs).read_text("utf-8").splitlines()]

@@ -13,8 +13,8 @@ FEW = settings(max_examples=300, deadline=None, derandomize=True)
 
 PIECES = r"""\frac \sqrt \pi \infty \cup \in \mathbb{R} \text{cm} \text{ or } \boxed \left( \right] \begin{pmatrix}
     \end{pmatrix} \\ & \{ \} { } ( ) [ ] | , ; : . ' " ! % ^ _ + - * / ** = < > <= \le \ne \pm \log \ln \sin^{-1} \binom
-    \overline{3} \lfloor \rfloor ^\circ \$ $ \, {,} e i x y n A B or and not cm m/s km apples Jan 12:30 pm 0 1 2 10 3.5 1e9
-    999 ½ ² √ π ∞ ≤ × − ∈ ｘ ５""".split() + [" ", "\n"]
+    \overline{3} \lfloor \rfloor ^\circ \$ $ \, {,} e i x y n A B or and not cm m/s km apples Jan 12:30 pm 0 1 2 10 3.5
+    1e9 999 ½ ² √ π ∞ ≤ × − ∈ ｘ ５""".split() + [" ", "\n"]
 latex = st.lists(st.sampled_from(PIECES), max_size=40).flatmap(
     lambda pieces: st.sampled_from(["", " "]).map(lambda blank: blank.join(pieces)))
 texts = st.one_of(latex, st.text(max_size=60), st.builds("{}{}{}".format, latex, st.text(max_size=5), latex))
@@ -37,11 +37,12 @@ def forms(value: Fraction) -> list[str]:
     decimal = [str(float(value))] if q in (1, 2, 4, 5, 8, 10) and abs(p) < 10**6 else []
     return [
         f"{p}/{q}", f"\\frac{{{p}}}{{{q}}}", f"\\dfrac{{{p}}}{{{q}}}", f"$\\tfrac{{{p}}}{{{q}}}$", f"{3 * p}/{3 * q}",
-        f"-\\frac{{{-p}}}{{{q}}}", f"({p})/({q})", f"{{{p}}}/{{{q}}}", f"\\left(\\frac{{{p}}}{{{q}}}\\right)", f"{p} ÷ {q}",
-        f"{p} \\div {q}", f"\\boxed{{\\frac{{{p}}}{{{q}}}}}", f"The answer is {p}/{q}.", f"#### {p}/{q}", f"x = {p}/{q}",
-        f"\\frac{{{p}}}{{{q}}}\\text{{ cm}}", f"{p}\\cdot {q}^{{-1}}", f"\\frac{{{100 * p}}}{{{q}}}\\%",
-        f"\\frac{{{p}\\sqrt{{2}}}}{{{q}\\sqrt{{2}}}}", f"\\frac{{{p}\\pi}}{{{q}\\pi}}", f"{p}/{q} + 0", f"\\ln e^{{{p}/{q}}}",
-        f"−{-p}/{q}" if p < 0 else f"＋{p}/{q}", f"{p}e0/{q}", f"\\mathrm{{{p}/{q}}}", f"Thus $y = {p}/{q}$.", *decimal]
+        f"-\\frac{{{-p}}}{{{q}}}", f"({p})/({q})", f"{{{p}}}/{{{q}}}", f"\\left(\\frac{{{p}}}{{{q}}}\\right)",
+        f"{p} ÷ {q}", f"{p} \\div {q}", f"\\boxed{{\\frac{{{p}}}{{{q}}}}}", f"The answer is {p}/{q}.", f"#### {p}/{q}",
+        f"x = {p}/{q}", f"\\frac{{{p}}}{{{q}}}\\text{{ cm}}", f"{p}\\cdot {q}^{{-1}}", f"\\frac{{{100 * p}}}{{{q}}}\\%",
+        f"\\frac{{{p}\\sqrt{{2}}}}{{{q}\\sqrt{{2}}}}", f"\\frac{{{p}\\pi}}{{{q}\\pi}}", f"{p}/{q} + 0",
+        f"\\ln e^{{{p}/{q}}}", f"−{-p}/{q}" if p < 0 else f"＋{p}/{q}", f"{p}e0/{q}", f"\\mathrm{{{p}/{q}}}",
+        f"Thus $y = {p}/{q}$.", *decimal]
 
 
 @FEW
@@ -70,7 +71,9 @@ def test_a_polynomial_equals_its_other_forms_and_not_its_neighbours(coefficients
 
 
 @FEW
-@given(st.lists(st.fractions(-20, 20, max_denominator=9), min_size=2, max_size=5, unique=True), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.fractions(-20, 20, max_denominator=9), min_size=2, max_size=5, unique=True),
+    st.randoms(use_true_random=False))
 def test_sets_have_no_order_and_tuples_have(values, rng):
     shown = [rng.choice(forms(value)[:9]) for value in values]
     mixed = [rng.choice(forms(value)[:9]) for value in rng.sample(values, len(values))]
