@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cmp_to_key
@@ -56,11 +57,10 @@ class Match:
 # ---------------------------------------------------------------- which text is the answer
 
 SAID = re.compile(
-    r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*([^\n]*)|^[ \t]*####[ \t]*([^\n]*)",
-    re.MULTILINE)
+    r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*|^[ \t]*####[ \t]*", re.MULTILINE)
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)  # linear
 HEDGE = re.compile(
-    r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess)\b|[?]|n't")
+    r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong|incorrect)\b|[?]|n't")
 
 
 def extract_answer(text: str) -> str | None:
@@ -81,10 +81,13 @@ def _marked(text: str) -> str | None:
     if best is not None:
         before = re.search(r"\{([^{}]{1,99})\}[\s$]*or[\s$]*\\f?box(?:ed)?\s*\{$", text[max(0, best[0] - 200):best[0]])
         return ((before[1] + " or " if before else "") + text[slice(*best)]).strip() or None
-    said = [match[1] or match[2] or "" for match in SAID.finditer(text)]
+    said = list(SAID.finditer(text))
+    while len(said) > 1 and re.search(r"(?i)\bor\b[\w\s]{,20}$", text[max(0, said[-1].start() - 30):said[-1].start()]):
+        said.pop()  # "the answer is 4 or the answer is 5"
     if not said:
         return None
-    sentence = re.split(r"(?<=[^.])\.\s", said[-1])[0]
+    end = said[-1].end()
+    sentence = re.split(r"(?<=[^.])\.\s", text[end:].partition("\n")[0])[0]
     return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
 
 
@@ -240,6 +243,8 @@ def read(text: str) -> list[Reading]:
         return [*found, Reading("value", REALS)]
     if re.fullmatch(r"[^\W\d_]{2,}[!?]?(?:[ ,'-]+[^\W\d_]+)*", text) and text not in ("pi", "infinity", "oo", "inf"):
         found.append(Reading("word", Node("word", (re.sub("[ ,-]+", " ", text.casefold()),))))
+    if found and text.isalpha() and len(text) > 1 and {*text.lower()} & {*"eiou"}:
+        return found  # a word, and no product of variables: "no" is not "on"
     try:
         found += _quantities(text, explicit)
     except Unreadable:
@@ -289,11 +294,11 @@ def _quantities(text: str, explicit: bool) -> list[Reading]:
         elif not explicit and re.fullmatch(r"(?:[a-zA-Z]|m[gsl]|in)(?: *\^.*)?", letters):  # or variables
             strict = not match[1] or "\\" in text
             before = re.sub(r"\\[a-z]+|^[a-z] *=", "", text[:match.start()])
-            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", before):
+            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", before) or letters[0] in "abcdefijknoqrtuvwxyz":
                 match = None
         if match:
             text, unit = text[:match.start()], _unit_name(letters)
-    if not unit and (match := NOUN.search(text, tail)) and not NOT_NOUNS & {*match[1].lower().split()}:
+    if not unit and (match := NOUN.search(text, tail)) and not (NOT_NOUNS | NUMBERS.keys()) & {*match[1].lower().split()}:
         words = match[1].lower().split()
         head = re.sub("s$", "", words[-1])
         scale = SCALES.get(words[0])
@@ -331,9 +336,16 @@ NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not rea
     r"|m? *\\(?:angle|triangle) *[A-Z]{1,3}|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")
 
 
+def _short_name(match: re.Match) -> str:
+    """f(x) = is y =, which it is compared with; another long name becomes a variable of its own."""
+    if match[1] and re.search(r"\( *[a-z]", match[0]) and "y" not in match[0]:
+        return "y ="
+    return f"f_{{{zlib.crc32(re.sub(r'[^A-Za-z0-9]', '', match[0]).encode())}}} ="
+
+
 def _interpreted(text: str) -> Node:
     text = re.sub(r" *[,;]? *\(? *[a-z] *\\in *[ZN]\)?$", "", text)  # k in Z
-    text = NAME.sub(lambda match: "y =" if match[1] and "y" not in match[0] else "f =", text)
+    text = NAME.sub(_short_name, text)
     if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
         value = _meaning(Parser(builder[2]).whole())
         if value.op != "named" or value.args[0] != builder[1]:

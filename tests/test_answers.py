@@ -56,7 +56,8 @@ def test_three_outcomes():
     assert match_answer("3/4", "0.7").status == "different"
     for text in ("", None, " ", "$", "\\left", "5 +", "(5", "1/0", "0^0", "\\sqrt23", "\\frac123", "1/2\\pi",
                  "2\\frac{3}{2}", "(-8)^{1/3}", "x = x", "5 = 5", "1 = 2", "x = 3 = 4", "9^{9^{9}}", "2^{99999999}",
-                 "1e99999999", "about 5", "\\boxed{5", "n!!", "1<x>0", "\\int x", "5 # comment", "__import__('os').getcwd()"):
+                 "1e99999999", "about 5", "\\boxed{5", "n!!",
+                 "1<x>0", "\\int x", "5 # comment", "__import__('os').getcwd()"):
         assert match_answer(text, "5").status == "unparsed", (text, match_answer(text, "5"))
     for a, b in (("", ""), (None, None), ("$", "$"), ("\\boxed{}", "\\boxed{}")):
         assert match_answer(a, b).status == "unparsed"
@@ -72,7 +73,7 @@ def test_three_outcomes():
     (r"\boxed{\boxed{3}}", "3"), (r"\fbox{9}", "9"), (r"\boxed {4}", "4"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
     (r"\boxed{5} and then \boxed{6", "5"), (r"{ \boxed{5}", "5"), (r"\boxed{}", None), (r"Answer: 3 \boxed{4}", "4"),
     ("work\nAnswer: 12\n", "12"), ("**Final answer:** 12", "12"), ("The answer is: 12", "12"),
-    ("Answer: 1\nAnswer: 2", "2"), ("Final answer:\n\n12", "12"), ("so the answer is 12. It is even.", "12"),
+    ("Answer: 1\nAnswer: 2", "2"), ("The answer is 1. The answer is 2.", "2"), ("Final answer:\n\n12", "12"), ("so the answer is 12. It is even.", "12"),
     ("#### 72", "72"), ("it is 5", None), ("", None), ("the answer: is somewhere\nelse", "is somewhere"),
     (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
     ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
@@ -144,6 +145,10 @@ f(x)=x+1 | x-1
 5 cm | 5 m
 5 m | 500 cm
 5m | 5
+5 n | 5
+\angle A = 5 | \angle B = 5
+no | on
+5 five | 5
 15 apples | 15 pears
 3 PM | 3 AM
 A, B | A
