@@ -20,7 +20,7 @@ What counts as equal (*choice*, all of it):
 - (1, 2), [1, 2) are ordered, and their brackets count; <1, 2> is (1, 2); an inequality in one variable is its interval;
 - matrices entry by entry, whatever their brackets; [[1, 2], [3, 4]] is one. A row or column is not a tuple;
 - units: a missing one is fine, two different ones are not, and nothing is converted. A single letter is a unit behind a
-  number and a blank (5 m), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
+  number and a blank (5 m, 5 N, not 5 n), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
 - 12-hour and 24-hour times, dates with the month in words or as year-month-day, ratios up to a factor;
 - option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B` are B; several letters are a list;
 - words without case and final full stop, zero to twenty as numbers; what cannot be read, by its text. Empty is never
@@ -60,7 +60,8 @@ SAID = re.compile(
     r"(?i)\b(?:answer|option|choice)[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*|^[ \t]*####[ \t]*", re.MULTILINE)
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)  # linear
 HEDGE = re.compile(
-    r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong|incorrect)\b|[?]|n't")
+    r"(?i)\b(?:or|either|not|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong|incorrect)\b"
+    r"|[?]|n't")
 
 
 def extract_answer(text: str) -> str | None:
@@ -201,13 +202,13 @@ UNIT = re.compile(
 DEGREES = re.compile(r"(?<=[0-9)}]) *\^ *\{? *\\circ *\}? *(C|F)?$")
 MODULUS = re.compile(r" *\(? *(?:\\pmod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
 NOUN = re.compile(r"(?<=[0-9}]) +((?:[a-z]{2,} ){0,3}[A-Za-z]{3,})$")
-NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over times plus minus divided more less
-    than squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths hundredth
-    hundredths dozen hundred percent about if when for pi sqrt sin cos tan log exp max min ln to is wrong incorrect
-    remainder up by negative""".split())
-SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBERS = {word: n for n, word in enumerate("""zero one two three four five six seven eight nine ten eleven twelve
     thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split())}
+NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over times plus minus divided more less
+    than squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths
+    hundredth hundredths dozen hundred percent about if when for pi sqrt sin cos tan log exp max min ln to is wrong
+    incorrect remainder up by negative""".split()) | NUMBERS.keys()
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MONTHS = {name: n + 1 for n, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split())}
 REAL_WORDS = ("all real numbers", "all reals", "real numbers", "the set of all real numbers")
 
@@ -294,11 +295,11 @@ def _quantities(text: str, explicit: bool) -> list[Reading]:
         elif not explicit and re.fullmatch(r"(?:[a-zA-Z]|m[gsl]|in)(?: *\^.*)?", letters):  # or variables
             strict = not match[1] or "\\" in text
             before = re.sub(r"\\[a-z]+|^[a-z] *=", "", text[:match.start()])
-            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", before) or letters[0] in "abcdefijknoqrtuvwxyz":
+            if re.search(r"(?<!\\)\b[A-Za-z]+\b(?<!sqrt)(?<!pi)", before) or re.match("[^A-Zghlms](?![a-z])", letters):
                 match = None
         if match:
             text, unit = text[:match.start()], _unit_name(letters)
-    if not unit and (match := NOUN.search(text, tail)) and not (NOT_NOUNS | NUMBERS.keys()) & {*match[1].lower().split()}:
+    if not unit and (match := NOUN.search(text, tail)) and not NOT_NOUNS & {*match[1].lower().split()}:
         words = match[1].lower().split()
         head = re.sub("s$", "", words[-1])
         scale = SCALES.get(words[0])

@@ -8,7 +8,8 @@ How two expressions are compared (*choice*):
 - with variables: at random points, seeded by the two texts, in the same way. They are equal when they agree at every
   point where both are defined (over the reals, unless i occurs), and there are enough of those. Whole numbers are tried
   where few others are in the domain, as for n!. So (x^2-1)/(x-1) is x+1, but sqrt(x^2) is not x.
-There is no symbolic simplification: the probes need none, and it cannot be bounded.
+There is no symbolic simplification: the probes need none, and it cannot be bounded. Not seen is a difference that is
+smaller than the last of these digits, such as x + 10^{-500} \pi against x.
 """
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ def test_three_outcomes():
     (r"\boxed{\boxed{3}}", "3"), (r"\fbox{9}", "9"), (r"\boxed {4}", "4"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
     (r"\boxed{5} and then \boxed{6", "5"), (r"{ \boxed{5}", "5"), (r"\boxed{}", None), (r"Answer: 3 \boxed{4}", "4"),
     ("work\nAnswer: 12\n", "12"), ("**Final answer:** 12", "12"), ("The answer is: 12", "12"),
-    ("Answer: 1\nAnswer: 2", "2"), ("The answer is 1. The answer is 2.", "2"), ("Final answer:\n\n12", "12"), ("so the answer is 12. It is even.", "12"),
+    ("Answer: 1\nAnswer: 2", "2"), ("The answer is 1. The answer is 2.", "2"), ("Final answer:\n\n12", "12"),
+    ("so the answer is 12. It is even.", "12"),
     ("#### 72", "72"), ("it is 5", None), ("", None), ("the answer: is somewhere\nelse", "is somewhere"),
     (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
     ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
@@ -112,6 +113,7 @@ x=1, y=2 | (1,2)
 \begin{pmatrix}1&2\\3&4\end{pmatrix} | [[1,2],[3,4]]
 5 cm | 5
 5 m | 5
+6 in | 6
 5m | m \cdot 5
 5m | 5\text{ m}
 15 apples | 15
@@ -145,6 +147,7 @@ f(x)=x+1 | x-1
 5 cm | 5 m
 5 m | 500 cm
 5m | 5
+6 ft | 6 in
 5 n | 5
 \angle A = 5 | \angle B = 5
 no | on
