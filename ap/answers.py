@@ -200,7 +200,7 @@ UNIT = re.compile(
     rf"(?i)(?<=[0-9a-z)}}\]!])( *)({UNIT_PART}(?:(?: */ *| +per +| *\* *| *\\cdot *| +){UNIT_PART})*"
     r"|\\(?:dollar|euro|pound))$")
 DEGREES = re.compile(r"(?<=[0-9)}]) *\^ *\{? *\\circ *\}? *(C|F)?$")
-MODULUS = re.compile(r" *\(? *(?:\\pmod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
+MODULUS = re.compile(r" *\(? *(?:\\p?mod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
 NOUN = re.compile(r"(?<=[0-9}]) +((?:[a-z]{2,} ){0,3}[A-Za-z]{3,})$")
 NUMBERS = {word: n for n, word in enumerate("""zero one two three four five six seven eight nine ten eleven twelve
     thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty""".split())}
