@@ -56,6 +56,8 @@ class Config:
     max_turns: int = setting(16, "an episode of more turns ends as turn_limit")
     max_tokens: int = setting(512, "an episode of more tokens, prompt included, ends as token_limit")
     exec_timeout: float = setting(2.0, "seconds a program may run in the sandbox")
+    allow_unsafe_exec: bool = setting(
+        False, "run the model's programs even where nothing keeps them from your files, network and processes")
     actions: str = setting("think,exec,edit,submit", "what the proposer may do; leave one out to ablate it")
     one_shot: bool = setting(False, "ablation: the first message must be the submission")
     # --- stage 2: agentic SFT

@@ -25,10 +25,11 @@ def judge(
     whatever its pass rate.
     """
     for trajectory in trajectories:
-        trajectory.valid, trajectory.reason = False, trajectory.outcome
+        trajectory.valid, trajectory.reason, trajectory.abstained = False, trajectory.outcome, ()
         if trajectory.problem is not None:
             judgement = committee.judge(trajectory.problem, decode_message(tokenizer, trajectory.ids), known)
             trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
+            trajectory.abstained = judgement.abstained
         for turn in trajectory.turns:
             turn.process_reward = process_reward(turn.action, turn.facts)
     valid = [trajectory for trajectory in trajectories if trajectory.valid]
@@ -45,12 +46,17 @@ def judge(
 
 
 def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """The rates of a set of judged trajectories, by the names that the metrics and the tables use."""
+    """The rates of a set of judged trajectories, by the names that the metrics and the tables use.
+
+    verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
+    episode, by their reason.
+    """
     count = max(len(trajectories), 1)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     valid = [trajectory for trajectory in trajectories if trajectory.valid]
     outcomes = Counter(trajectory.outcome for trajectory in trajectories)
     reasons = Counter(trajectory.reason for trajectory in trajectories if trajectory.outcome == "submitted")
+    abstained = Counter(reason for trajectory in trajectories for reason in trajectory.abstained)
 
     def share(action: str) -> float:  # of episodes that took the action at least once
         return sum(any(turn.action == action for turn in t.turns) for t in trajectories) / count
@@ -70,6 +76,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     ends = ("submitted", "turn_limit", "token_limit", "unusable")
     metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
     metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
+    metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}
     for index, stage in enumerate(STAGES):
         rewards = [turn.process_reward for turn in turns if turn.stage == index]
         metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)

@@ -14,7 +14,8 @@ OpenAI-compatible endpoint they wrap its client, with a time limit, for example
     def ask(prompt):
         return client.chat_completion([{"role": "user", "content": prompt}]).choices[0].message.content
 
-A role's bad output is data, never an exception: an abstention, an attempt that is wrong.
+A role's bad output is data, never an exception: an abstention, an attempt that is wrong. ChatVerifier also has a time
+limit of its own, and abstains when `ask` raises.
 """
 from __future__ import annotations
 

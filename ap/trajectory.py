@@ -49,7 +49,8 @@ class Trajectory:
     outcome: str = ""  # submitted | turn_limit | token_limit | unusable
     problem: Problem | None = None  # set when outcome is "submitted"
     valid: bool = False  # V(q)
-    reason: str = ""  # why V(q) = 0, or "valid"
+    reason: str = ""  # why V(q) = 0, or "valid", or "could not judge"
+    abstained: tuple[str, ...] = ()  # why judges gave no vote
     pass_rate: float = 0.0  # rho(q)
     reward: float = 0.0  # r_T
     advantage: float = 0.0  # A_E(i), for the report
@@ -62,6 +63,7 @@ class Trajectory:
         record = dict(record)
         record["turns"] = [Turn(**turn) for turn in record["turns"]]
         record["skills"] = tuple(record["skills"])
+        record["abstained"] = tuple(record.get("abstained", ()))
         if record["problem"] is not None:
             problem = dict(record["problem"])
             problem["skills"] = tuple(problem["skills"])

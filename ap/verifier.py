@@ -1,16 +1,20 @@
 """Verifier: is a submitted problem valid? V(q) from a committee of three, a second auditor and a program check.
 
 Three outcomes are kept apart: valid, invalid (with a named reason), and "could not judge". An abstention or an unusable
-verdict is never a vote. In the miniature the verifiers are programs that always return, so they are simply called;
-a model or an endpoint that plays a verifier brings its own time limit and abstains when it runs out.
+verdict is never a vote, and is counted. *Choice*: what could not be judged earns nothing, since nobody vouches for it.
+
+A judge that is a model or an endpoint (ChatVerifier) is asked under a time limit; when it hangs or raises, it abstains.
+*Choice*: our own programs (ProgramVerifier, ProgramCheck) always return, so they are simply called, and what they raise
+propagates: that is a mistake of ours, which an abstention would hide.
 """
 from __future__ import annotations
 
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Iterable, Sequence
 
 from ap.roles import Verifier
@@ -40,6 +44,12 @@ class Judgement:
     valid: bool  # V(q)
     answer: str | None  # that the committee agreed on, where it did
     reason: str  # "valid", "could not judge", or a short name of what is wrong, which logs can count
+    abstained: tuple[str, ...] = ()  # why, of every verifier, auditor or check that was asked and gave no vote
+
+    @property
+    def outcome(self) -> str:
+        """One of the three: "valid", "invalid", "could not judge"."""
+        return self.reason if self.reason in (VALID, COULD_NOT_JUDGE) else "invalid"
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -81,14 +91,21 @@ class Committee:
 
     def judge(self, problem: Problem, trace: str = "", known: Set[str] = frozenset()) -> Judgement:
         """V(q). trace: the proposer's whole episode as text. known: canonical forms that do not count again."""
-        verdicts = [verifier.verify(problem, trace) for verifier in self.verifiers]
-        answer, reason = self._vote(problem, trace, verdicts)
-        if reason == VALID:
-            reason = self._check(problem, trace, answer, known)
-        return Judgement(reason == VALID, answer, reason)
+        asked: list[Verdict] = []
 
-    def _vote(self, problem: Problem, trace: str, verdicts: Sequence[Verdict]) -> tuple[str | None, str]:
+        def ask(verifier: Verifier) -> Verdict:
+            asked.append(verifier.verify(problem, trace))
+            return asked[-1]
+
+        answer, reason = self._vote(ask)
+        if reason == VALID:
+            reason = self._check(ask, problem, answer, known)
+        abstained = tuple(verdict.reason or "abstained" for verdict in asked if verdict.vote is None)
+        return Judgement(reason == VALID, answer, reason, abstained)
+
+    def _vote(self, ask: Callable[[Verifier], Verdict]) -> tuple[str | None, str]:
         """Conditions 1 to 3: (answer, reason)."""
+        verdicts = [ask(verifier) for verifier in self.verifiers]
         against = [verdict for verdict in verdicts if verdict.vote == 0]
         answers = [verdict.answer for verdict in verdicts if verdict.vote == 1 and verdict.answer is not None]
         if len(against) >= 2:
@@ -100,7 +117,7 @@ class Committee:
             return None, _commonest(blocking)
         if all(same_answer(answer, answers[0]) for answer in answers[1:]):
             return answers[0], VALID
-        audit = self.auditor.verify(problem, trace)
+        audit = ask(self.auditor)
         if audit.vote is None:
             return None, COULD_NOT_JUDGE
         if audit.reason in BLOCKING:
@@ -111,10 +128,10 @@ class Committee:
                 return sided[0], VALID
         return None, "disagreement"
 
-    def _check(self, problem: Problem, trace: str, answer: str, known: Set[str]) -> str:
+    def _check(self, ask: Callable[[Verifier], Verdict], problem: Problem, answer: str, known: Set[str]) -> str:
         """Conditions 4 to 6: "valid" or the reason against."""
         if self.program_check is not None:
-            checked = self.program_check.verify(problem, trace)
+            checked = ask(self.program_check)
             if checked.vote is None:
                 return COULD_NOT_JUDGE
             if checked.vote == 0:
@@ -177,30 +194,52 @@ Problem:
 {question}"""
 
 
+MAX_UNANSWERED = 4  # calls of one judge that hang at the same time, before it is no longer asked
+
+
 @dataclass(frozen=True)
 class ChatVerifier:
     """A language model as verifier or auditor. `ask`: prompt -> reply, of a local checkpoint or of an endpoint.
 
-    `ask` raises TimeoutError or OSError when the model cannot be reached in time; that is an abstention, and so is a
-    reply that holds no usable record.
+    It abstains when `ask` takes longer than `seconds` ("no reply"), when it raises ("judge failed"), and when its reply
+    holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so a call that hangs is left
+    behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once. So one judge delays a whole
+    step by MAX_UNANSWERED * seconds at most.
     """
 
     ask: Callable[[str], str]
+    seconds: float = 120.0
+    unanswered: list[threading.Thread] = field(default_factory=list, compare=False, repr=False)
 
     def verify(self, problem: Problem, trace: str = "") -> Verdict:
         reasons = ", ".join(["valid", "wrong", *sorted(BLOCKING)])
-        try:
-            return read_verdict(self.ask(REQUEST.format(reasons=reasons, trace=trace, question=problem.question)))
-        except (TimeoutError, OSError):
+        prompt = REQUEST.format(reasons=reasons, trace=trace, question=problem.question)
+        self.unanswered[:] = [thread for thread in self.unanswered if thread.is_alive()]
+        if len(self.unanswered) >= MAX_UNANSWERED:
             return Verdict(None, None, "no reply")
+        verdicts: list[Verdict] = []
+        thread = threading.Thread(target=lambda: verdicts.append(self._asked(prompt)), daemon=True)
+        thread.start()
+        thread.join(self.seconds)
+        if not verdicts:
+            self.unanswered.append(thread)
+        return verdicts[0] if verdicts else Verdict(None, None, "no reply")
+
+    def _asked(self, prompt: str) -> Verdict:
+        try:
+            return read_verdict(self.ask(prompt))
+        except TimeoutError:
+            return Verdict(None, None, "no reply")
+        except Exception:  # whatever a client of an endpoint may raise
+            return Verdict(None, None, "judge failed")
 
 
 def read_verdict(reply: str) -> Verdict:
     """The last JSON record {valid, answer, reason} in a reply. Never raises: without one it is an abstention."""
-    for text in reversed(re.findall(r"\{[^{}]*\}", reply)):
+    for text in reversed(re.findall(r"\{[^{}]*\}", reply if isinstance(reply, str) else "")):
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second from brackets that are nested deeply
             continue
         if isinstance(record, dict) and isinstance(record.get("valid"), bool):
             answer = record.get("answer")

@@ -37,7 +37,8 @@ class World:
         self.library, modules = open_library(config)
         scripts = [skill.scripts for skill in self.library.values() if skill.scripts.is_dir()]
         self.sandbox = Sandbox(
-            [*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=(*domain.PRELOAD, *modules))
+            [*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=(*domain.PRELOAD, *modules),
+            allow_unsafe=config.allow_unsafe_exec)
         self.env = Env(domain, self.library, self.sandbox, config)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)

@@ -1,195 +1,70 @@
-"""answers.py: a table of labelled pairs, extraction, and what a hostile or broken answer may not do."""
+"""answers.py: the labelled pairs, extraction, every convention, and what a hostile or broken answer may not do."""
+import json
 import random
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
 from ap.answers import extract_answer, match_answer
 
-EQUAL = r"""
-5 | 5
-5 | 5.
-+5 | 5
--5 | −5
-007 | 7
-073 | 73
-5 | 5.0
-6/8 | 3/4
-0.50 | 1/2
-.5 | 1/2
-1e3 | 1000
-2.5e-1 | 1/4
-25% | 1/4
-25\% | 0.25
-1,234 | 1234
-1{,}234 | 1234
-1\,234\,567 | 1234567
-12 345 | 12345
-1,234.5 | 1234.5
-\frac{3}{4} | 0.75
-\dfrac{3}{4} | 3/4
-\frac34 | 3/4
-\frac1{4} | 0.25
--\frac{1}{2} | -0.5
-\frac{-1}{2} | -1/2
-1 1/2 | 3/2
-1\frac{1}{2} | 1.5
--2\frac{1}{4} | -9/4
-1½ | 3/2
-¾ | 0.75
-2^{10} | 1024
-2^10 | 1024
-2**10 | 1024
-10² | 100
-2^{-1} | 1/2
--2^2 | -4
-2^{3^2} | 512
-8^{1/3} | 2
-2+3\cdot 4 | 14
-(2+3)\times 4 | 20
-2(3+4) | 14
-7 ÷ 2 | 3.5
-\sqrt{16} | 4
-\sqrt{8} | 2\sqrt{2}
-\sqrt2 | √2
-sqrt(2)/2 | \frac{1}{\sqrt{2}}
-\sqrt{\frac{1}{2}} | \frac{\sqrt{2}}{2}
-\sqrt[3]{16} | 2\sqrt[3]{2}
-\sqrt{3+2\sqrt{2}} | 1+\sqrt{2}
-(1+\sqrt{2})^2 | 3+2\sqrt{2}
-\frac{1}{\sqrt{3}-\sqrt{2}} | \sqrt{3}+\sqrt{2}
-2\pi | 2π
-\frac{\pi}{2} | pi/2
-3\pi+\pi | 4\pi
-x=5 | 5
-$x = 5$ | 5
-5 | $5$
-\left( 1, 2 \right) | (1,2)
-(0.5, 1) | (1/2, 1)
-\{1,2,3\} | \{3,1,2\}
-1, 2 | 2,1
-\{1,2\} | 2, 1
-\{100,200\} | \{200, 100\}
-[0, \infty) | [0,∞)
-(-\infty, 2] | (-∞, 2]
-\emptyset | \{\}
-5 cm | 5
-5\text{ cm} | 5 cm
-5 meters | 5 meter
-90^\circ | 90
-90° | 90 degrees
-\$5 | 5
-(B) | B
-B. | B
-\text{B} | B
-b | B
-B) 15 | B
-(B) 15 cm | b
-Yes. | yes
-\text{Even} | even
-a^2+b | a^2+b
-１２ | 12
-"""
-
-DIFFERENT = r"""
-5 | 6
-5 | -5
-1/3 | 0.333333
-0.33333333333333333333 | 1/3
-\sqrt{2} | 1.41421356237309504880168872420969807
-\pi | 3.14159
-\pi | 22/7
-25% | 25
-0.25 | 25
-1000 | 1,00
-1 1/2 | 11/2
-2\frac{1}{2} | 1
-3,14 | 3.14
--2^2 | 4
-10² | 102
-10^{-400} | 0
-\sqrt{2}\cdot 10^{-200} | \sqrt{3}\cdot 10^{-200}
-100000000000000000000 | 100000000000000000001
-(1,2) | (2,1)
-(1,2) | [1,2]
-[1,2) | [1,2]
-(1,2) | \{1,2\}
-\{1,2\} | \{1,2,3\}
-1, 2 | 1
-1, 1, 2 | 1, 2, 2
-5 cm | 5 m
-5 cm^2 | 5 cm
-5 ms | 5\text{ m}
-5 dollars | 5 km
-x=5 | y=5
-B | C
-B) 15 | C
-B | 2
-yes | no
-yes | 1
-\infty | -\infty
-\sqrt{2} | \sqrt{3}
-\sqrt{2}+\sqrt{3} | \sqrt{5}
-3\pi | 3
-"""
-
-UNPARSED = r"""
-3 or 4 | 3
-3 or 4 | 4
-\pm 3 | 3
-about 5 | 5
-5=5 | 5
-x=x | 5
-x=3, x=4 | 3
-x>3 | 3
-≈3 | 3
-A or B | A
-A, B | A
-(B) or (C) | B
-B) not C | B
-2 3 | 6
-2\frac{3}{2} | 3
-1/2\pi | \pi/2
-\sqrt23 | \sqrt{23}
-\frac123 | 1/23
-101_2 | 101
-101₂ | 5
-5 +  | 5
-(5 | 5
-5) | 5
-1/0 | 0
-0^0 | 1
-\sqrt{-1} | i
-(-8)^{1/3} | -2
-5! | 120
-5m | 5
-1e99999999 | 1
-2^{99999999} | 2
-9^{9^{9}} | 387420489
-__import__('os').getcwd() | 1
-exec("1") | 1
-5 # comment | 5
-"""
+PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text("utf-8").splitlines()]
 
 
 def pairs(table: str) -> list[tuple[str, str]]:
     return [tuple(part.strip() for part in line.split(" | ")) for line in table.strip().split("\n")]
 
 
-TABLES = {"equal": EQUAL, "different": DIFFERENT, "unparsed": UNPARSED}
+# ---------------------------------------------------------------- the labelled set
 
 
-@pytest.mark.parametrize("status, a, b", [(status, *pair) for status in TABLES for pair in pairs(TABLES[status])])
-def test_labelled_pairs_both_ways(status, a, b):
-    assert match_answer(a, b).status == status, match_answer(a, b)
-    assert match_answer(a, b) == match_answer(b, a)
+def test_labelled_pairs():
+    """Labelled by the conventions in the docstring of answers.py. A false "equal" is worse than a false "different"."""
+    found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
+    wrong = [(pair, match) for pair, match in zip(PAIRS, found) if match.equal != pair["equal"]]
+    for pair, match in wrong:
+        print(pair["kind"], "|", pair["prediction"], "|", pair["gold"], "|", pair["equal"], match)
+    said = [pair["equal"] for pair, match in zip(PAIRS, found) if match.equal]
+    true = [match.equal for pair, match in zip(PAIRS, found) if pair["equal"]]
+    assert len(PAIRS) >= 400 and 0.3 < len(true) / len(PAIRS) < 0.7
+    assert 1 - len(wrong) / len(PAIRS) >= 0.985 and sum(said) / len(said) >= 0.995 and sum(true) / len(true) >= 0.97
 
 
-def test_empty_is_never_equal():
-    for a, b in [("", ""), (None, None), (" ", " "), ("", "5"), (None, "5"), ("$", "$"), ("\\left", "\\right")]:
+def test_symmetric_and_equal_to_itself():
+    for pair in PAIRS:
+        prediction, gold = pair["prediction"], pair["gold"]
+        assert match_answer(prediction, gold) == match_answer(gold, prediction), pair
+        assert match_answer(gold, gold).equal or gold in ("", "?"), pair
+
+
+def test_speed():
+    """Of this thread's own work, so that a busy machine does not fail it: p50 1 ms, p99 50 ms, worst 1 s."""
+    times = []
+    for pair in PAIRS:
+        start = time.thread_time()
+        match_answer(pair["prediction"], pair["gold"])
+        times.append(time.thread_time() - start)
+    times.sort()
+    assert times[len(times) // 2] <= 0.001 and times[int(len(times) * 0.99)] <= 0.05 and times[-1] <= 1.0
+
+
+def test_three_outcomes():
+    """Equal, different, could not parse: a wrong answer and an unreadable one are never the same number."""
+    assert match_answer("3/4", "0.75").status == "equal"
+    assert match_answer("3/4", "0.7").status == "different"
+    for text in ("", None, " ", "$", "\\left", "5 +", "(5", "1/0", "0^0", "\\sqrt23", "\\frac123", "1/2\\pi",
+                 "2\\frac{3}{2}", "(-8)^{1/3}", "x = x", "5 = 5", "1 = 2", "x = 3 = 4", "9^{9^{9}}", "2^{99999999}",
+                 "1e99999999", "about 5", "\\boxed{5", "n!!",
+                 "1<x>0", "\\int x", "5 # comment", "__import__('os').getcwd()"):
+        assert match_answer(text, "5").status == "unparsed", (text, match_answer(text, "5"))
+    for a, b in (("", ""), (None, None), ("$", "$"), ("\\boxed{}", "\\boxed{}")):
         assert match_answer(a, b).status == "unparsed"
+    assert match_answer("x = x", " x  = x").equal  # the same text, whatever it says
+
+
+# ---------------------------------------------------------------- extraction
 
 
 @pytest.mark.parametrize("text, answer", [
@@ -198,12 +73,102 @@ def test_empty_is_never_equal():
     (r"\boxed{\boxed{3}}", "3"), (r"\fbox{9}", "9"), (r"\boxed {4}", "4"), (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
     (r"\boxed{5} and then \boxed{6", "5"), (r"{ \boxed{5}", "5"), (r"\boxed{}", None), (r"Answer: 3 \boxed{4}", "4"),
     ("work\nAnswer: 12\n", "12"), ("**Final answer:** 12", "12"), ("The answer is: 12", "12"),
-    ("Answer: 1\nAnswer: 2", "2"),
+    ("Answer: 1\nAnswer: 2", "2"), ("The answer is 1. The answer is 2.", "2"), ("Final answer:\n\n12", "12"),
+    ("so the answer is 12. It is even.", "12"),
     ("#### 72", "72"), ("it is 5", None), ("", None), ("the answer: is somewhere\nelse", "is somewhere"),
-    (r"\boxed{5", None),
+    (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
+    ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
 ])
 def test_extract_answer(text, answer):
     assert extract_answer(text) == answer
+
+
+def test_a_whole_text_that_can_be_read_is_the_answer():
+    """Only what cannot be read is searched for its last formula, and not where its line hedges."""
+    assert match_answer("$3$, $4$", "4").status == "different"
+    assert match_answer("We conclude that $x = 4$.", "4").equal
+    assert not match_answer("We conclude that $x = 3$ or $4$.", "4").equal
+
+
+# ---------------------------------------------------------------- conventions
+
+EQUAL = r"""
+6/8 | 3/4
+25% | 1/4
+1 1/2 | 3/2
+e^{i\pi} | -1
+1,234 | 1{,}234
+1\,234 | 1 234
+2 million | 2000000
+\frac{x^2-1}{x-1} | x+1
+2x+2y=6 | 3-x=y
+-2x<-6 | x>3
+f(x)=x+1 | x+1
+x \in [1,2) | 1 \le x < 2
+x=\frac{2}{4}=0.5 | 1/2
+x=1, y=2 | (1,2)
+\pm 3 | \{-3, 3\}
+1 or 2 | 2, 1
+\langle 1,2\rangle | (1, 2)
+\begin{pmatrix}1&2\\3&4\end{pmatrix} | [[1,2],[3,4]]
+5 cm | 5
+5 m | 5
+6 in | 6
+5m | m \cdot 5
+5m | 5\text{ m}
+15 apples | 15
+3 PM | 15:00
+4 July 1776 | July 4th, 1776
+4:6 | 2:3
+B) 15 | \text{b}
+A, C | C, A
+Twelve | 12
+No Solution. | no solution
+\log 8/\log 2 | 3
+n!/n | (n-1)!
+(-1)^n | \cos(n\pi)
+1011_2 | 11
+0.1\overline{6} | 1/6
+x \equiv 3 \pmod 7 | 3 \pmod{7}
+"""
+DIFFERENT = r"""
+0.333333333333333333333333333333333333333333 | 1/3
+1.41421356237309504880168872420969807856967187537694807317667973799 | \sqrt{2}
+25 | 25%
+3,14 | 3.14
+\sqrt{x^2} | x
+x=5 | y=5
+f(x)=x+1 | x-1
+2x=10 | 5
+\{1,2\} | 1
+(1,2) | \{1,2\}
+[1,2) | [1,2]
+\begin{pmatrix}1\\2\end{pmatrix} | (1,2)
+5 cm | 5 m
+5 m | 500 cm
+5m | 5
+6 ft | 6 in
+5 n | 5
+\angle A = 5 | \angle B = 5
+no | on
+5 five | 5
+15 apples | 15 pears
+3 PM | 3 AM
+A, B | A
+n | N
+\log 100 | 2
+\sqrt{2}\cdot 10^{-200} | \sqrt{3}\cdot 10^{-200}
+\sqrt{2}+10^{-340} | \sqrt{2}
+100! + 1 | 100!
+1011_2 | 1011_3
+\frac{\sqrt{3}}{4} s^2 | \frac{\sqrt{3}}{4}
+"""
+
+
+@pytest.mark.parametrize("equal, a, b", [(True, *p) for p in pairs(EQUAL)] + [(False, *p) for p in pairs(DIFFERENT)])
+def test_conventions(equal, a, b):
+    assert match_answer(a, b).equal == equal, match_answer(a, b)
+    assert match_answer(a, b) == match_answer(b, a)
 
 
 def test_fractions_against_python():
@@ -231,58 +196,75 @@ def test_fractions_against_python():
         assert not match_answer(text, f"{value.numerator + value.denominator}/{value.denominator}").equal
 
 
-SIGNS = "0123456789+-*/^(){}[],.% \\ebxAfracsqrtpi$=½²π∞"
+def test_polynomials_against_sympy():
+    """A second route for variables: products of random polynomials, and what sympy expands them to."""
+    import sympy
+
+    rng, x, y = random.Random(1), *sympy.symbols("x y")
+    for _ in range(30):
+        factors = [sum(rng.randint(-5, 5) * x**i * y**j for i in range(3) for j in range(2)) + 7 for _ in range(2)]
+        product = "*".join(f"({factor})" for factor in factors)
+        expanded = sympy.expand(factors[0] * factors[1])
+        assert match_answer(product, str(expanded)).equal and match_answer(product, sympy.latex(expanded)).equal
+        assert not match_answer(product, str(expanded + x * y)).equal
 
 
-def random_text(rng: random.Random, max_size: int) -> str:
-    """Half ASCII with its control characters, half from all of Unicode but the surrogates."""
-    whole = (range(128), range(128), range(128, 0xD800), range(0xE000, 0x110000))
-    return "".join(chr(rng.choice(rng.choice(whole))) for _ in range(rng.randint(0, max_size)))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_garbage_never_raises_and_order_does_not_matter(seed):
-    rng = random.Random(seed)
-    for _ in range(100):
-        text = rng.choice([random_text(rng, 60), "".join(rng.choices(SIGNS, k=rng.randint(0, 40)))])
-        gold = rng.choice(["5", "B", "(1,2)", "yes"])
-        extract_answer(text), extract_answer(f"\\boxed{{{text}")
-        assert match_answer(text, gold) == match_answer(gold, text), text
-        assert match_answer(text, text).status in ("equal", "unparsed"), text
-
+# ---------------------------------------------------------------- hostile text
 
 HOSTILE = [
     "9**9**9", "9^{9^{9^9}}", "(" * 9000 + "5" + ")" * 9000, "{" * 4000, "-" * 9000 + "5", "2^" * 3000 + "2",
-    "\\sqrt" * 1500 + "{2}",
-    "\\sqrt{" * 40 + "2" + "}" * 40, "\\frac{1}{" * 900 + "2" + "}" * 900, "1" * 9999, "0." + "3" * 9000,
-    "*".join(["10^{9999}"] * 900),
-    "+".join(["\\sqrt{2}"] * 900), "+".join(f"\\sqrt{{{n}}}" for n in range(2, 90)),
-    "*".join(f"(1+\\sqrt{{{n}}})" for n in range(2, 60)),
+    "\\sqrt" * 1500 + "{2}", "\\sqrt{" * 40 + "2" + "}" * 40, "\\frac{1}{" * 900 + "2" + "}" * 900, "1" * 9999,
+    "0." + "3" * 9000, "*".join(["10^{9999}"] * 900), "+".join(["\\sqrt{2}"] * 900), "x^{" * 900 + "2" + "}" * 900,
+    "+".join(f"\\sqrt{{{n}}}" for n in range(2, 90)), "*".join(f"(1+\\sqrt{{{n}}})" for n in range(2, 60)),
     "(((1+\\sqrt{2})^{100})^{100})^{100}", "\\sqrt{" + "7" * 400 + "}", "\\sqrt[99999]{2}", "1/" * 4000 + "1",
-    "1," * 4000 + "1", "5 " * 4000,
-    "{" + ",".join(f"\\sqrt{{{n}}}" for n in range(2, 200)) + "}", "%" * 5000, "5" + "%" * 5000, "x=" * 4000,
-    "a " * 4000, "5" * 10**6, "A." * 4000,
-    " " * 5000 + "cm", "\\text{" * 1500, "1 000" * 1500, "^{\\circ" * 1000,
-    ",".join(map(str, range(1000, 3000))), ",".join(map(str, range(2999, 999, -1))),
+    "1," * 4000 + "1", "5 " * 4000, "{" + ",".join(f"\\sqrt{{{n}}}" for n in range(2, 200)) + "}", "%" * 5000,
+    "5" + "%" * 5000, "x=" * 4000, "a " * 4000, "5" * 10**6, "A." * 4000, " " * 5000 + "cm", "\\text{" * 1500,
+    "1 000" * 1500, "^{\\circ" * 1000, ",".join(map(str, range(1000, 3000))), ",".join(map(str, range(2999, 999, -1))),
+    "(((((9!)!)!)!)!)", "9" + "!" * 5000, "100000!", "\\binom{9999}{5000}", "(x+1)^{9999}", "((x+1)^{99})^{99}",
+    "e^{e^{e^{e^{e^{10}}}}}", "\\sin(10^{9000})", "\\ln(10^{9000})", "\\lfloor \\pi \\cdot 10^{3000} \\rfloor",
+    "+".join(f"\\sin({n})" for n in range(1000)), "+".join(f"1/{n}" for n in range(1, 1500)), "\\pi^{99999}",
+    "+".join(f"\\frac{{1}}{{x+{n}}}" for n in range(500)), "*".join(f"(x+{n})" for n in range(900)), "\\pm 1" * 2000,
+    "|x|" * 3000, "\\begin{pmatrix}" * 400, "\\begin{pmatrix}" + "1&" * 4000 + "1\\end{pmatrix}", "x<" * 3000 + "1",
+    "[1,2]\\cup" * 1000 + "[1,2]", "answer is " * 1000, "$" * 9999, "\\(" * 30_000, "cm " * 3000, "5 " + "kg m " * 1500,
+    "1:" * 4000 + "1", "0.\\overline{" + "1" * 5000 + "}", "a_" * 4000, "½" * 5000, "²" * 9000, "1 or " * 3000 + "1",
+    "B) " + "a " * 4000, "\\{x|" * 2000, "f(x)=" * 2000, "Area " * 2000 + "= 5", "aaaa" * 2000 + "= 5",
+    "5 " + "apples " * 1400,
+    "\\sin " * 2000 + "x", "\u2063" * 9000, "\\text{a}" * 1200,
 ]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_answers_are_fast(text):
-    start = time.perf_counter()
-    for gold in ("5", "\\sqrt{2}+\\sqrt{3}", text + "+1", text.replace("2", "3")):
+    for gold in ("5", "\\sqrt{2}+\\sqrt{3}", "x^2+1", text + "+1", text.replace("2", "3")):
+        start = time.thread_time()
         match_answer(text, gold)
-    extract_answer("\\boxed{" + text + "}"), extract_answer("\\boxed{" * 5000 + text)
-    assert time.perf_counter() - start < 4.0
+        assert time.thread_time() - start < 1.0
+    start = time.thread_time()
+    extract_answer(text), extract_answer("\\boxed{" + text + "}"), extract_answer("\\boxed{" * 5000 + text)
+    assert time.thread_time() - start < 1.0
+
+
+def test_nothing_is_evaluated(monkeypatch):
+    """Were the text of an answer evaluated anywhere, one of these would be called."""
+    import builtins
+
+    import sympy
+
+    def forbidden(*_, **__):
+        raise AssertionError("an answer was evaluated")
+
+    for module, name in ((builtins, "eval"), (builtins, "exec"), (sympy, "sympify"), (sympy, "parse_expr")):
+        monkeypatch.setattr(module, name, forbidden)
+    for pair in PAIRS:
+        match_answer(pair["prediction"], pair["gold"])
 
 
 def test_threads_agree():
     """No signals and no shared state: the same verdicts from eight threads at once."""
-    table = pairs(EQUAL) + pairs(DIFFERENT)
-    expected, found = [match_answer(a, b) for a, b in table], {}
+    expected, found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS], {}
 
     def work(name: int) -> None:
-        found[name] = [match_answer(a, b) for a, b in table]
+        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:

@@ -1,7 +1,10 @@
 """The environment: what each action does to the draft, the skills and the stage, and how an episode ends."""
+import dataclasses
+
 import pytest
 
 from ap.chat import tool_call
+from ap.config import UserError
 from ap.domains import mini
 from ap.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
 from ap.rewards import process_reward
@@ -165,6 +168,22 @@ def test_draft_and_exec_in_one_message(make_env):
 def test_the_same_program_on_another_draft_is_no_repetition(make_env):
     _, steps = play(make_env(), draft(FRACTION), CHECK_IT, draft(SOUND), CHECK_IT, CHECK_IT)
     assert [facts["repeated"] for action, _, facts, _ in steps if action == "exec"] == [False, False, True]
+
+
+def test_only_the_setting_allows_the_unsafe_sandbox(tiny, monkeypatch):
+    import ap.world
+    asked = []
+
+    class Refuses:
+        def __init__(self, *_, allow_unsafe, **__):
+            asked.append(allow_unsafe)
+            raise UserError
+
+    monkeypatch.setattr(ap.world, "Sandbox", Refuses)
+    for setting in (False, True):
+        with pytest.raises(UserError):
+            ap.world.World(dataclasses.replace(tiny, allow_unsafe_exec=setting))
+    assert asked == [False, True]
 
 
 def test_in_the_real_sandbox(world):

@@ -93,6 +93,21 @@ def test_what_was_cut_is_never_counted_as_wrong(judged):
         "outcome/turn_limit": 1 / 8}
 
 
+def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
+    """It earns nothing, is counted by its own name, and the votes that were withheld are counted by their reasons."""
+    class Undecided:
+        def judge(self, problem, trace, known):
+            return Judgement(False, None, "could not judge", ("no reply", "judge failed", "no reply"))
+
+    trajectories = [episode("submitted", "q", "1"), episode("token_limit")]
+    judge(trajectories, TOKENIZER, Undecided(), FakeProber({}), set(), CONFIG, "key")
+    metrics = summary(trajectories)
+    assert (trajectories[0].reason, trajectories[0].reward, trajectories[1].abstained) == ("could not judge", 0.0, ())
+    assert {name: value for name, value in metrics.items() if name.startswith(("verdict/", "abstained/"))} == {
+        "verdict/could not judge": 1 / 2, "abstained/no reply": 2 / 2, "abstained/judge failed": 1 / 2}
+    assert Trajectory.from_dict(trajectories[0].to_dict()) == trajectories[0]
+
+
 def test_the_prober_sees_valid_problems_only(judged):
     """Its seeds are a problem's group and place in it: they do not depend on who else was valid, or on the rank."""
     trajectories, _, prober = judged

@@ -1,14 +1,16 @@
-"""Each property of the sandbox as an attack, or as a benign program that must not be harmed."""
+"""Benign programs that must not be harmed, what a result says, and the server's life. Attacks: test_attacks.py."""
+import hashlib
 import os
 import signal
-import socket
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 from ap.config import UserError
-from ap.sandbox import NOTICE, Sandbox
+from ap.sandbox import NOTICE, TIERS, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -19,33 +21,14 @@ def paths(tmp_path_factory):
     return [folder]
 
 
-@pytest.fixture(scope="module", params=["namespaces", "rlimits"])
+@pytest.fixture(scope="module", params=TIERS)
 def box(request, paths):
-    with Sandbox(paths, preload=("tool",), namespaces=request.param == "namespaces") as sandbox:
-        tier = sandbox.report()["tier"]
-        if tier != request.param:
-            pytest.skip("no user namespaces here")
-        sandbox.tier = tier
+    try:
+        sandbox = Sandbox(paths, preload=("tool",), tier=request.param, allow_unsafe=True)
+    except UserError:
+        pytest.skip(f"the tier {request.param} does not work here")
+    with sandbox:
         yield sandbox
-
-
-@pytest.fixture
-def jail(box):
-    if box.tier != "namespaces":
-        pytest.skip("does not hold in this tier")
-    return box
-
-
-def marked(marker: str) -> list[int]:
-    """Processes of this machine whose name (prctl PR_SET_NAME) is `marker`."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if open(f"/proc/{pid}/comm").read().strip() == marker:
-                found.append(int(pid))
-        except OSError:
-            pass
-    return found
 
 
 # ------------------------------------------------------------------------------------------------ benign programs
@@ -64,6 +47,41 @@ def marked(marker: str) -> list[int]:
     ("import pickle\nclass Q: pass\nprint(type(pickle.loads(pickle.dumps(Q()))).__name__)", "Q\n"),
     ("print(open('/dev/null').read() == '')", "True\n"),
     ("", ""),
+    ("from fractions import Fraction as F; from decimal import Decimal as D\n"
+     "print(F(1, 3) + F(1, 6), D('0.1') + D('0.2'))",
+     "1/2 0.3\n"),
+    ("import typing\ndef f(a: int) -> list[str]: ...\nprint(typing.get_type_hints(f), f.__annotations__['a'])",
+     "{'a': <class 'int'>, 'return': list[str]} <class 'int'>\n"),  # no `from __future__` of ours
+    ("from typing import NamedTuple\nclass P(NamedTuple):\n    x: int = 1\nprint(P())", "P(x=1)\n"),
+    ("import enum, collections, itertools, functools, heapq, bisect, re, json, math, statistics\n"
+     "print(json.dumps(collections.Counter('aab')), math.comb(5, 2), statistics.mean([1, 2]))",
+     '{"a": 2, "b": 1} 10 1.5\n'),
+    ("import asyncio\nasync def f():\n    await asyncio.sleep(0.01)\n    return 3\nprint(asyncio.run(f()))", "3\n"),
+    ("from concurrent.futures import ThreadPoolExecutor as T\nwith T(4) as t: print(list(t.map(abs, [-1, 2])))",
+     "[1, 2]\n"),
+    ("import threading, sys\nsys.setrecursionlimit(10**6); threading.stack_size(1 << 27)\n"
+     "def f(n): return n and 1 + f(n - 1)\nt = threading.Thread(target=lambda: print(f(50000))); t.start(); t.join()",
+     "50000\n"),
+    ("import signal\ndef f(*_): raise TimeoutError\nsignal.signal(signal.SIGALRM, f)\n"
+     "try:\n    signal.setitimer(0, 0.02)\n    while True: pass\nexcept TimeoutError: print('alarm')", "alarm\n"),
+    ("import shutil\nopen('a', 'w').write('x'); shutil.copyfile('a', 'b'); shutil.move('b', 'c')\n"
+     "print(open('c').read())", "x\n"),
+    ("import os, pathlib\np = pathlib.Path('d/e'); p.mkdir(parents=True); (p / 'f').write_text('x')\n"
+     "os.symlink('d/e/f', 'l'); os.replace('d/e/f', 'd/g'); print(list(os.walk('.'))[1])", "('./d', ['e'], ['g'])\n"),
+    ("import datetime, time, zoneinfo, os, secrets, uuid, hashlib, platform, locale\n"
+     "print(len(os.urandom(4) + secrets.token_bytes(4)), uuid.uuid4().version, "
+     "datetime.date(2024, 2, 29).isoformat(), platform.system(), len(open('/dev/urandom', 'rb', 0).read(3)))",
+     "8 4 2024-02-29 Linux 3\n"),
+    ("import numpy as np\nprint(np.linalg.solve([[2., 0], [0, 4]], [2, 4]), np.fft.fft([1, 1])[0].real)",
+     "[1. 1.] 2.0\n"),
+    ("from sympy import *\nx = symbols('x')\nprint(integrate(sin(x)**2, (x, 0, pi)), simplify(sin(x)**2 + cos(x)**2),"
+     " factorint(360), Matrix([[1, 2], [3, 4]]).det(), limit(sin(x)/x, x, 0))", "pi/2 1 {2: 3, 3: 2, 5: 1} -2 1\n"),
+    ("import mpmath; mpmath.mp.dps = 30; print(mpmath.zeta(3))", "1.20205690315959428539973816151\n"),
+    ("import os, __main__\nprint(os.path.basename(__file__), __main__.os is os)", "main.py True\n"),
+    ("import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as s: print('in')\n"
+     "print(repr(s.getvalue()))",
+     "'in\\n'\n"),
+    ("import os; print(os.cpu_count() > 0, os.getcwd() != '/', os.getpid() > 1)", "True True True\n"),
 ])
 def test_benign(box, code, stdout):
     result = box.run(code)
@@ -85,12 +103,23 @@ def test_benign(box, code, stdout):
     ("import late; late.missing", "error", 1, "AttributeError"),
     ("import os, sys; sys.stdout.close(); os.close(1)", "ok", 0, ""),
     ("import ctypes; ctypes.string_at(0)", "killed", -11, ""),
+    ("import os; os.kill(os.getpid(), 9)", "killed", -9, ""),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "killed", -15, ""),
+    ("import os; os.abort()", "killed", -6, ""),
+    ("import sys; sys.exit(255)", "error", 255, ""),
+    ("import sys; sys.exit(87)", "error", 87, ""),
+    ("raise MemoryError", "memory", 1, "MemoryError"),
+    ("raise OSError(28, 'full')", "disk", 1, "full"),
+    ("assert 1 == 2, 'unequal'", "error", 1, "AssertionError: unequal"),
 ])
 def test_ends(box, code, status, exit_code, stderr):
     result = box.run(code)
     assert (result.status, result.exit_code) == (status, exit_code)
+    assert result.signal == (-exit_code if status == "killed" else 0)
+    assert (result.memory_limit, result.disk_limit) == (status == "memory", status == "disk")
+    assert not result.timed_out and not result.output_limit
     assert stderr in result.stderr if stderr else not result.stderr
-    assert "sandbox.py" not in result.stderr  # tracebacks show the program's frames only
+    assert "jail.py" not in result.stderr  # tracebacks show the program's frames only
 
 
 def test_traceback_shows_the_line(box):
@@ -103,7 +132,38 @@ def test_stdin(box):
     assert box.run(code, stdin="é\nb\n1\n2\n").stdout == "é\nb\n[1, 2]\n"
     assert box.run("open(0).read() == '' and print('empty')").stdout == "empty\n"
     assert box.run("import sys; print(len(sys.stdin.buffer.read()))", stdin="x" * 3_000_000).stdout == "3000000\n"
-    assert box.run("print('unread')", stdin="x" * 3_000_000).status == "ok"
+    assert box.run("print('unread')", stdin="x" * 20_000_000).status == "ok"
+
+
+@pytest.mark.parametrize("code", [
+    "import sys; text = sys.stdin.read()",
+    "import sys; text = ''.join(sys.stdin)",
+    "import sys; text = ''.join(iter(sys.stdin.readline, ''))",
+    "import sys; text = ''.join(sys.stdin.readlines())",
+    "import sys; text = sys.stdin.buffer.read().decode()",
+    "import sys; text = b''.join(sys.stdin.buffer).decode()",
+    "import sys; text = (sys.stdin.buffer.readline() + sys.stdin.buffer.read()).decode()",
+    "text = open(0).read()",
+    "text = open(0, 'rb', 0).readall().decode()",
+    "text = open('/dev/stdin').read()",
+    "import os; text = os.read(0, 10**8).decode()",
+    "import os, io; text = io.BytesIO(os.read(0, os.fstat(0).st_size)).read().decode()",
+    "import os, mmap; text = mmap.mmap(0, 0, access=mmap.ACCESS_READ)[:].decode()",
+    "import fileinput; text = ''.join(fileinput.input(encoding='utf-8'))",
+    "text = ''\nwhile True:\n    try: text += input() + '\\n'\n    except EOFError: break",
+])
+def test_every_form_of_stdin(box, code):
+    stdin = "3\n1 2 3\nπ ∞ 😀\n" + "x" * 100_000 + "\n"
+    result = box.run(code + "\nimport hashlib; print(len(text), hashlib.md5(text.encode()).hexdigest())", stdin=stdin)
+    assert (result.stdout, result.stderr) == (f"{len(stdin)} {hashlib.md5(stdin.encode()).hexdigest()}\n", "")
+    assert box.run(code + "\nprint(repr(text))").stdout == "''\n" or "mmap" in code
+
+
+def test_text_that_is_not_unicode(box):
+    """A model can write half a surrogate pair, which no file can hold."""
+    result = box.run("print(len(input()), len(open('f', 'rb').read()))", stdin="\ud800\n", files={"f": "\ud800"})
+    assert result.status == "ok" and result.stdout.endswith(" 3\n")
+    assert box.run("print('\ud800')").status == "error"
 
 
 def test_files(box):
@@ -120,48 +180,25 @@ def test_same_program_same_output(box, paths):
     code = "import random, numpy\nprint(random.random(), numpy.random.rand(), hash('a'), list({'a', 'b', 'c', 'd'}))"
     first = box.run(code).stdout
     assert first and first == box.run(code).stdout
-    with Sandbox(paths, namespaces=box.tier == "namespaces") as other:
+    with Sandbox(paths, tier=box.tier, allow_unsafe=True) as other:
         assert other.run(code).stdout == first
 
 
-# ---------------------------------------------------------------------------------------------- time, memory, output
-@pytest.mark.parametrize("code", [
-    "while True: pass",
-    "import time; time.sleep(60)",
-    "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
-    "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n"
-    "    except (OSError, ValueError): pass\nwhile True: pass",
-    "import os, time\nos.close(1); os.close(2); os.close(0)\ntime.sleep(60)",
-    "9 ** 9 ** 9",
-    "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
-    "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
-])
-def test_timeout(box, code):
-    if "fork" in code and box.tier == "rlimits":
-        pytest.skip("nothing limits processes in this tier")
-    begun = time.monotonic()
-    result = box.run("print('begun', flush=True)\n" + code, timeout=0.3)
-    assert (result.status, result.stdout) == ("timeout", "begun\n")
-    assert 0.3 <= result.seconds and time.monotonic() - begun < 3
-
-
-@pytest.mark.parametrize("code", ["x = bytearray(10**9)", "x = []\nwhile True: x.append(bytearray(1 << 20))",
-                                  "import numpy\nx = numpy.ones(10**9)", "x = 'a' * 10**10"])
-def test_memory(box, code):
-    result = box.run(code, timeout=10)
-    assert result.status == "memory" and "MemoryError" in result.stderr
-
-
+# ---------------------------------------------------------------------------------------------------------- limits
 def test_memory_within_the_limit_is_granted(box):
     assert box.run("x = bytearray(400 << 20); print(len(x) >> 20)").stdout == "400\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-@pytest.mark.parametrize("ends", ["", "while True: "])
-def test_output_flood(box, stream, ends):
-    result = box.run(f"import sys\n{ends}sys.{stream}.write('x' * 1_000_000)")
-    text = getattr(result, stream)
-    assert result.status == "output_limit" and text == "x" * 65536 + NOTICE
+def test_large_output_is_cut_and_the_program_goes_on(box, stream):
+    result = box.run(f"import sys\nsys.{stream}.write('x' * 1_000_000)\nsys.{stream}.close()\nsys.exit(3)")
+    assert getattr(result, stream) == "x" * 65536 + NOTICE
+    assert (result.status, result.exit_code, result.output_limit) == ("output_limit", 3, True)
+
+
+def test_output_is_cut_between_characters(box):
+    text = box.run("print('x' + 'é' * 100_000)").stdout
+    assert text.endswith(NOTICE) and set(text.removesuffix(NOTICE)[1:-1]) == {"é"}
 
 
 def test_output_up_to_the_limit_is_whole(box):
@@ -169,28 +206,9 @@ def test_output_up_to_the_limit_is_whole(box):
     assert result.status == "ok" and len(result.stdout) == 65536
 
 
-def test_file_size(box):
-    assert "File too large" in box.run("open('f', 'wb').write(bytes(20 << 20))").stderr
-
-
-# --------------------------------------------------------------------------------------------------------- attacks
-def test_empty_environment(box, monkeypatch):
-    monkeypatch.setenv("TOKEN", "s3cret")
-    code = ("import os, ctypes\nprint(dict(os.environ), ctypes.CDLL(None).getenv(b'TOKEN'))\n"
-            "try: print(open('/proc/self/environ').read())\nexcept OSError: pass")
-    assert "s3cret" not in box.run(code).stdout and box.run(code).stdout.startswith("{} 0")
-
-
-def test_no_descriptor_of_ours(box):
-    with open(__file__) as ours:
-        os.set_inheritable(ours.fileno(), True)
-        code = "import os\nfor fd in range(3, 3000):\n    try: print(fd, os.fstat(fd))\n    except OSError: pass"
-        assert box.run(code).stdout == ""
-
-
 def test_no_memory_of_earlier_calls(box):
     """The server's heap, which each child inherits, must not hold the source, input or output of another program."""
-    if box.tier == "namespaces":
+    if box.tier != "rlimits":
         pytest.skip("no /proc to search with; the server's code is the same")
     secret = "needle-in-" + "haystack"
     code = """
@@ -203,146 +221,54 @@ for line in open('/proc/self/maps'):
         hits += memory.read(end - begin).count(want)
 print(hits)
 """
-    with Sandbox(namespaces=False) as fresh:
+    with Sandbox(tier="rlimits", allow_unsafe=True) as fresh:
         before = int(fresh.run(code, timeout=10).stdout)  # copies that the search itself makes
     box.run(f"x = '{secret}'\nprint(x)", stdin=secret, files={"f": secret})
     assert int(box.run(code, timeout=10).stdout) <= before
     assert int(box.run(f"mine = ['{secret}' + c * 10**6 for c in 'abc']\n" + code, timeout=10).stdout) > before
 
 
-def test_no_state_between_calls(box):
-    code = ("import sympy, builtins, os, sys, tool\n"
-            "print(hasattr(sympy, 'mark'), hasattr(builtins, 'mark'), os.listdir())\n"
-            "sympy.mark = builtins.mark = 1\ntool.check = None\nopen('mark', 'w').close()\nos.environ['A'] = 'b'\n"
-            "sys.path.clear()")
-    assert [box.run(code).stdout for _ in range(3)] == ["False False []\n"] * 3
-    assert box.run("import tool; print(tool.check(1))").stdout == "ok: 2\n"
-
-
-def test_no_daemon_survives(box):
-    name = f"dmn{os.getpid() % 10**6}"
-    code = f"""
-import ctypes, os, time
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        os.setsid()
-        ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)
-        print('alive', flush=True)
-        time.sleep(30)
-    os._exit(0)
-time.sleep({{}})
-"""
-    quick = box.run(code.format(0.1))
-    slow = box.run(code.format(30), timeout=0.3)
-    assert (quick.stdout, quick.status, slow.stdout, slow.status) == ("alive\n", "ok", "alive\n", "timeout")
-    assert quick.seconds < 2 and marked(name) == []
-
-
-def test_status_cannot_be_forged(box):
-    """A program may write what it likes wherever it can; the status stays the kernel's word."""
-    code = ("import os, struct\nfor fd in range(3, 1024):\n    for text in (b'started', struct.pack('i', 0)):\n"
-            "        try: os.write(fd, text)\n        except OSError: pass\nos._exit(9)")
-    assert box.run(code).exit_code == 9
-
-
-def test_no_files_but_python_s(jail, tmp_path):
-    (tmp_path / "secret").write_text("s3cret")
-    for path in (tmp_path / "secret", __file__, "/etc/passwd", "/proc/self/environ", "/proc/1/root", "/sys/kernel"):
-        assert jail.run(f"import os; print(os.path.exists({str(path)!r}))").stdout == "False\n"
-
-
-def test_nothing_outside_is_writable(jail, paths):
-    code = """
-import os
-for folder in FOLDERS:
-    for act in (lambda: open(folder + '/new', 'w'), lambda: os.mkdir(folder + '/new'), lambda: os.chmod(folder, 0o777)):
-        try:
-            act(); print('written', folder)
-        except OSError as error:
-            pass
-"""
-    folders = [str(paths[0]), "/", "/usr/lib", "/dev", os.path.dirname(os.__file__), os.path.dirname(pytest.__file__)]
-    result = jail.run(f"FOLDERS = {folders}\n" + code)
-    assert (result.stdout, result.status) == ("", "ok")
-    assert not (paths[0] / "new").exists()
-
-
-def test_no_network(jail):
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
-        local.bind("\0sandbox-test-" + str(os.getpid()))
-        local.listen()
-        code = f"""
-import socket
-for kind, address in ((socket.AF_INET, {server.getsockname()}), (socket.AF_UNIX, {local.getsockname()!r})):
-    try:
-        socket.socket(kind).connect(address); print('connected')
-    except OSError: pass
-try: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', 9)); print('sent')
-except OSError: pass
-"""
-        result = jail.run(code)
-        assert (result.stdout, result.status) == ("", "ok")
-
-
-def test_programs_do_not_meet(jail):
-    """Neither a later one (System V memory outlives a process) nor one at the same time (abstract sockets)."""
-    shared = "import ctypes\nprint(ctypes.CDLL(None).shmget(4711, 4096, {}) >= 0)"
-    assert jail.run(shared.format(0o1600)).stdout == "True\n"  # IPC_CREAT
-    assert jail.run(shared.format(0)).stdout == "False\n"
-    open_door = "import socket, time\ns = socket.socket(socket.AF_UNIX); s.bind('\\0door'); s.listen(); time.sleep(0.5)"
-    thread = threading.Thread(target=jail.run, args=(open_door,))
-    thread.start()
-    time.sleep(0.2)
-    result = jail.run("import socket\nsocket.socket(socket.AF_UNIX).connect('\\0door')")
-    thread.join()
-    assert "ConnectionRefusedError" in result.stderr
-
-
-def test_no_foreign_process(jail):
-    code = f"import os\nfor pid in [{os.getpid()}, -1, *range(2, 400)]:\n    try: os.kill(pid, 9); print(pid)\n" \
-           "    except ProcessLookupError: pass"
-    result = jail.run(code)
-    assert (result.stdout, result.status) == ("", "ok")
-
-
-def test_no_privileges(jail):
-    code = """
-import ctypes, os, socket
-libc = ctypes.CDLL(None, use_errno=True)
-for name, args in (('unshare', (0x10000000,)), ('unshare', (0x20000,)),
-                   ('mount', (b'a', b'/program', b'tmpfs', 0, None)),
-                   ('umount2', (b'/program', 2)), ('sethostname', (b'x', 1)), ('chroot', (b'/program',)),
-                   ('setuid', (1,))):
-    if getattr(libc, name)(*args) == 0: print(name)
-import resource
-try: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)); print('AS')
-except (OSError, ValueError): pass
-"""
-    result = jail.run(code)
-    assert (result.stdout, result.status) == ("", "ok")
-
-
-def test_report_is_all_true_in_a_jail(jail):
-    report = jail.report()
-    assert report.pop("tier") == "namespaces"
-    root_without_pid_max = os.geteuid() == 0 and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14)
-    assert [name for name, holds in report.items() if not holds] == ["process_limit"] * root_without_pid_max
-
-
-def test_report_says_what_does_not_hold(box):
+# ----------------------------------------------------------------------------------------------- tiers and report
+def test_report_says_what_holds(box):
+    """The gaps that the docstring of ap/sandbox.py declares, and no others."""
+    report = box.report()
+    assert report.pop("tier") == box.tier
+    old_and_root = os.geteuid() == 0 and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14)
+    gaps = {"namespaces": {"thread_limit"} if old_and_root else set(),
+            "landlock": {"no_foreign_names", "no_foreign_processes", "thread_limit", "file_number_limit", "disk_limit"}}
+    missing = {name for name, holds in report.items() if not holds}
     if box.tier == "rlimits":
-        report = box.report()
-        for name in ("no_foreign_files", "no_network", "no_foreign_processes"):
-            assert report[name] is False
-        for name in ("empty_environment", "no_new_privileges", "memory_limit", "no_foreign_descriptors", "time_limit"):
+        assert missing >= {"no_foreign_files", "no_foreign_changes", "no_tcp", "no_udp", "no_unix_sockets",
+                           "no_foreign_signals", "one_process", "calls_filtered"}
+        for name in ("empty_environment", "no_new_privileges", "no_capabilities", "memory_limit", "file_limit",
+                     "no_foreign_descriptors", "time_limit", "output_limit", "nothing_outlives_its_call"):
             assert report[name] is True, name
+    else:
+        assert missing == gaps[box.tier]
+
+
+def test_the_unsafe_tier_must_be_allowed(paths):
+    with pytest.raises(UserError, match="read and delete your files.*--allow_unsafe_exec true"):
+        Sandbox(paths, tier="rlimits")
+
+
+NO_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces; exec "
+
+
+def test_without_namespaces_the_second_tier_is_taken(box, paths):
+    """In a user namespace that may make no further one, as in many containers."""
+    if box.tier != "namespaces":
+        pytest.skip("needs a namespace to forbid others in")
+    code = ("from ap.sandbox import Sandbox\n"
+            f"with Sandbox([{str(paths[0])!r}]) as s: print(s.tier, s.run('print(7)').stdout)")
+    done = subprocess.run(["unshare", "-Ur", "sh", "-c", f'{NO_NAMESPACES} "$0" -c "$1"', sys.executable, code],
+                          capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(__file__)))
+    assert done.stdout == "landlock 7\n\n", done.stderr
 
 
 # ----------------------------------------------------------------------------------------------- the server's life
 def test_preloaded_module_is_not_imported_again(box):
-    assert box.run("import os, tool; print(tool.LOADED_BY == os.getpid())").stdout == (
-        "True\n" if box.tier == "namespaces" else "False\n")  # both are pid 1 of their namespace there
+    assert box.run("import os, tool; print(tool.LOADED_BY == os.getpid())").stdout == "False\n"
     assert box.run("import sys; print('tool' in sys.modules, 'late' in sys.modules)").stdout == "True False\n"
 
 
@@ -389,7 +315,7 @@ def test_killed_server_is_replaced(paths):
 
 def test_server_outlives_the_thread_that_started_it(paths):
     made = []
-    thread = threading.Thread(target=lambda: made.append(Sandbox(paths, namespaces=False)))
+    thread = threading.Thread(target=lambda: made.append(Sandbox(paths, tier="rlimits", allow_unsafe=True)))
     thread.start()
     thread.join()
     with made[0] as sandbox:
@@ -415,3 +341,5 @@ def test_bad_settings(tmp_path):
         Sandbox([tmp_path / "missing"])
     with pytest.raises(UserError):
         Sandbox(timeout=0)
+    with pytest.raises(UserError, match="unknown tier"):
+        Sandbox(tier="docker")

@@ -1,5 +1,7 @@
 """The committee: V(q) = 1 iff two of three vote valid, no reason blocks, and answers agree or the auditor settles."""
 import itertools
+import threading
+import time
 
 import pytest
 
@@ -7,7 +9,8 @@ from ap import domains
 from ap.domains import chainlet, mini_checks
 from ap.trajectory import Problem
 from ap.verifier import (
-    BLOCKING, ChatVerifier, Committee, ProgramVerifier, Verdict, program_committee, read_verdict, same_answer,
+    BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, program_committee,
+    read_verdict, same_answer,
 )
 
 PROBLEM = Problem("a is 20. b is 5 more than a. Find b.", "25", ("shift",))
@@ -136,7 +139,8 @@ def test_a_committee_has_three():
      Verdict(0, None, "ambiguous")),
     ('{"valid": true} {"valid": "yes"}', Verdict(1, None, "")),
     ("valid", Verdict(None, None, "unreadable verdict")), ('{"valid": 1}', Verdict(None, None, "unreadable verdict")),
-    ("{" * 10_000, Verdict(None, None, "unreadable verdict")),
+    ("{" * 10_000, Verdict(None, None, "unreadable verdict")), (None, Verdict(None, None, "unreadable verdict")),
+    ('{"valid": ' + "[" * 9000 + "}", Verdict(None, None, "unreadable verdict")),
 ])
 def test_reading_a_models_verdict(reply, verdict):
     assert read_verdict(reply) == verdict
@@ -152,6 +156,55 @@ def test_a_model_sees_trace_and_question_and_its_silence_is_an_abstention():
         raise TimeoutError
 
     assert ChatVerifier(silent).verify(PROBLEM).vote is None
+
+
+@pytest.mark.parametrize("error, reason", [
+    (TimeoutError, "no reply"), (OSError, "judge failed"), (KeyError, "judge failed"), (MemoryError, "judge failed"),
+])
+def test_a_judge_that_raises_abstains_and_is_counted(error, reason):
+    """*Choice*: whatever the client of an endpoint raises. The two others still decide."""
+    def ask(prompt):
+        raise error("secret")
+
+    committee = Committee([Says(YES), ChatVerifier(ask), Says(YES)], Says(ABSTAIN))
+    judgement = committee.judge(PROBLEM)
+    assert (judgement.outcome, judgement.abstained) == ("valid", (reason,))
+    judgement = Committee([ChatVerifier(ask)] * 3, Says(YES)).judge(PROBLEM)
+    assert (judgement.outcome, judgement.valid, judgement.abstained) == ("could not judge", False, (reason,) * 3)
+
+
+def test_a_judge_that_hangs_stalls_nothing():
+    """It costs its time limit a few times, then nothing, and is asked again once it has come back."""
+    hanging = threading.Event()
+    judge = ChatVerifier(lambda prompt: hanging.wait(60) and '{"valid": true, "answer": 25}', seconds=0.05)
+    committee, start = Committee([Says(YES), judge, Says(YES)], Says(ABSTAIN)), time.perf_counter()
+    for _ in range(200):
+        judgement = committee.judge(PROBLEM)
+        assert judgement.valid and judgement.abstained == ("no reply",)
+    assert time.perf_counter() - start < 5 and len(judge.unanswered) == MAX_UNANSWERED
+    hanging.set()
+    for thread in list(judge.unanswered):
+        thread.join(5)
+    assert judge.verify(PROBLEM).vote == 1 and not judge.unanswered
+
+
+def test_a_mistake_in_our_own_programs_is_not_hidden():
+    """*Choice*: a program verifier that raises is a bug of ours; an abstention would hide it in a rate."""
+    def broken(*_):
+        raise KeyError("a bug")
+
+    for committee in (Committee([ProgramVerifier(broken)] * 3, Says(YES)),
+                      Committee([Says(YES)] * 3, Says(YES), ProgramCheck(broken))):
+        with pytest.raises(KeyError):
+            committee.judge(PROBLEM)
+
+
+def test_the_three_outcomes_are_kept_apart():
+    assert [judge(*verdicts).outcome for verdicts in ((YES, YES, NO), (NO, NO, YES), (YES, NO, ABSTAIN))] == [
+        "valid", "invalid", "could not judge"]
+    assert judge(YES, YES, YES, check=ABSTAIN).outcome == "could not judge"
+    assert judge(YES, OTHER, NO, auditor=Verdict(None, None, "late")).abstained == ("late",)
+    assert judge(YES, YES, YES).abstained == ()
 
 
 def test_programs_abstain_when_they_give_up():

@@ -1,0 +1,453 @@
+r"""Expressions: from the text of an answer to a tree of `Node`s.
+
+The text was written by a model, so nothing here trusts it. A tokenizer and a recursive-descent parser make a tree of
+`Node`s; no string ever reaches eval, sympy or anything else that evaluates strings. Length, depth, exponents,
+factorials and digits are limited *before* anything is computed, there are no signals and no shared state.
+
+What is ambiguous is not read: 1/2x, \sqrt23, 2\frac{3}{2}, (-8)^{1/3}, n!!. \log without a base is a logarithm of some
+base, the same throughout: \log 8/\log 2 is 3, but \log 100 is not 2.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Iterator
+
+MAX_TOKENS = 4000
+MAX_DEPTH = 50  # of brackets and exponents
+
+
+class Unreadable(Exception):
+    """Not in the language, ambiguous, or too large. The message says which."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """op: "num" (a Fraction), "var" (a name), "pi", "e", "i", "inf", an operation, or a kind of answer (answers.py)."""
+
+    op: str
+    args: tuple = ()
+
+    def walk(self) -> Iterator["Node"]:
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(arg for arg in node.args if isinstance(arg, Node))
+
+    def has(self, *ops: str) -> bool:
+        return any(node.op in ops for node in self.walk())
+
+    @property
+    def variables(self) -> frozenset[str]:
+        return frozenset(node.args[0] for node in self.walk() if node.op == "var")
+
+
+def num(value) -> Node:
+    return Node("num", (Fraction(value),))
+
+
+INFINITY, MINUS_INFINITY = Node("inf"), Node("neg", (Node("inf"),))
+REALS = Node("()", (MINUS_INFINITY, INFINITY))
+
+# ---------------------------------------------------------------- tokens
+
+GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+    sigma tau upsilon phi varphi chi psi omega hbar ell
+    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split())
+ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
+FUNCTIONS = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh ln log exp abs".split()} | {
+    "lg": "lg", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
+SAME = {  # tokens that mean another token
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\%": "%", "\\le": "<=", "\\leq": "<=", "\\ge": ">=",
+    "\\geq": ">=", "\\leqslant": "<=", "\\geqslant": ">=", "\\ne": "!=", "\\neq": "!=", "\\lt": "<", "\\gt": ">",
+    "\\equiv": "=", "\\varnothing": "\\emptyset", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
+    "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or",
+    "\\tg": "\\tan", "\\langle": "\\langle", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
+    "oo": "\\infty", "sqrt": "sqrt", "cbrt": "cbrt", "or": "or", "and": "and", ";": ",", "\\bar": "\\overline",
+    "\\backslash": "\\setminus", "\\widehat": "\\hat",
+}
+COMMANDS = frozenset("""\\frac \\sqrt \\pi \\infty \\emptyset \\pm \\mp \\cup \\in \\setminus \\langle \\rangle \\lfloor
+    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R""".split())
+WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, key=len, reverse=True)
+TOKEN = re.compile(r"""\ *(?:
+    (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
+        | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
+    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\})
+        | \\\\ | & )
+    | (?P<command> \\[A-Za-z]+ | \\[{}%] )
+    | (?P<letters> [A-Za-z]+ )
+    | (?P<sign> <= | >= | != | [-+*/^(){}\[\],;%!|=<>_':] ) )""", re.VERBOSE)
+GROUPED = re.compile(r" *([1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)(?![0-9]|,[0-9])")
+MATRIX_BEGIN, MATRIX_END, ROW = "\\begin", "\\end", "\\\\"
+
+
+def tokens_of(text: str) -> list[str]:
+    """Numbers without separators, commands, letters one by one, signs.
+
+    A comma before groups of three digits is a separator outside of brackets only.
+    """
+    tokens, position, depth = [], 0, 0
+    while position < len(text):
+        match = (GROUPED.match(text, position) if depth == 0 else None) or TOKEN.match(text, position)
+        if match is None or len(tokens) > MAX_TOKENS:
+            raise Unreadable("not an expression" if match is None else "too long")
+        token, kind = match[0].strip(), match.lastgroup
+        if token[0].isdigit():
+            token = token.replace(",", "").replace(" ", "")
+        depth += (token in ("(", "{", "[", "\\{")) - (token in (")", "}", "]", "\\}"))
+        position = match.end()
+        if kind == "letters":
+            tokens += _split(token)
+        elif kind == "matrix":
+            tokens.append(re.match(r"\\begin|\\end|&|\\\\", token)[0])
+        elif kind == "command":
+            name = token[1:]
+            token = name if name in FUNCTIONS else SAME.get(token, token)
+            if token[0] == "\\" and token not in COMMANDS and name not in GREEK and not token[1:] in "{}":
+                raise Unreadable("unknown command")
+            tokens.append(token)
+        else:
+            tokens.append(SAME.get(token, token))
+    return tokens
+
+
+def _split(run: str) -> list[str]:
+    """A run of letters: one name ("sin", "pi"), a name and letters behind it ("sinx"), or letters ("xy")."""
+    name = next((word for word in WORDS if run.startswith(word) and word != "i"), "")
+    rest = run[len(name):]
+    if name in ("or", "and", "inf", "oo") and rest or len(rest) > (1 if name else 3):
+        name, rest = "", run
+    if len(rest) > 3:
+        raise Unreadable("words")
+    return ([SAME.get(name, name)] if name else []) + list(rest)
+
+
+# ---------------------------------------------------------------- parser
+
+STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
+          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", *FUNCTIONS)
+CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
+           "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
+RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
+
+
+class Parser:
+    r"""answer := clause ([, or and] clause)*;  clause := union (relation union)*;
+    union := ratio ([\cup \setminus] ratio)*;  ratio := sum (: sum)*;
+    sum := [sign] product (sign product)*;  product := factor ([* /] [-] factor | factor)*;
+    factor := atom [!] [%] [^ [-] factor];  atom := number | letter | function | \frac | \sqrt | brackets | ..."""
+
+    def __init__(self, text: str):
+        self.tokens, self.position, self.depth, self.bars, self.angles = tokens_of(text) + [""], 0, 0, 0, 0
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.position]
+
+    def take(self, *allowed: str) -> str:
+        """The next token, which must be one of `allowed`, if any are given."""
+        token = self.next
+        if not token or (allowed and token not in allowed):
+            raise Unreadable("not an expression" if token else "ends too early")
+        self.position += 1
+        return token
+
+    def accept(self, *allowed: str) -> str:
+        """The next token if it is one of `allowed`, else nothing."""
+        return self.take() if self.next in allowed else ""
+
+    def enter(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("nested too deeply")
+
+    def whole(self) -> Node:
+        node = self.entries()
+        if self.next:
+            raise Unreadable("not an expression")
+        return node
+
+    def entries(self) -> Node:
+        """One clause, or a Node "list", "or", "and" of several."""
+        found, kind = [self.clause()], "list"
+        while separator := self.accept(",", "or", "and"):
+            if separator == ",":
+                separator = self.accept("or", "and") or separator
+            if separator != ",":
+                if kind not in ("list", separator):
+                    raise Unreadable("both or and and")
+                kind = separator
+            found.append(self.clause())
+        return found[0] if len(found) == 1 else Node(kind, tuple(found))
+
+    def clause(self) -> Node:
+        """A sum, or Node "relation" of the signs and the parts between them."""
+        parts, signs = [self.union()], []
+        while sign := self.accept(*RELATIONS):
+            signs.append(sign)
+            parts.append(self.union())
+        return Node("relation", (tuple(signs), *parts)) if signs else parts[0]
+
+    def union(self) -> Node:
+        node = self.ratio()
+        while sign := self.accept("\\cup", "\\setminus"):
+            node = Node("union" if sign == "\\cup" else "minus", (node, self.ratio()))
+        return node
+
+    def ratio(self) -> Node:
+        parts = [self.sum()]
+        while self.accept(":"):
+            parts.append(self.sum())
+        return parts[0] if len(parts) == 1 else Node(":", tuple(parts))
+
+    def sum(self) -> Node:
+        terms = [self.term(self.accept("+", "-", "\\pm", "\\mp"))]
+        while sign := self.accept("+", "-", "\\pm", "\\mp"):
+            terms.append(self.term(sign))
+        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
+
+    def term(self, sign: str) -> Node:
+        node = self.product()
+        if sign == "-" and node.op == "matrix":
+            return _multiple((num(-1),), node)
+        return Node({"-": "neg", "\\pm": "pm", "\\mp": "mp"}[sign], (node,)) if sign not in ("", "+") else node
+
+    def product(self) -> Node:
+        factors, divided = [self.factor()], False
+        while True:
+            sign = self.accept("*", "/")
+            if not sign and not self.starts():
+                break
+            if not sign and divided:
+                raise Unreadable("ambiguous: is what follows a/b above or below the line?")
+            divided = sign == "/"
+            factor = self.signed_factor() if sign else self.factor()
+            factors.append(Node("inv", (factor,)) if divided else factor)
+        if len(factors) > 1 and factors[-1].op == "matrix":  # a multiple of a matrix
+            return _multiple(factors[:-1], factors[-1])
+        return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+
+    def starts(self) -> bool:
+        """Does what comes next begin a factor, so that it is multiplied without a sign?
+
+        A number does not, except for a power behind a letter or a bracket, and behind a factorial: n2^n, 2!2!.
+        """
+        token, last = self.next, self.tokens[self.position - 1]
+        if token.isdigit() and self.tokens[self.position + 1] == "^":
+            return last == ")" or len(last) == 1 and last.isalpha()
+        if token.isdigit():
+            return last == "!"
+        if token == "|":
+            return self.bars == 0
+        return token in STARTS or (len(token) == 1 and token.isalpha()) or token[1:] in GREEK
+
+    def signed_factor(self) -> Node:
+        return Node("neg", (self.factor(),)) if self.accept("-") else self.factor()
+
+    def factor(self) -> Node:
+        node = self.atom()
+        if self.accept("!"):
+            node = Node("!", (node,))
+            if self.next == "!":
+                raise Unreadable("ambiguous: a double factorial?")
+        if self.accept("%"):
+            node = Node("*", (node, num(Fraction(1, 100))))
+        if self.accept("^"):
+            if self.accept("\\circ") or (self.next == "{" and self.tokens[self.position + 1] == "\\circ"
+                                         and self.take() and self.take() and self.take("}")):
+                return Node("degrees", (node,))
+            self.enter()
+            node = Node("^", (node, self.signed_factor()))
+            self.depth -= 1
+            if self.accept("!"):
+                raise Unreadable("ambiguous: the factorial of what?")
+        return node
+
+    def atom(self) -> Node:
+        token = self.take()
+        if token[0].isdigit() or token[0] == ".":
+            return self.number(token)
+        if len(token) == 1 and token.isalpha() or token[1:] in GREEK:
+            return self.letter(token)
+        if token in ("\\pi", "\\infty", "\\emptyset", "\\R"):
+            return {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS}[token]
+        self.enter()
+        if token == "\\frac":
+            top = self.argument(more=1)
+            node = Node("*", (top, Node("inv", (self.argument(),))))
+        elif token == "\\binom":
+            node = Node("binom", (self.argument(more=1), self.argument()))
+        elif token in ("\\sqrt", "sqrt", "cbrt"):
+            index = num(3 if token == "cbrt" else 2)
+            if token == "\\sqrt" and self.accept("["):
+                index = self.sum()
+                self.take("]")
+            plain = token != "\\sqrt" or self.next == "("
+            node = Node("root", (self.atom() if plain else self.argument(), index))
+        elif token in ("\\hat", "\\vec", "\\tilde", "\\overline"):
+            braced = self.accept("{")
+            name = token
+            while self.next and self.next != "}" and (braced or name == token):
+                name += self.take()
+            if braced:
+                self.take("}")
+            node = Node("var", (name,))
+        elif token in FUNCTIONS:
+            node = self.function(FUNCTIONS[token])
+        elif token == MATRIX_BEGIN:
+            node = self.matrix()
+        elif token in CLOSING:
+            node = self.bracket(token)
+        else:
+            raise Unreadable("not an expression")
+        self.depth -= 1
+        return node
+
+    def letter(self, name: str) -> Node:
+        """A variable with its subscript and primes; e and i are numbers."""
+        if self.accept("_"):
+            name += "_" + self.subscript()
+        while self.accept("'"):
+            name += "'"
+        return Node(name) if name in ("e", "i") else Node("var", (name,))
+
+    def subscript(self) -> str:
+        if not self.accept("{"):
+            return self.take()
+        parts = []
+        while self.next != "}":
+            parts.append(self.take())
+        self.take("}")
+        return "".join(parts)
+
+    def function(self, name: str) -> Node:
+        r"""A function with its argument: in brackets, or the factors that follow. \sin^2 x is (\sin x)^2."""
+        base = exponent = None
+        if name == "log" and self.accept("_"):
+            base = self.argument(more=None)
+        if self.accept("^"):
+            exponent = self.signed_factor()
+            if exponent == Node("neg", (num(1),)):
+                name, exponent = ARC.get(name, ""), None
+                if not name:
+                    raise Unreadable("ambiguous: an inverse function or 1 over it?")
+        if self.next in ("(", "[", "|") or self.next == "{":
+            argument = self.atom()
+        else:
+            factors = [self.factor()]
+            while self.starts() and self.next not in FUNCTIONS and self.next not in ("(", "["):
+                factors.append(self.factor())
+            argument = factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+        if name in ("log", "lg"):
+            base = num(10) if name == "lg" else base or Node("var", ("base of log",))
+            node = Node("*", (Node("ln", (argument,)), Node("inv", (Node("ln", (base,)),))))
+        else:
+            node = Node(name, (argument,))
+        return Node("^", (node, exponent)) if exponent else node
+
+    def bracket(self, opening: str) -> Node:
+        if opening == "\\{" and self.accept("\\}"):
+            return Node("set")
+        bars, self.bars = self.bars, int(opening == "|")
+        node = self.entries()
+        self.bars = bars
+        ending = self.take(*CLOSING[opening])
+        if opening in ("|", "\\lfloor", "\\lceil"):
+            return Node({"|": "abs", "\\lfloor": "floor", "\\lceil": "ceil"}[opening], (node,))
+        many = node.op in ("list", "or", "and")
+        if opening == "\\{" or (opening == "{" and many):
+            return Node("set", node.args if many else (node,))
+        if not many and opening + ending in ("()", "{}", "[]"):
+            return node
+        brackets = "()" if opening == "\\langle" else opening + ending
+        return Node(brackets, node.args if many else (node,))
+
+    def matrix(self) -> Node:
+        rows = [[self.sum()]]
+        while sign := self.accept("&", ROW):
+            if sign == "&":
+                rows[-1].append(self.sum())
+            elif self.next != MATRIX_END:
+                rows.append([self.sum()])
+        self.take(MATRIX_END)
+        return Node("matrix", tuple(Node("row", tuple(row)) for row in rows))
+
+    def argument(self, more: int | None = 0) -> Node:
+        r"""An argument of \frac or \sqrt: a group, one digit or one letter. `more` digits may follow: \frac12."""
+        if self.next[:1].isdigit():
+            token = self.take()
+            if more is not None and (len(token) > 1 + more or not token.isdigit()):
+                raise Unreadable("ambiguous digits after a command")
+            if more is not None and len(token) == 2:
+                self.position -= 1
+                self.tokens[self.position] = token[1]
+                token = token[0]
+            return num(token)
+        if self.next != "{":
+            return self.atom() if self.next in STARTS[5:] or self.starts() and self.next.isalpha() else self.take("{")
+        self.take("{")
+        node = self.sum()
+        self.take("}")
+        return node
+
+    def number(self, token: str) -> Node:
+        r"""A decimal number, also 0.\overline{3} and 101_2, or a whole number and a proper fraction: 1 1/2."""
+        mantissa, _, exponent = token.lower().partition("e")
+        if len(mantissa) > 4000 or len(exponent) > 5 or abs(int(exponent or 0)) > 10_000:
+            raise Unreadable("too large")
+        value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
+        if self.next == "\\overline" and "." in token:
+            return num(value + self.repeating(len(token.partition(".")[2])))
+        if self.accept("_"):
+            return self.based(token, self.subscript())
+        start, part = self.position, None
+        if self.next == "\\frac":
+            part = self.proper_fraction()
+        elif self.next[:1].isdigit() and self.tokens[self.position + 1] == "/":
+            top, _, bottom = self.take(), self.take(), self.take()
+            if not (top.isdigit() and bottom.isdigit()) or max(len(top), len(bottom)) > 9:
+                raise Unreadable("two numbers side by side")
+            part = (int(top), int(bottom))
+        if part is None:
+            self.position = start
+            if self.next[:1].isdigit() or self.next[:1] == ".":
+                raise Unreadable("two numbers side by side")
+            return num(value)
+        if not token.isdigit() or not 0 < part[0] < part[1] or self.next in ("/", "^"):
+            raise Unreadable("ambiguous: a mixed number or a product?")
+        return num(value + Fraction(*part))
+
+    def repeating(self, places: int) -> Fraction:
+        """The value of the digits under a line that start behind `places` decimal places."""
+        self.take(), self.take("{")
+        digits = self.take()
+        self.take("}")
+        if not digits.isdigit() or len(digits) + places > 100:
+            raise Unreadable("digits under a line")
+        return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
+
+    def based(self, digits: str, base: str) -> Node:
+        """101_2 is 5. That it was written in base 2 is kept as its unit, by answers.py."""
+        if not (digits.isdigit() and base.isdigit() and len(digits) <= 1000 and 2 <= int(base[:3]) <= 10):
+            raise Unreadable("a number with a subscript")
+        if any(int(digit) >= int(base) for digit in digits):
+            raise Unreadable("a digit that its base does not have")
+        return num(int(digits, int(base)))
+
+    def proper_fraction(self) -> tuple[int, int] | None:
+        r"""Numerator and denominator of the \frac that comes, if both are plain whole numbers."""
+        rest = " ".join(self.tokens[self.position + 1:self.position + 7])
+        if match := re.match(r"\{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}(?: |$)", rest):
+            self.position += 7
+            return int(match[1]), int(match[2])
+        if match := re.match(r"([0-9])([0-9])(?: |$)", rest):
+            self.position += 2
+            return int(match[1]), int(match[2])
+        return None
+
+
+def _multiple(factors, matrix: Node) -> Node:
+    return Node("matrix", tuple(Node("row", tuple(Node("*", (*factors, x)) for x in row.args)) for row in matrix.args))
