@@ -32,7 +32,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import resource
 import selectors
 import signal
 import socket
