@@ -250,7 +250,7 @@ def shut_in(conf: dict, box: str) -> None:
         enter_call()
     drop_capabilities()
     memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
-    limit(AS=memory, NOFILE=DESCRIPTORS, CORE=1)  # 1, not 0: no core handler either
+    limit(AS=memory, CORE=1)  # 1, not 0: no core handler either
     if namespaces and KERNEL < (6, 14):
         limit(NPROC=THREADS)  # counted in our user namespace, over all calls; binds ordinary users only
     if conf["tier"] == "rlimits":
@@ -300,7 +300,8 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
     linecache.cache["main.py"] = (len(code), None, code.splitlines(True), "main.py")
     random.seed(0)
-    limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1)
+    # Descriptors last: under this limit the kernel lets none be passed on while others of the user's are under way.
+    limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1, NOFILE=DESCRIPTORS)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))  # a signal that tells, before the one that only kills
     os.write(fds[3], b"started")
