@@ -137,7 +137,8 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
     updater = Updater(model, ranks, lr=config.solver_sft_lr, max_grad_norm=config.max_grad_norm)
     start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
-    pool = calculations(domain, 20_000, f"{config.seed}/solver/drills", taken)
+    drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
+    pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
     for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps,
                      desc="solver SFT", disable=not ranks.is_main):
         examples = []
