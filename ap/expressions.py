@@ -65,7 +65,7 @@ SAME = {  # tokens that mean another token
     "\\equiv": "=", "\\varnothing": "\\emptyset", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
     "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or",
-    "\\tg": "\\tan", "\\langle": "\\langle", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
+    "\\tg": "\\tan", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
     "oo": "\\infty", "sqrt": "sqrt", "cbrt": "cbrt", "or": "or", "and": "and", ";": ",", "\\bar": "\\overline",
     "\\backslash": "\\setminus", "\\widehat": "\\hat",
 }

@@ -276,6 +276,10 @@ class _Notation:
         stated = f"{name} in {listed}." if len(values) > 1 else f"{self.value(name, values[0])}."
         return f"{calculation} = {listed}. {stated}" if calculation else stated
 
+    def silent(self, step: Step) -> bool:
+        """Is the step said elsewhere, or not at all? What is given is repeated in the named notation only."""
+        return step.form.name in ("hidden", "invert") or (step.form.name == "start" and not self.named)
+
     def forward(self, step: Step, world: Mapping[str, int]) -> str:
         """The line of one step with one outcome."""
         form, inputs = step.form, [world[name] for name in step.inputs]
@@ -320,7 +324,6 @@ def worked_solution(text: str, named: bool = False) -> str | None:
         world = next(world for world in worlds if str(world[query]) == verdict.answer)
         lines = _undo(sentences, world, notation) if len(worlds) == 1 else None
         return " ".join([*(lines or _try(sentences, world, notation)), boxed])
-    silent = ("invert",) if named else ("start", "invert")
     lines = []
     for step in steps_of(sentences):
         values = [world[step.target] for world in worlds]
@@ -329,7 +332,7 @@ def worked_solution(text: str, named: bool = False) -> str | None:
             (name,), world = step.inputs, worlds[0]
             lines.append(f"{notation.value(name, world[name])} mod {n} = {world[name] % n}.")
             lines.append(f"{step.target} in {', '.join(map(str, range(r, max(values) + 1, m)))}.")
-        if step.form.name not in silent:
+        if not notation.silent(step):
             lines.append(notation.forward(step, worlds[0]) if len(set(values)) == 1
                          else notation.line(step.target, "", *values))
     return " ".join([*lines, boxed])
@@ -338,12 +341,11 @@ def worked_solution(text: str, named: bool = False) -> str | None:
 def _try(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notation) -> list[str]:
     """Name the hidden values and verify them forwards."""
     word = "Smallest" if sentences[-1].kind == "least" else "Try"
-    silent = ("invert",) if notation.named else ("start", "invert")
     lines = []
     for step in steps_of(sentences):
         if step.form.name == "hidden":
             lines.append(f"{word} {notation.line(step.target, '', world[step.target])}")
-        elif step.form.name not in silent:
+        elif not notation.silent(step):
             lines.append(notation.forward(step, world))
     return lines
 
@@ -354,12 +356,11 @@ def _undo(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notat
     given = [sentence.names[0] for sentence in sentences if sentence.kind == "invert"]
     if len(hidden) != 1 or len(given) != 1:
         return None
-    silent = ("hidden",) if notation.named else ("start", "hidden")
     unknown, lines = set(hidden), []
     for step in steps_of(sentences):  # what does not depend on the hidden start comes first
         if not unknown.isdisjoint(step.inputs):
             unknown.add(step.target)
-        elif step.form.name not in silent:
+        elif not notation.silent(step):
             lines.append(notation.forward(step, world))
     origin = {name: sentence for sentence in sentences for name in sentence.defines}
     current, path = given[0], [given[0]]
