@@ -45,13 +45,14 @@ class Attempt(NamedTuple):
 
 
 def attempt(
-    model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None
+    model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None,
+    top_p: float = 1.0, top_k: int = 0,
 ) -> list[Attempt]:
     """k attempts at each problem, those at the same problem beside each other; `group` is the problem's index.
 
     problems: {"id", "question", "answer"}. The solver sees the question only. An attempt depends on the key, on its
     problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt included, and
-    one that was cut is wrong. UserError when a question leaves no room for an answer.
+    one that was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs. UserError when a question leaves no room for an answer.
     """
     questions = [SOLVE.format(question=problem["question"]) for problem in problems]
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": question}]) for question in questions]
@@ -62,7 +63,7 @@ def attempt(
     conversations = sample(
         model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)},
         [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)], max_tokens, temperature,
-        progress=progress)
+        progress=progress, top_p=top_p, top_k=top_k)
     attempts = []
     for index, conversation in enumerate(conversations):
         group = index // k
@@ -182,7 +183,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
     add("--k", type=int, default=8, metavar="INT", help="attempts at each problem (default: 8)")
     add("--temperature", type=float, default=1.0, metavar="FLOAT",
-        help="of sampling, from the whole distribution (default: 1.0)")
+        help="of sampling (default: 1.0)")
+    add("--top_p", type=float, default=1.0, metavar="FLOAT",
+        help="sample from the likeliest tokens that reach this share (default: 1.0, from all)")
+    add("--top_k", type=int, default=0, metavar="INT", help="sample from so many tokens at most (default: 0, all)")
     add("--max_tokens", type=int, default=256, metavar="INT",
         help="of prompt and answer together (default: 256; take 32768 for a reasoning model)")
     add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
@@ -199,6 +203,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("k", "count", "max_tokens"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1.")
+    if options.top_k < 0 or not 0 < options.top_p <= 1:
+        raise UserError(f"--top_p {options.top_p} --top_k {options.top_k}: the first must be above 0 and at most 1, "
+                        "the second not below 0.")
     if not options.temperature > 0:
         raise UserError(f"--temperature {options.temperature}: must be more than 0.")
     if bool(options.model) == bool(options.correctness):
@@ -235,7 +242,7 @@ def main(argv: list[str]) -> None:
         for name, problems in sets.items():
             with tqdm(total=len(problems) * options.k, desc=name, unit="attempt") as progress:
                 attempts = attempt(model, tokenizer, problems, options.k, f"{options.seed}/eval", options.max_tokens,
-                                   options.temperature, progress)
+                                   options.temperature, progress, options.top_p, options.top_k)
             results[name] = rows_of(problems, attempts, options.k), shares(attempts)
             write_correctness(Path(options.out) / f"{name}.jsonl", results[name][0])
     for name, (rows, extra) in results.items():

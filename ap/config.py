@@ -58,6 +58,8 @@ class Config:
     exec_timeout: float = setting(2.0, "seconds a program may run in the sandbox")
     allow_unsafe_exec: bool = setting(
         False, "run the model's programs even where nothing keeps them from your files, network and processes")
+    reproducible: bool = setting(
+        True, "rollouts wait for slow tools at fixed steps: the same seed gives the same bits; false: they never wait")
     actions: str = setting("think,exec,edit,submit", "what the proposer may do; leave one out to ablate it")
     one_shot: bool = setting(False, "ablation: the first message must be the submission")
     # --- stage 2: agentic SFT
@@ -137,7 +139,8 @@ class Config:
 # values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
     "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0,
-    "max_turns": 24, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "save_every": 10,
+    "max_turns": 24, "reproducible": False, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32,
+    "save_every": 10,
 }
 PRESETS: dict[str, dict] = {
     "mini": {},

@@ -1,36 +1,39 @@
 """The decoding engine: hand-written generation with a KV cache, for many conversations at once.
 
-Every conversation that is running owns one row of the cache. One function, `_forward`, feeds new tokens to some rows:
-a prompt, an environment's reply, or the one token that was just sampled.
+Every conversation that is running owns one row of the cache (cache.py). One function, `_forward`, feeds new tokens to
+some rows: a prompt, an environment's reply, or the one token that was just sampled.
 
     waiting  --a row is free-->  decoding: one token a step  --stop token-->  paused: reply(...) in a worker thread
                                     ^                                            |
                                     +----------- the environment's tokens -------+---> ended
 
-So tools run while other rows decode. Rows come and go together, every PAUSE steps or when none decodes: the engine
-waits for the replies of all paused rows, fills free rows with new prompts, and prefills both. Which rows are computed
-together is thus decided by step counts and never by the clock: the same calls give the same bits.
+So tools run while other rows decode. Rows join every PAUSE steps, or when none decodes, so that several are prefilled
+in one pass. Which paused rows join then is one of two rules:
 
-Decoding rows are the first of the cache, so that it is read as a slice: a row that pauses changes places. Row b holds
-`cached` tokens. New tokens are left-aligned and padded; a query at position p sees keys 0..p of its own row. What
-padding writes lies behind the row's end: never seen, and overwritten by the next tokens.
+    reproducible  those that paused DELAY steps ago or longer; the engine waits if a reply is not there yet. What is
+                  computed together is decided by step counts, never by the clock: the same calls give the same bits.
+    else          those whose reply is there; the engine waits only when no row decodes. Tokens and log-probs are the
+                  same up to rounding, which may depend on what else is in the batch.
+
+Decoding rows are the first of the cache, so that it is read as a slice: a row that pauses changes places.
 """
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
 import torch
 
-from ap.config import UserError
+from ap.cache import Cache
+from ap.workers import Job, Workers
 
 PREFILL_TOKENS = 8192  # padded tokens in one prefill pass; longer prompts go in pieces
-PAUSE = 8  # *choice*: decode steps after which paused rows return; longer batches more, and leaves more rows idle
-CACHE_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
+PAUSE = 8  # *choice*: decode steps between two looks at the replies; longer batches more, and leaves more rows idle
+DELAY = 4  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Conversation:
     loss_mask: list[int]  # 1 where the policy sampled the token
     logprobs: list[float]  # of the sampled distribution; 0.0 where loss_mask is 0
     seed: str = ""
-    stopped: str = ""  # "stop": sampled a stop token; "length": cut, for want of room or by max_turn_tokens
+    stopped: str = ""  # "stop"; "length": cut, for want of room or by max_turn_tokens; "timeout": got no reply
     turn_start: int = 0  # where the policy's last message starts, or will start
 
     @classmethod
@@ -60,12 +63,14 @@ class Conversation:
 
 @dataclass
 class _Row:
-    """A running conversation: the row of the cache that it owns is its index in the list of rows."""
+    """A running conversation. The row of the cache that it owns is its index in the list of rows."""
 
     conversation: Conversation
+    prompt: tuple[int, ...]  # what it joined with; others with the same one need no prefill of their own
     uniforms: list[float]  # one random number a position: the token at position t is drawn with uniforms[t]
     cached: int = 0  # tokens in the cache: all but the last, before a decode step
-    reply: Future | None = None  # to the message that has stopped; None: not asked for yet
+    reply: Job | None = None  # to the message that has stopped; None: not asked for yet
+    paused: int = 0  # the step at which it was asked for
 
     @property
     def ids(self) -> list[int]:
@@ -77,80 +82,22 @@ class _Row:
         return len(self.ids) - 1 - self.cached
 
 
-class Cache:
-    """Keys and values of all rows: for each layer two tensors (rows, kv heads, length, head dim).
-
-    `rows`: how many there are, fewer than asked for if CACHE_BYTES hold no more.
-    """
-
-    def __init__(self, model, rows: int, length: int):
-        shape = model.config
-        heads = shape.num_key_value_heads
-        dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        row_bytes = 2 * shape.num_hidden_layers * heads * length * dim * model.dtype.itemsize
-        if row_bytes > CACHE_BYTES:
-            raise UserError(f"a conversation of {length} tokens needs {row_bytes / 2**30:.1f} GiB of KV cache, "
-                            f"more than the {CACHE_BYTES / 2**30:.1f} GiB there are; allow fewer tokens.")
-        self.rows = min(rows, CACHE_BYTES // row_bytes)
-        # Zeros, since what lies behind a row's end is multiplied by a weight of 0, and 0 * NaN is NaN.
-        self.keys, self.values = (
-            [torch.zeros(self.rows, heads, length, dim, dtype=model.dtype, device=model.device)
-             for _ in range(shape.num_hidden_layers)] for _ in range(2))
-
-    def aim(self, rows: Sequence[int], starts: Sequence[int], width: int) -> torch.Tensor:
-        """Where the next forward writes: `width` tokens of each row, from its start on. Returns positions (B, width).
-
-        A query sees the keys at its own and earlier positions. The mask is built here, once for all layers, as what is
-        added to a score: attention would turn booleans into that in each of them.
-        """
-        device, last = self.keys[0].device, self.keys[0].shape[2] - 1
-        self.front = list(rows) == list(range(len(rows)))  # the first rows can be read as a slice, without a copy
-        self.index = torch.tensor(rows, device=device).unsqueeze(1)  # (B, 1)
-        # Only padding reaches beyond `last`, and may share it: the token of the last position is sampled, never fed.
-        starts_column = torch.tensor(starts, device=device).unsqueeze(1)  # (B, 1)
-        self.positions = (starts_column + torch.arange(width, device=device)).clamp(max=last)  # (B, width)
-        self.seen = min(max(starts) + width, last + 1)  # keys that the longest of these rows has
-        keys = torch.arange(self.seen, device=device)
-        hidden = (keys > self.positions.unsqueeze(2)).unsqueeze(1)  # (B, 1, width, seen)
-        self.mask = self.keys[0].new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        return self.positions
-
-    def extend(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Called by the attention of each layer: store (B, kv heads, width, D), return all the rows may see."""
-        read = []
-        for store, new in ((self.keys[layer], key), (self.values[layer], value)):
-            store[self.index, :, self.positions] = new.transpose(1, 2)
-            seen = store[:, :, :self.seen]
-            read.append(seen[:len(new)] if self.front else seen[self.index.squeeze(1)])
-        return *read, self.mask
-
-    def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the first `length` tokens of one row to others."""
-        for store in (*self.keys, *self.values):
-            store[targets, :, :length] = store[source, :, :length]
-
-    def swap(self, a: int, b: int, length: int) -> None:
-        """Exchange the first `length` tokens of two rows. Through slices, which cost a third of an index."""
-        for store in (*self.keys, *self.values):
-            kept = store[a, :, :length].clone()
-            store[a, :, :length] = store[b, :, :length]
-            store[b, :, :length] = kept
-
-
 class Engine:
     """Decodes conversations together. Training samples the whole distribution: there is no top-p or top-k here.
 
-    stop_ids end a message. Rows beyond max_rows wait. max_length: tokens of a conversation, prompt included.
+    stop_ids end a message; so does `stops`, when given: it looks at the tokens of a message so far (see stop_strings).
+    Rows beyond max_rows wait. max_length: tokens of a conversation, prompt included. reproducible: see above.
+    reply_seconds: a reply that takes longer ends its conversation as "timeout".
     """
 
     def __init__(
         self, model, stop_ids: set[int], max_rows: int = 256, max_length: int = 512, temperature: float = 1.0,
-        greedy: bool = False,
+        greedy: bool = False, stops: Callable[[list[int]], bool] | None = None, reproducible: bool = True,
+        reply_seconds: float = 600.0,
     ):
-        self.model, self.head, self.stop_ids = model, model.get_output_embeddings(), stop_ids
+        self.model, self.head, self.stop_ids, self.stops = model, model.get_output_embeddings(), stop_ids, stops
         self.max_rows, self.max_length, self.temperature, self.greedy = max_rows, max_length, temperature, greedy
+        self.reproducible, self.reply_seconds = reproducible, reply_seconds
 
     @torch.no_grad()
     def run(
@@ -162,10 +109,11 @@ class Engine:
         reply(conversation) is called in one of `workers` threads when a message has ended (`stopped` says why); it
         returns the environment's tokens to go on with, or None: ended. Tokens that would leave no room for another are
         not appended: the conversation ends as "length". A message of max_turn_tokens is cut as "length", too. The
-        outcome of a conversation depends on its own ids, seed and replies (up to rounding); same calls, same results.
-        `progress` (tqdm's) counts those that ended.
+        outcome of a conversation depends on its own ids, seed and replies (up to rounding). What `reply` raises ends
+        the run. `progress` (tqdm's) counts those that ended.
 
         Returns {prefill, decode, env}_{tokens, seconds}; env_seconds: what the engine waited for replies.
+        Raises UserError if the cache has no room for even one conversation of max_length.
         """
         stats = {f"{part}_{unit}": 0.0 for part in ("prefill", "decode", "env") for unit in ("tokens", "seconds")}
 
@@ -175,31 +123,32 @@ class Engine:
             stats[f"{part}_seconds"] += time.perf_counter() - began
 
         waiting: deque[Conversation] = deque(conversations)
-        rows: list[_Row] = []
         cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
+        rows: list[_Row | None] = [None] * cache.rows  # None: free
         step = decoding = 0  # rows[:decoding] decode, the others are paused
-        tools = ThreadPoolExecutor(workers)
+        tools = Workers(workers)
         try:
-            while rows or waiting:
+            while waiting or any(rows):
                 if step % PAUSE == 0 or not decoding:
-                    timed("env", self._take_replies, rows[decoding:])
-                    going = self._to_front(cache, rows)
-                    if progress is not None:
-                        progress.update(len(rows) - going)
-                    del rows[going:]
-                    while waiting and len(rows) < cache.rows:
-                        rows.append(self._join(waiting.popleft()))
+                    timed("env", self._take_replies, rows[decoding:], step, decoding, tools)
+                    for b, row in enumerate(rows):
+                        if row is not None and row.conversation.stopped and row.reply is None:  # ended
+                            rows[b] = None
+                            if progress is not None:
+                                progress.update(1)
+                        if rows[b] is None and waiting:
+                            rows[b] = self._join(waiting.popleft())
                     decoding = self._to_front(cache, rows)
-                    timed("prefill", self._prefill, cache, rows[:decoding])
-                if decoding:  # else all have ended, or the new prompts were too long
+                    timed("prefill", self._prefill, cache, rows, decoding)
+                if decoding:  # else all are paused, or the new prompts were too long
                     timed("decode", self._decode, cache, rows[:decoding], max_turn_tokens)
                 step += 1
                 for row in rows:
-                    if row.conversation.stopped and row.reply is None:
-                        row.reply = tools.submit(reply, row.conversation)
+                    if row is not None and row.conversation.stopped and row.reply is None:
+                        row.reply, row.paused = tools.submit(reply, row.conversation), step
                 decoding = self._to_front(cache, rows)
         finally:
-            tools.shutdown(cancel_futures=True)  # after an error, replies that nobody awaits are not begun
+            tools.close()
         return stats
 
     def _join(self, conversation: Conversation) -> _Row:
@@ -207,48 +156,67 @@ class Engine:
             conversation.stopped = "length"
         digest = hashlib.sha256(conversation.seed.encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # it takes 63 bits
-        return _Row(conversation, torch.rand(self.max_length, generator=generator, dtype=torch.float64).tolist())
+        uniforms = torch.rand(self.max_length, generator=generator, dtype=torch.float64).tolist()
+        return _Row(conversation, tuple(conversation.ids), uniforms)
 
-    def _take_replies(self, paused: list[_Row]) -> int:
-        """Wait for the replies and append them: who is still `stopped` then has ended. Returns the tokens appended."""
+    def _take_replies(self, paused: list[_Row | None], step: int, decoding: int, tools: Workers) -> int:
+        """Append the replies whose turn it is. A row that is `stopped` without a reply to come has then ended.
+
+        Returns the tokens appended.
+        """
+        due = [row for row in paused if row is not None]
+        if self.reproducible:
+            due = [row for row in due if step - row.paused >= DELAY or not decoding]
+        if self.reproducible or not decoding:
+            enough, until = (all, ALL_COMPLETED) if self.reproducible else (any, FIRST_COMPLETED)
+            while due and not enough(row.reply.done() or row.reply.overdue(self.reply_seconds) for row in due):
+                wait([row.reply for row in due], timeout=min(1.0, self.reply_seconds), return_when=until)
         taken = 0
-        for row in paused:
-            ids, row.reply = row.reply.result(), None
-            if ids is not None and len(row.ids) + len(ids) < self.max_length:
-                row.conversation.append(ids, mask=0)
-                row.conversation.stopped = ""
-                taken += len(ids)
-            elif ids is not None:
-                row.conversation.stopped = "length"
+        for row in due:
+            if row.reply.done():
+                ids, row.reply = row.reply.result(), None
+                if ids is not None and len(row.ids) + len(ids) < self.max_length:
+                    row.conversation.append(ids, mask=0)
+                    row.conversation.stopped = ""
+                    taken += len(ids)
+                elif ids is not None:
+                    row.conversation.stopped = "length"
+            elif row.reply.overdue(self.reply_seconds):
+                row.conversation.stopped, row.reply = "timeout", None
+                tools.add()
         return taken
 
-    def _to_front(self, cache: Cache, rows: list[_Row]) -> int:
-        """Let rows that have not stopped change places with stopped ones before them. Returns how many there are."""
-        count = sum(not row.conversation.stopped for row in rows)
-        gaps = [b for b in range(count) if rows[b].conversation.stopped]
-        fill = [b for b in range(count, len(rows)) if not rows[b].conversation.stopped]
-        for gap, b in zip(gaps, fill, strict=True):
-            cache.swap(gap, b, max(rows[gap].cached, rows[b].cached))
-            rows[gap], rows[b] = rows[b], rows[gap]
-        return count
+    def _to_front(self, cache: Cache, rows: list[_Row | None]) -> int:
+        """Let rows that have not stopped change places with others before them. Returns how many there are."""
+        going = [b for b, row in enumerate(rows) if row is not None and not row.conversation.stopped]
+        taken = set(going)
+        gaps = (b for b in range(len(going)) if b not in taken)
+        for b in reversed([b for b in going if b >= len(going)]):
+            gap, row = next(gaps), rows[b]
+            if rows[gap] is not None:
+                cache.swap(gap, b, max(rows[gap].cached, row.cached))
+            elif row.cached:
+                cache.copy(b, [gap], row.cached)
+            rows[gap], rows[b] = row, rows[gap]
+        return len(going)
 
-    def _prefill(self, cache: Cache, rows: list[_Row]) -> int:
-        """Bring every row's tokens into the cache, all but its last. New rows with the same prompt share the work."""
-        followers: dict[tuple[int, ...], list[int]] = {}  # prompt -> new rows; the first of them leads
+    def _prefill(self, cache: Cache, rows: list[_Row | None], decoding: int) -> int:
+        """Bring the first rows' tokens into the cache, all but the last of each. Rows of one prompt share the work."""
+        holders = {row.prompt: b for b, row in enumerate(rows) if row is not None and row.cached}
+        followers: dict[int, list[int]] = {}  # a row that has the prompt, or will have it -> new rows
         leaders = []
-        for b, row in enumerate(rows):
-            if row.cached == 0 and row.unfed > 0:
-                same = followers.setdefault(tuple(row.ids), [])
-                same.append(b)
-                if same[0] != b:
-                    continue
-            if row.unfed > 0:
+        for b, row in enumerate(rows[:decoding]):
+            leader = holders.setdefault(row.prompt, b) if row.cached == 0 else b
+            if leader != b:
+                followers.setdefault(leader, []).append(b)
+            elif row.unfed > 0:
                 leaders.append(b)
         fed_tokens = 0
         while leaders:
             leaders.sort(key=lambda b: rows[b].unfed)  # rows of like length together: at most half is padding
             width = min(rows[leaders[-1]].unfed, PREFILL_TOKENS)
-            batch = [b for b in leaders if 2 * rows[b].unfed > width][-max(1, PREFILL_TOKENS // width):]
+            batch = [b for b in leaders if 2 * rows[b].unfed > width and rows[b].cached + width <= cache.length]
+            batch = batch[-max(1, PREFILL_TOKENS // width):]
             fed = [rows[b].ids[rows[b].cached:-1][:width] for b in batch]
             positions = cache.aim(batch, [rows[b].cached for b in batch], width)
             self._forward(cache, [ids + [0] * (width - len(ids)) for ids in fed], positions)
@@ -256,28 +224,33 @@ class Engine:
                 rows[b].cached += len(ids)
                 fed_tokens += len(ids)
             leaders = [b for b in leaders if rows[b].unfed > 0]
-        for leader, *others in followers.values():
-            if others:
-                cache.copy(leader, others, rows[leader].cached)
+        for leader, others in followers.items():
+            shared = len(rows[leader].prompt) - 1
+            cache.copy(leader, others, shared)
             for b in others:
-                rows[b].cached = rows[leader].cached
+                rows[b].cached = shared
         return fed_tokens
 
     def _decode(self, cache: Cache, rows: list[_Row], max_turn_tokens: int | None) -> int:
         """Feed each row's last token and sample its next one. Returns how many were sampled."""
         positions = cache.aim(range(len(rows)), [row.cached for row in rows], 1)
         hidden = self._forward(cache, [row.ids[-1:] for row in rows], positions)[:, -1]  # (B, H)
-        logprobs = (self.head(hidden).float() / self.temperature).log_softmax(-1)  # (B, V)
+        logprobs = self._distribution(self.head(hidden).float() / self.temperature)  # (B, V)
         tokens = logprobs.argmax(-1) if self.greedy else _draw(logprobs, [row.uniforms[len(row.ids)] for row in rows])
         chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist()):
             row.cached += 1
-            row.conversation.append([token], 1, [logprob])
-            if token in self.stop_ids:
-                row.conversation.stopped = "stop"
-            elif len(row.ids) >= self.max_length or len(row.ids) - row.conversation.turn_start == max_turn_tokens:
-                row.conversation.stopped = "length"
+            conversation = row.conversation
+            conversation.append([token], 1, [logprob])
+            if token in self.stop_ids or self.stops and self.stops(conversation.ids[conversation.turn_start:]):
+                conversation.stopped = "stop"
+            elif len(row.ids) >= self.max_length or len(row.ids) - conversation.turn_start == max_turn_tokens:
+                conversation.stopped = "length"
         return len(rows)
+
+    def _distribution(self, logits: torch.Tensor) -> torch.Tensor:
+        """What tokens are drawn from: log-probs (B, V) of logits (B, V)."""
+        return logits.log_softmax(-1)
 
     def _forward(self, cache: Cache, ids: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (B, width, H) of new tokens whose place in the cache has been aimed at."""
@@ -296,13 +269,56 @@ def _draw(logprobs: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
     return torch.searchsorted(below, threshold, right=True).squeeze(1).clamp(max=below.shape[1] - 1)
 
 
+class EvaluationEngine(Engine):
+    """An engine that may also cut the tail off a distribution: top_k likeliest tokens (0: all), and of these the fewest
+    whose share reaches top_p.
+
+    Its conversations keep no log-probs. A loss needs those of the whole distribution, so there is nothing to train on.
+    """
+
+    def __init__(self, *arguments, top_p: float = 1.0, top_k: int = 0, **options):
+        super().__init__(*arguments, **options)
+        self.top_p, self.top_k = top_p, top_k
+
+    def run(self, conversations: Sequence[Conversation], *arguments, **options) -> dict[str, float]:
+        stats = super().run(conversations, *arguments, **options)
+        for conversation in conversations:
+            conversation.logprobs = []
+        return stats
+
+    def _distribution(self, logits: torch.Tensor) -> torch.Tensor:
+        ordered, order = logits.sort(-1, descending=True)  # (B, V), the likeliest first
+        if self.top_k:
+            ordered[:, self.top_k:] = -torch.inf
+        share = ordered.softmax(-1)
+        ordered[share.cumsum(-1) - share >= self.top_p] = -torch.inf  # what lies before a token reaches top_p already
+        return torch.empty_like(logits).scatter_(1, order, ordered).log_softmax(-1)
+
+
+def stop_strings(tokenizer, strings: Sequence[str]) -> Callable[[list[int]], bool]:
+    """An Engine's `stops`: does the message end with, or have within its last token, one of these strings?"""
+    most = max(len(string.encode()) for string in strings) + 1  # every token is at least a byte; one may be cut
+
+    def stops(message: list[int]) -> bool:
+        tail = tokenizer.decode(message[-most:])
+        return any(string in tail for string in strings)
+
+    return stops
+
+
 def sample(
     model, prompts: Sequence[Sequence[int]], stop_ids: set[int], seeds: Sequence[str], max_new_tokens: int,
-    temperature: float = 1.0, greedy: bool = False, max_rows: int = 256, progress=None,
+    temperature: float = 1.0, greedy: bool = False, max_rows: int = 256, progress=None, top_p: float = 1.0,
+    top_k: int = 0,
 ) -> list[Conversation]:
-    """One message of at most max_new_tokens to each prompt, without tools. For solvers, probers and evaluation."""
+    """One message of at most max_new_tokens to each prompt, without tools. For solvers, probers and evaluation.
+
+    With top_p below 1 or top_k above 0 for evaluation only: see EvaluationEngine.
+    """
     conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     max_length = max(map(len, prompts), default=0) + max_new_tokens
-    engine = Engine(model, stop_ids, max_rows, max_length, temperature, greedy)
+    settings = (model, stop_ids, max_rows, max_length, temperature, greedy)
+    truncated = top_p < 1 or top_k > 0
+    engine = EvaluationEngine(*settings, top_p=top_p, top_k=top_k) if truncated else Engine(*settings)
     engine.run(conversations, lambda conversation: None, max_new_tokens, progress=progress)
     return conversations

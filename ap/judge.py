@@ -73,7 +73,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
         "checked_rate": sum(t.turns[-1].facts.get("checked", False) for t in trajectories if t.turns) / count,
     }
-    ends = ("submitted", "turn_limit", "token_limit", "unusable")
+    ends = ("submitted", "turn_limit", "token_limit", "tool_timeout", "unusable")
     metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
     metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
     metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}

@@ -14,6 +14,9 @@ from ap.generate import Conversation, Engine
 from ap.trajectory import Trajectory, Turn
 
 
+HANGS = 30  # *choice*: a tool that takes so many times as long as its program may has hung
+
+
 class _Recorder:
     """One episode on its way to become a Trajectory: the conversation's ids and the environment's facts."""
 
@@ -38,13 +41,18 @@ class _Recorder:
 
     def trajectory(self) -> Trajectory:
         conversation = self.conversation
+        turns, problem, outcome = self.turns, self.episode.problem, self.episode.outcome
+        if conversation.stopped == "timeout":  # whatever the thread that hangs may still find out
+            start, problem, outcome = conversation.turn_start, None, "tool_timeout"
+            cut = Turn("unusable", self.episode.stage, start, len(conversation.ids), {"error": "timeout"})
+            turns = [turn for turn in turns if turn.end <= start] + [cut]
         turn_ids = [-1] * len(conversation.ids)
-        for index, turn in enumerate(self.turns):
+        for index, turn in enumerate(turns):
             turn_ids[turn.start:turn.end] = [index] * (turn.end - turn.start)
         return Trajectory(
             ids=conversation.ids, loss_mask=conversation.loss_mask, logprobs=conversation.logprobs, turn_ids=turn_ids,
-            turns=self.turns, skills=self.skills, group=self.group, problem=self.episode.problem,
-            outcome=self.episode.outcome or "token_limit",  # the engine found no room for the reply
+            turns=turns, skills=self.skills, group=self.group, problem=problem,
+            outcome=outcome or "token_limit",  # the engine found no room for the reply
         )
 
 
@@ -55,7 +63,8 @@ def roll_out(
 
     Returns the trajectories in the order of the starts, and the engine's counts and seconds.
     """
-    engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature)
+    engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature,
+                    reproducible=config.reproducible, reply_seconds=HANGS * config.exec_timeout)
     recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
     owner = {id(recorder.conversation): recorder for recorder in recorders}
     stats = engine.run(

@@ -46,7 +46,7 @@ class Trajectory:
     turns: list[Turn]
     skills: tuple[str, ...]  # K_0: the skills that were drawn
     group: int = 0  # trajectories of the same prompt share it
-    outcome: str = ""  # submitted | turn_limit | token_limit | unusable
+    outcome: str = ""  # submitted | turn_limit | token_limit | tool_timeout | unusable
     problem: Problem | None = None  # set when outcome is "submitted"
     valid: bool = False  # V(q)
     reason: str = ""  # why V(q) = 0, or "valid", or "could not judge"
@@ -97,11 +97,16 @@ class Batch:
 
 
 def collate(trajectories: list[Trajectory], pad_id: int) -> Batch:
-    """Pad on the right to the longest. Padding has loss_mask 0 and turn_id -1; causal attention never looks at it."""
+    """Pad on the right to the longest. Padding has loss_mask 0 and turn_id -1; causal attention never looks at it.
+
+    Raises ValueError for a record without a log-prob for every token, as of an EvaluationEngine.
+    """
     length = max(len(trajectory.ids) for trajectory in trajectories)
 
     def padded(field_name: str, fill, dtype) -> torch.Tensor:
         rows = [getattr(trajectory, field_name) for trajectory in trajectories]
+        if any(len(row) != len(trajectory.ids) for row, trajectory in zip(rows, trajectories)):
+            raise ValueError(f"{field_name} does not have an entry for every token of the trajectory")
         return torch.tensor([list(row) + [fill] * (length - len(row)) for row in rows], dtype=dtype)
 
     return Batch(

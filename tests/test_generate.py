@@ -6,16 +6,20 @@ import time
 import pytest
 import torch
 from test_model import VOCAB, tiny
+from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+import ap.cache
 import ap.generate
 from ap.config import UserError
-from ap.generate import PAUSE, Conversation, Engine, _draw, sample
+from ap.cache import Cache
+from ap.generate import PAUSE, Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
 from ap.model import token_logprobs
+from ap.trajectory import Trajectory, collate
 
 STOP = 7
 
 
-@pytest.fixture(params=["qwen3", "llama", "qwen2"])
+@pytest.fixture(params=["qwen3", "qwen3_moe", "llama", "qwen2"])
 def model(request):
     return tiny(request.param)
 
@@ -144,6 +148,16 @@ def test_a_group_shares_one_prefill(qwen3):
     assert stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
     assert len({tuple(c.ids) for c in conversations}) > 4
     assert_scored_as_sampled(qwen3, conversations)
+
+
+def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
+    """Two rows, three conversations with one prompt of 9: the third joins later, and its 8 tokens are not fed again."""
+    prompt, long = prompts((9, 27))
+    conversations = start([prompt, long, prompt])
+    stats = Engine(qwen3, set(), max_rows=2, max_length=30).run(conversations, no_reply)
+    assert stats["prefill_tokens"] == 8 + 26  # the long one is cut after 3 tokens, and leaves its row to the third
+    assert_scored_as_sampled(qwen3, conversations)
+    assert conversations[0].ids[9:] != conversations[2].ids[9:]
 
 
 def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
@@ -291,20 +305,74 @@ def test_the_clock_decides_nothing(qwen3, rows):
 def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
     """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
     alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
-    for pause, rows in ((1, 7), (3, 256), (8, 2), (8, 7), (8, 256), (1000, 7)):
+    for pause, delay, rows in ((1, 0, 7), (3, 9, 256), (8, 4, 2), (8, 0, 7), (8, 4, 256), (1000, 4, 7)):
         monkeypatch.setattr(ap.generate, "PAUSE", pause)
-        conversations = run(qwen3, start(prompts(MANY)), max_length=60, max_rows=rows)
-        assert outcome(conversations) == alone
-        assert_scored_as_sampled(qwen3, conversations)
+        monkeypatch.setattr(ap.generate, "DELAY", delay)
+        for reproducible in (True, False):
+            conversations = run(qwen3, start(prompts(MANY)), max_length=60, max_rows=rows, reproducible=reproducible)
+            assert outcome(conversations) == alone
+            assert_scored_as_sampled(qwen3, conversations)
+
+
+def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
+    """One reply comes only when all other conversations have ended: to wait at a fixed step would be for ever."""
+    alone = outcome(run(qwen3, start(prompts(MANY)), max_length=60))
+    others, conversations = threading.Semaphore(0), start(prompts(MANY))
+
+    def reply(conversation):
+        if conversation is conversations[1] and sum(conversation.loss_mask) == len(conversation.ids) - MANY[1]:
+            assert all(others.acquire(timeout=60) for _ in range(len(MANY) - 1))  # its first message
+        ids = replies(conversation)
+        if ids is None or len(conversation.ids) + len(ids) >= 60:
+            others.release()
+        return ids
+
+    run(qwen3, conversations, reply, max_length=60, reproducible=False)
+    assert outcome(conversations) == alone
+
+
+# ---------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize("reproducible", [True, False])
+def test_tools_that_hang_end_their_own_conversations_only(qwen3, reproducible):
+    """Three tools hang, with two workers. All others get their replies, and their tokens are unchanged."""
+    expected, hanging, for_ever = start(prompts(MANY)), (0, 3, 7), threading.Event()
+    run(qwen3, expected, max_length=60)
+    conversations = start(prompts(MANY))
+
+    def reply(conversation):
+        if any(conversation is conversations[i] for i in hanging):
+            for_ever.wait()
+        return replies(conversation)
+
+    engine = Engine(qwen3, {STOP, 8}, max_length=60, reproducible=reproducible, reply_seconds=0.2)
+    engine.run(conversations, reply, workers=2)
+    for_ever.set()
+    for i, (one, other) in enumerate(zip(conversations, expected)):
+        if i in hanging:
+            assert one.stopped == "timeout" and one.ids == other.ids[:len(one.ids)]
+            assert one.loss_mask[-1] == 1  # the message that got no reply is the last
+        else:
+            assert outcome([one]) == outcome([other])
+
+
+def test_a_conversation_that_never_stops_is_cut(qwen3):
+    """Endless replies to one, and no stop token: `length` at the limit; the others are as they are alone."""
+    alone = [outcome(run(qwen3, [conversation]))[0] for conversation in start(prompts())]
+    conversations = start(prompts())
+    run(qwen3, conversations, lambda c: [20, 21] if c is conversations[0] else replies(c))
+    assert outcome(conversations[1:]) == alone[1:]
+    assert conversations[0].stopped == "length" and 37 <= len(conversations[0].ids) <= 40
 
 
 def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
-    """A message is cut after 2 tokens in one row; its tool ends only when the other has gone on to its 5th token."""
+    """A message is cut after 2 tokens in one row; its tool ends only when the other has gone on to its 4th token."""
     short, long = start(prompts((5, 4)))
     went_on, decode = threading.Event(), Engine._decode
 
     def watched(self, cache, rows, max_turn_tokens):
-        if len(long.ids) >= 4 + 5:
+        if len(long.ids) >= 4 + 4:
             went_on.set()
         return decode(self, cache, rows, max_turn_tokens)
 
@@ -329,7 +397,7 @@ def test_replies_are_prefilled_in_one_batch(qwen3, monkeypatch):
 
 
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
-    """One row is cut at once and waits for the others' PAUSE steps; no step has a token of it."""
+    """One row is cut at once, and waits; no step has a token of it."""
     widths, decode = [], Engine._decode
     monkeypatch.setattr(Engine, "_decode", lambda self, cache, rows, limit: (
         widths.append(len(rows)), decode(self, cache, rows, limit))[1])
@@ -346,6 +414,9 @@ def test_an_error_in_a_tool_is_raised(qwen3, workers):
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
         Engine(qwen3, {STOP, 8}, max_length=60).run(start(prompts(MANY)), broken, workers=workers)
+    limit = time.monotonic() + 60  # nobody waits for the threads, but they end
+    while threading.active_count() > before and time.monotonic() < limit:
+        time.sleep(0.01)
     assert threading.active_count() == before
 
 
@@ -353,10 +424,10 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
     """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half."""
     reference = outcome(run(qwen3, start(prompts(MANY))))
     row = 40 * 2 * 2 * 2 * 8 * 4
-    monkeypatch.setattr(ap.generate, "CACHE_BYTES", row * 5 // 2)
-    assert ap.generate.Cache(qwen3, 256, 40).rows == 2
+    monkeypatch.setattr(ap.cache, "CACHE_BYTES", row * 5 // 2)
+    assert Cache(qwen3, 256, 40).rows == 2
     assert outcome(run(qwen3, start(prompts(MANY)))) == reference
-    monkeypatch.setattr(ap.generate, "CACHE_BYTES", row - 1)
+    monkeypatch.setattr(ap.cache, "CACHE_BYTES", row - 1)
     with pytest.raises(UserError, match="a conversation of 40 tokens needs"):
         run(qwen3, start(prompts()))
 
@@ -388,3 +459,60 @@ def test_frequencies_are_the_probabilities():
     first = torch.bincount(torch.tensor([c.ids[1] for c in conversations]), minlength=4)  # over keys, not along a row
     expected = torch.tensor(probs) * 400
     assert ((first - expected) ** 2 / expected).sum() < 16.27
+
+
+# ---------------------------------------------------------------- evaluation only
+
+
+@pytest.mark.parametrize("top_p, top_k", [(0.8, 0), (1.0, 5), (0.6, 4), (0.01, 0), (0.999, 49)])
+def test_the_tail_is_cut_as_by_transformers(qwen3, top_p, top_k):
+    """TopKLogitsWarper, then TopPLogitsWarper, at the same logits; ties aside, which random weights do not have."""
+    logits = torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
+    theirs = logits
+    if top_k:
+        theirs = TopKLogitsWarper(top_k)(None, theirs)
+    theirs = TopPLogitsWarper(top_p)(None, theirs) if top_p < 1 else theirs
+    ours = EvaluationEngine(qwen3, {STOP}, top_p=top_p, top_k=top_k)._distribution(logits.clone())
+    assert torch.allclose(ours.exp(), theirs.softmax(-1), atol=1e-6)
+
+
+def test_by_hand_what_top_p_and_top_k_leave(qwen3):
+    """p = (0.5, 0.1, 0.3, 0.1): 0.7 needs the tokens 0 and 2, so 5/8 and 3/8; two at most: the same; 0.5 needs one."""
+    logits = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
+    for settings, expected in (
+        (dict(top_p=0.7), [5 / 8, 0, 3 / 8, 0]), (dict(top_k=2), [5 / 8, 0, 3 / 8, 0]), (dict(top_p=0.5), [1, 0, 0, 0]),
+        (dict(top_p=1.0, top_k=0), [0.5, 0.1, 0.3, 0.1]),
+    ):
+        found = EvaluationEngine(qwen3, {STOP}, **settings)._distribution(logits.clone()).exp()
+        assert torch.allclose(found, torch.tensor([expected], dtype=torch.float32), atol=1e-6)
+
+
+def test_nothing_can_be_trained_on_a_cut_distribution(qwen3):
+    seeds = [f"e/{i}" for i in range(5)]
+    conversations = sample(qwen3, prompts(), {STOP}, seeds, 10, top_p=0.5)
+    assert all(c.logprobs == [] and sum(c.loss_mask) for c in conversations)
+    trajectory = Trajectory(conversations[0].ids, conversations[0].loss_mask, conversations[0].logprobs,
+                            [m - 1 for m in conversations[0].loss_mask], [], ())
+    other = Trajectory([1, 2], [0, 1], [0.0, -1.0], [-1, 0], [], ())
+    with pytest.raises(ValueError):
+        collate([trajectory, other], 0)
+    with pytest.raises(TypeError):
+        Engine(qwen3, {STOP}, top_p=0.5)
+
+
+def test_top_k_of_one_is_greedy(qwen3):
+    greedy = sample(qwen3, prompts(), {STOP}, [""] * 5, 12, greedy=True)
+    assert [c.ids for c in sample(qwen3, prompts(), {STOP}, [""] * 5, 12, top_k=1)] == [c.ids for c in greedy]
+
+
+def test_stop_strings_end_a_message(qwen3, tokenizer):
+    """On the text, across tokens; the message ends with the token that completes the string."""
+    stops = stop_strings(tokenizer, ["Find", "</problem>"])
+    for text in ("a is 24. Find", "<problem>a is 3. Find", "x</problem>"):
+        ids = tokenizer.encode(text)
+        assert [stops(ids[:n]) for n in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True], text
+    never = tokenizer.encode("a is 24. b is 7 more than a.")
+    assert not any(stops(never[:n]) for n in range(1, len(never) + 1))
+    [conversation] = start(prompts((5,)))
+    Engine(qwen3, set(), max_length=40, stops=lambda message: len(message) == 3).run([conversation], no_reply)
+    assert (len(conversation.ids), conversation.stopped) == (8, "stop")

@@ -90,7 +90,7 @@ def test_what_was_cut_is_never_counted_as_wrong(judged):
         "verdict/valid": 3 / 8, "verdict/fraction": 1 / 8, "verdict/known problem": 1 / 8}
     assert {name: value for name, value in metrics.items() if name.startswith("outcome/")} == {
         "outcome/submitted": 5 / 8, "outcome/token_limit": 1 / 8, "outcome/unusable": 1 / 8,
-        "outcome/turn_limit": 1 / 8}
+        "outcome/turn_limit": 1 / 8, "outcome/tool_timeout": 0.0}
 
 
 def test_what_could_not_be_judged_is_neither_valid_nor_invalid():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
-    Qwen2ForCausalLM,
+    Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
 )
 
 import ap.model
@@ -27,10 +27,13 @@ def tiny(name):
             return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
         if name == "qwen2":
             return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True))
+        if name == "qwen3_moe":  # two of four experts a token
+            return Qwen3MoeForCausalLM(Qwen3MoeConfig(
+                **SHAPE, head_dim=8, moe_intermediate_size=24, num_experts=4, num_experts_per_tok=2))
     return build_model(CONFIG, VOCAB, seed=1)
 
 
-@pytest.fixture(params=["qwen3", "llama", "qwen2"])
+@pytest.fixture(params=["qwen3", "qwen3_moe", "llama", "qwen2"])
 def model(request):
     return tiny(request.param)
 

@@ -1,14 +1,20 @@
 """Roll out: the training sequence is the transcript, and every token in it has the right owner, turn and stage."""
 import copy
+import itertools
 import math
+import os
+import signal
+import threading
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 
+import ap.rollout
 from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
 from ap.domains import mini
+from ap.env import Env
 from ap.generate import Conversation
 from ap.losses import sft_loss, spread_over_tokens
 from ap.model import build_model, token_logprobs
@@ -243,6 +249,54 @@ def test_what_was_sampled_is_never_tokenised_again(pupil, tokenizer, world):
         record = transcript(tokenizer, trajectory)
         for turn, shown in zip(trajectory.turns, record["turns"]):
             assert decode_message(tokenizer, trajectory.ids[turn.start:turn.end]) == shown["text"]
+
+
+class Hangs:
+    """A sandbox that never returns from one of its calls."""
+
+    def __init__(self, sandbox, call):
+        self.sandbox, self.left, self.for_ever = sandbox, itertools.count(-call), threading.Event()
+
+    def run(self, *arguments, **options):
+        if next(self.left) == 0:
+            self.for_ever.wait()
+        return self.sandbox.run(*arguments, **options)
+
+
+def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pupil, tokenizer, world, monkeypatch):
+    starts = [(K, 0, f"hang/{n}") for n in range(6)]
+    expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
+    monkeypatch.setattr(ap.rollout, "HANGS", 0.5)
+    env = Env(mini, world.library, Hangs(world.env.sandbox, 2), replace(world.env.config, exec_timeout=2.0))
+    trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
+    env.sandbox.for_ever.set()
+    [hung] = [n for n, trajectory in enumerate(trajectories) if trajectory.outcome == "tool_timeout"]
+    for n, (trajectory, other) in enumerate(zip(trajectories, expected)):
+        if n != hung:
+            assert (trajectory.ids, trajectory.outcome) == (other.ids, other.outcome)
+    cut = trajectories[hung]
+    assert cut.problem is None and cut.turns[-1].facts == {"error": "timeout"} and cut.turns[-1].end == len(cut.ids)
+    assert [turn >= 0 for turn in cut.turn_ids] == [bool(m) for m in cut.loss_mask]
+    assert cut.ids == expected[hung].ids[:len(cut.ids)]
+
+
+def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, world):
+    """Its server process dies before the third program: it is started again, and every token is as before."""
+    class Killer:
+        calls, sandbox = itertools.count(), world.env.sandbox
+
+        def run(self, *arguments, **options):
+            if next(self.calls) == 2:
+                os.kill(self.sandbox._server.pid, signal.SIGKILL)
+            return self.sandbox.run(*arguments, **options)
+
+    starts = [(K, 0, f"kill/{n}") for n in range(6)]
+    expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
+    before = world.env.sandbox.restarts
+    env = Env(mini, world.library, Killer(), world.env.config)
+    trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
+    assert world.env.sandbox.restarts > before
+    assert [t.ids for t in trajectories] == [t.ids for t in expected]
 
 
 def test_start_of_a_conversation():

@@ -1,0 +1,46 @@
+"""The benchmark of the engine runs at a small size; its figures mean nothing here."""
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench" / "engine.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_engine", BENCH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def output(bench, monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(BENCH), *arguments])
+    monkeypatch.setattr(bench.logging, "disable", lambda level: None)  # would last
+    bench.main()
+    return capsys.readouterr().out
+
+
+def test_all_sides_carry_the_same_conversations_on(bench, monkeypatch, capsys):
+    text = output(bench, monkeypatch, capsys, "tools", "--conversations", "4", "--turns", "2", "--repeats", "1")
+    for side in ("engine", "loop", "generate_batch"):
+        [tokens] = re.findall(rf"^{side} +(\d+) tokens ", text, re.MULTILINE)
+        assert 2 * 4 <= int(tokens) <= 2 * 4 * bench.CAP  # a message has a token at least
+        assert re.search(rf"^{side} +\d+ tokens/s, the engine is [\d.]+ times as fast", text, re.MULTILINE)
+    shares = [int(share) for share in re.findall(r"(\d+)% of the busy time", text)]
+    assert len(shares) == 2 and sum(shares) in (99, 100, 101)
+
+
+def test_growth_fills_its_table(bench, monkeypatch, capsys):
+    text = output(bench, monkeypatch, capsys, "growth", "--rows", "1,3", "--lengths", "8,20", "--new", "3")
+    assert len(re.findall(r"^ +[13]( +[\d.]+){2}$", text, re.MULTILINE)) == 2 and "worst growth" in text
+
+
+def test_bandwidth_says_that_there_is_no_gpu(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+    text = output(bench, monkeypatch, capsys, "bandwidth", "--shape", "tiny", "--rows", "2", "--prompt", "8", "--new",
+                  "6", "--repeats", "1")
+    assert "no GPU here" in text and re.search(r"^ +2( +[\d.]+%?){5}$", text, re.MULTILINE)
