@@ -26,10 +26,10 @@ from ap.advantages import fused_advantages, permute_within_groups, stage_advanta
 from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
-from ap.judge import judge, summary
+from ap.judge import judge, summary, verify
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics
-from ap.model import load_model, token_logprobs
+from ap.model import describe, load_model, token_logprobs
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
@@ -145,6 +145,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     found = checkpoint.latest(folder)
     model = load_model(found or reference_folder, config)
     reference = load_model(reference_folder, config).requires_grad_(False)
+    ranks.print(f"model: {describe(model)}")
     updater = Updater(model, ranks, lr=config.lr, max_grad_norm=config.max_grad_norm)
     start, known = 0, set(world.known)
     if found:
@@ -165,7 +166,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         # draw: skill sets by the curriculum
         starts = draw(world, config, ranks, key)
         # roll out
-        trajectories, engine = roll_out(world.env, model, tokenizer, starts, config)
+        trajectories, engine = roll_out(
+            world.env, model, tokenizer, starts, config, verify=lambda t: verify(t, tokenizer, world.committee, known))
         clock.tick("rollout")
         # judge
         judge(trajectories, tokenizer, world.committee, world.prober, known, config, key)

@@ -42,31 +42,38 @@ class Cache:
     def aim(self, rows: Sequence[int], starts: Sequence[int], width: int) -> torch.Tensor:
         """Where the next forward writes: `width` tokens of each row, from its start on. Returns positions (B, width).
 
-        All of them must lie within the cache. The mask is built here, once for all layers, as what is added to a score:
-        attention would turn booleans into that in each of them.
+        All of them must lie within the cache.
         """
-        device = self.store.device
-        self.front = list(rows) == list(range(len(rows)))  # the first rows can be read as a slice, without a copy
-        self.index = torch.tensor(rows, device=device)  # (B,)
-        starts_column = torch.tensor(starts, device=device).unsqueeze(1)  # (B, 1)
-        self.positions = starts_column + torch.arange(width, device=device)  # (B, width)
-        self.seen = max(starts) + width  # keys that the longest of these rows has
-        hidden = torch.arange(self.seen, device=device) > self.positions.unsqueeze(2)  # (B, width, seen)
-        self.mask = self.store.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
+        index, starts_of = (torch.tensor(list(numbers), device=self.store.device) for numbers in (rows, starts))
+        return self.aim_at(index, starts_of, width, max(starts) + width, list(rows) == list(range(len(rows))))
+
+    def aim_at(self, index: torch.Tensor, starts: torch.Tensor, width: int, seen: int, front: bool) -> torch.Tensor:
+        """The same for tensors (B,). seen: keys that are read of each row, at least as many as the longest has.
+        front: they are the first rows, which can be read as a slice, without a copy."""
+        self.index, self.starts, self.seen, self.front, self.mask = index, starts, seen, front, None
+        self.positions = starts.unsqueeze(1) + torch.arange(width, device=starts.device)  # (B, width)
         return self.positions
+
+    def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of a layer, each (rows, kv heads, length, D), to be read and written in place."""
+        return self.store[:, layer, 0], self.store[:, layer, 1]
 
     def extend(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Called by the attention of each layer: store (B, kv heads, width, D), return all the rows may see.
+        """For kernels that cannot do so themselves: store (B, kv heads, width, D), return all that the rows may see.
 
-        Returns keys, values (B, kv heads, seen, D), and the mask (B, 1, width, seen) to add to the scores.
+        Returns keys, values (B, kv heads, seen, D), and what to add to the scores (B, 1, width, seen). That is built
+        once for all layers, and not of booleans: attention would turn them into numbers in each layer.
         """
         read = []
-        for store, new in zip(self.store[:, layer].unbind(1), (key, value)):  # store: (rows, kv heads, length, D)
+        for store, new in zip(self.slots(layer), (key, value)):
             store[self.index.unsqueeze(1), :, self.positions] = new.transpose(1, 2)
             seen = store[:, :, :self.seen]
             read.append(seen[:len(new)] if self.front else seen[self.index])
+        if self.mask is None:
+            hidden = torch.arange(self.seen, device=key.device) > self.positions.unsqueeze(2)  # (B, width, seen)
+            self.mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
         return *read, self.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:

@@ -29,6 +29,8 @@ from typing import Callable, Sequence
 import torch
 
 from ap.cache import Cache
+from ap.graphs import DecodeGraphs
+from ap.model import may_record
 from ap.workers import Job, Workers
 
 PREFILL_TOKENS = 8192  # padded tokens in one prefill pass; longer prompts go in pieces
@@ -97,7 +99,7 @@ class Engine:
     ):
         self.model, self.head, self.stop_ids, self.stops = model, model.get_output_embeddings(), stop_ids, stops
         self.max_rows, self.max_length, self.temperature, self.greedy = max_rows, max_length, temperature, greedy
-        self.reproducible, self.reply_seconds = reproducible, reply_seconds
+        self.reproducible, self.reply_seconds, self.record = reproducible, reply_seconds, may_record(model)
 
     @torch.no_grad()
     def run(
@@ -125,6 +127,7 @@ class Engine:
         waiting: deque[Conversation] = deque(conversations)
         cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
         rows: list[_Row | None] = [None] * cache.rows  # None: free
+        graphs = DecodeGraphs(lambda ids, at: self._logits(cache, ids, at), cache) if self.record else None
         step = decoding = 0  # rows[:decoding] decode, the others are paused
         tools = Workers(workers)
         try:
@@ -141,7 +144,7 @@ class Engine:
                     decoding = self._to_front(cache, rows)
                     timed("prefill", self._prefill, cache, rows, decoding)
                 if decoding:  # else all are paused, or the new prompts were too long
-                    timed("decode", self._decode, cache, rows[:decoding], max_turn_tokens)
+                    timed("decode", self._decode, cache, graphs, rows, decoding, max_turn_tokens)
                 step += 1
                 for row in rows:
                     if row is not None and row.conversation.stopped and row.reply is None:
@@ -219,7 +222,8 @@ class Engine:
             batch = batch[-max(1, PREFILL_TOKENS // width):]
             fed = [rows[b].ids[rows[b].cached:-1][:width] for b in batch]
             positions = cache.aim(batch, [rows[b].cached for b in batch], width)
-            self._forward(cache, [ids + [0] * (width - len(ids)) for ids in fed], positions)
+            padded = [ids + [0] * (width - len(ids)) for ids in fed]
+            self._forward(cache, torch.tensor(padded, device=positions.device), positions)
             for b, ids in zip(batch, fed):
                 rows[b].cached += len(ids)
                 fed_tokens += len(ids)
@@ -231,11 +235,19 @@ class Engine:
                 rows[b].cached = shared
         return fed_tokens
 
-    def _decode(self, cache: Cache, rows: list[_Row], max_turn_tokens: int | None) -> int:
-        """Feed each row's last token and sample its next one. Returns how many were sampled."""
-        positions = cache.aim(range(len(rows)), [row.cached for row in rows], 1)
-        hidden = self._forward(cache, [row.ids[-1:] for row in rows], positions)[:, -1]  # (B, H)
-        logprobs = self._distribution(self.head(hidden).float() / self.temperature)  # (B, V)
+    def _decode(
+        self, cache: Cache, graphs: DecodeGraphs | None, slots: list[_Row | None], decoding: int,
+        max_turn_tokens: int | None,
+    ) -> int:
+        """Feed the last token of each of the first rows and sample its next one. Returns how many were sampled."""
+        rows = slots[:decoding]
+        if graphs is not None:
+            last, starts = zip(*((row.ids[-1], row.cached) if row is not None else (0, 0) for row in slots))
+            logits = graphs(last, starts, decoding)
+        else:
+            positions = cache.aim(range(decoding), [row.cached for row in rows], 1)
+            logits = self._logits(cache, torch.tensor([row.ids[-1:] for row in rows], device=positions.device), positions)
+        logprobs = self._distribution(logits.float() / self.temperature)  # (B, V)
         tokens = logprobs.argmax(-1) if self.greedy else _draw(logprobs, [row.uniforms[len(row.ids)] for row in rows])
         chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
         for row, token, logprob in zip(rows, tokens.tolist(), chosen.tolist()):
@@ -252,9 +264,12 @@ class Engine:
         """What tokens are drawn from: log-probs (B, V) of logits (B, V)."""
         return logits.log_softmax(-1)
 
-    def _forward(self, cache: Cache, ids: list[list[int]], positions: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, width, H) of new tokens whose place in the cache has been aimed at."""
-        ids = torch.tensor(ids, device=positions.device)
+    def _logits(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """What follows each row's token: ids (B, 1) -> logits (B, V)."""
+        return self.head(self._forward(cache, ids, positions)[:, -1])
+
+    def _forward(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, width, H) of new tokens (B, width) whose place in the cache has been aimed at."""
         backbone = self.model.base_model
         return backbone(input_ids=ids, position_ids=positions, cache=cache, use_cache=False).last_hidden_state
 

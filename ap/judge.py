@@ -14,22 +14,31 @@ from ap.trajectory import STAGES, Trajectory
 from ap.verifier import Committee
 
 
+def verify(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, committee: Committee, known: Set[str]) -> None:
+    """Fill in V(q) and its reason, in place; needs nothing but this episode, so that it can run as soon as that ends.
+
+    The committee reads the whole episode; the tokenizer makes it text. `known` holds canonical forms of problems that
+    do not count again.
+    """
+    trajectory.valid, trajectory.reason, trajectory.abstained = False, trajectory.outcome, ()
+    if trajectory.problem is not None:
+        judgement = committee.judge(trajectory.problem, decode_message(tokenizer, trajectory.ids), known)
+        trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
+        trajectory.abstained = judgement.abstained
+
+
 def judge(
     trajectories: Sequence[Trajectory], tokenizer: PreTrainedTokenizerBase, committee: Committee, prober: Prober,
     known: Set[str], config: Config, key: str,
 ) -> None:
-    """Fill in V(q), rho(q), r_T and every r_proc, in place.
+    """Fill in V(q), where `verify` has not yet, rho(q), r_T and every r_proc, in place.
 
-    The committee reads the whole episode; the tokenizer makes it text. `known` holds canonical forms of problems that
-    do not count again. `key` seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0
-    whatever its pass rate.
+    `key` seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0 whatever its pass
+    rate.
     """
     for trajectory in trajectories:
-        trajectory.valid, trajectory.reason, trajectory.abstained = False, trajectory.outcome, ()
-        if trajectory.problem is not None:
-            judgement = committee.judge(trajectory.problem, decode_message(tokenizer, trajectory.ids), known)
-            trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
-            trajectory.abstained = judgement.abstained
+        if not trajectory.reason:
+            verify(trajectory, tokenizer, committee, known)
         for turn in trajectory.turns:
             turn.process_reward = process_reward(turn.action, turn.facts)
     valid = [trajectory for trajectory in trajectories if trajectory.valid]

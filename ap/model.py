@@ -6,7 +6,7 @@ Attention is registered once with transformers under the name "ap" and looks at 
     given   generation: keys and values go into the KV cache of generate.py, and attention runs over it
 
 So the cache is ours for every architecture whose attention layers carry a `layer_idx`. This is the one place that
-decides which kernel runs: flash-attn for training on a GPU when it is installed, else PyTorch's own (SDPA).
+decides which kernel runs (`kernel`): flash-attn for half precision on a GPU when it is installed, else PyTorch's own.
 """
 from __future__ import annotations
 
@@ -22,13 +22,39 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 from ap.config import Config, UserError
 
 try:
-    from flash_attn import flash_attn_func
+    from flash_attn import flash_attn_func, flash_attn_with_kvcache
 except ImportError:
-    flash_attn_func = None
+    flash_attn_func = flash_attn_with_kvcache = None
+
+
+def kernel(states: torch.Tensor) -> str:
+    """Which kernel computes attention over such queries: "flash-attn" or "sdpa", PyTorch's own."""
+    return "flash-attn" if flash_attn_func and states.is_cuda and states.dtype != torch.float32 else "sdpa"
+
+
+def describe(model: PreTrainedModel) -> str:
+    """One line: how large it is, where it is, and what computes it."""
+    weights, weight = sum(weight.numel() for weight in model.parameters()), next(model.parameters())
+    return (f"{weights / 1e6:,.1f} M parameters, {str(model.dtype).removeprefix('torch.')} on {model.device.type}; "
+            f"attention: {kernel(weight)}" + (", decoding by CUDA graphs" if may_record(model) else ""))
+
+
+def may_record(model: PreTrainedModel) -> bool:
+    """May a decode step be recorded as a CUDA graph? Not when experts are chosen: who computes depends on the tokens."""
+    experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
+    return model.device.type == "cuda" and not experts
 
 
 def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cache=None, **kwargs):
     """The hook, after the rotation: query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D)."""
+    if kernel(query) == "flash-attn":
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout: (B, T, heads, D)
+        if cache is None:
+            return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
+        keys, values = (states.transpose(1, 2) for states in cache.slots(module.layer_idx))
+        return flash_attn_with_kvcache(  # also writes the new keys and values behind each row's start
+            query, keys, values, key, value, cache_seqlens=cache.starts.int(), cache_batch_idx=cache.index.int(),
+            softmax_scale=scaling, causal=True), None
     if cache is not None:
         key, value, mask = cache.extend(module.layer_idx, key, value)  # mask: (B, 1, T, seen)
         batch, kv_heads, groups = len(query), key.shape[1], query.shape[1] // key.shape[1]
@@ -36,9 +62,6 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
         folded = query.reshape(batch, kv_heads, -1, query.shape[-1])  # (B, kv heads, groups * T, D)
         mask = mask.repeat(1, 1, groups, 1) if mask.shape[2] > 1 else mask
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling).reshape(query.shape)
-    elif flash_attn_func is not None and query.is_cuda and query.dtype != torch.float32:
-        query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout
-        return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
     else:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2), None

@@ -57,20 +57,33 @@ class _Recorder:
 
 
 def roll_out(
-    env: Env, model, tokenizer, starts: Sequence[tuple[tuple[str, ...], int, str]], config: Config, progress=None
+    env: Env, model, tokenizer, starts: Sequence[tuple[tuple[str, ...], int, str]], config: Config, progress=None,
+    verify: Callable[[Trajectory], None] = lambda trajectory: None,
 ) -> tuple[list[Trajectory], dict]:
     """Sample one episode for each start (K_0, group, seed key).
 
+    `verify` is called with each episode that has ended, in a worker thread while others go on.
     Returns the trajectories in the order of the starts, and the engine's counts and seconds.
     """
     engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature,
                     reproducible=config.reproducible, reply_seconds=HANGS * config.exec_timeout)
     recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
     owner = {id(recorder.conversation): recorder for recorder in recorders}
-    stats = engine.run(
-        [recorder.conversation for recorder in recorders],
-        lambda conversation: owner[id(conversation)].take_action(), progress=progress)
-    return [recorder.trajectory() for recorder in recorders], stats
+    ended: dict[int, Trajectory] = {}
+
+    def reply(conversation: Conversation) -> list[int] | None:
+        ids = owner[id(conversation)].take_action()
+        if ids is None:
+            trajectory = ended[id(conversation)] = owner[id(conversation)].trajectory()
+            verify(trajectory)
+        return ids
+
+    conversations = [recorder.conversation for recorder in recorders]
+    stats = engine.run(conversations, reply, progress=progress)
+    for conversation in conversations:
+        if conversation.stopped == "timeout" or id(conversation) not in ended:  # hung, or no room for the reply
+            ended[id(conversation)] = owner[id(conversation)].trajectory()
+    return [ended[id(conversation)] for conversation in conversations], stats
 
 
 def play_script(

@@ -10,6 +10,8 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 import ap.cache
 import ap.generate
+import ap.graphs
+import ap.model
 from ap.config import UserError
 from ap.cache import Cache
 from ap.generate import PAUSE, Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
@@ -371,10 +373,10 @@ def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
     short, long = start(prompts((5, 4)))
     went_on, decode = threading.Event(), Engine._decode
 
-    def watched(self, cache, rows, max_turn_tokens):
+    def watched(*arguments):
         if len(long.ids) >= 4 + 4:
             went_on.set()
-        return decode(self, cache, rows, max_turn_tokens)
+        return decode(*arguments)
 
     def reply(conversation):
         assert conversation is long or went_on.wait(timeout=60)
@@ -399,8 +401,8 @@ def test_replies_are_prefilled_in_one_batch(qwen3, monkeypatch):
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     """One row is cut at once, and waits; no step has a token of it."""
     widths, decode = [], Engine._decode
-    monkeypatch.setattr(Engine, "_decode", lambda self, cache, rows, limit: (
-        widths.append(len(rows)), decode(self, cache, rows, limit))[1])
+    monkeypatch.setattr(Engine, "_decode", lambda self, cache, graphs, rows, decoding, limit: (
+        widths.append(decoding), decode(self, cache, graphs, rows, decoding, limit))[1])
     Engine(qwen3, set(), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
     assert widths == [3] + [2] * 15 and PAUSE < 15
 
@@ -430,6 +432,57 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
     monkeypatch.setattr(ap.cache, "CACHE_BYTES", row - 1)
     with pytest.raises(UserError, match="a conversation of 40 tokens needs"):
         run(qwen3, start(prompts()))
+
+
+# ---------------------------------------------------------------- what a GPU does
+
+
+@pytest.mark.parametrize("rows", [5, 7, 256])
+def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
+    """What a CUDA graph would replay: rounded numbers of rows and keys, with paused and free rows among them."""
+    monkeypatch.setattr(ap.graphs, "ROWS", 4)
+    monkeypatch.setattr(ap.graphs, "KEYS", 8)
+    expected = outcome(run(model, start(prompts(MANY)), max_length=60))
+    conversations = start(prompts(MANY))
+    engine = Engine(model, {STOP, 8}, max_rows=rows, max_length=60)
+    assert not engine.record  # not on a CPU
+    engine.record = True
+    engine.run(conversations, replies)
+    assert outcome(conversations) == expected
+    assert_scored_as_sampled(model, conversations)
+
+
+def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
+    """One of a kind: for 12 or 16 rows alike, and 512 keys or fewer. Its tensors stay where they are."""
+    recorded, record = [], ap.graphs.DecodeGraphs._record
+    monkeypatch.setattr(ap.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
+        recorded.append((key, step.ids.data_ptr())), record(self, step, *key))[1])
+    engine = Engine(qwen3, {STOP, 8}, max_length=60)
+    engine.record = True
+    engine.run(start(prompts(MANY)), replies)
+    assert [key for key, _ in recorded] == [(20, 60), (16, 60)]  # 20 rows, and the cache ends at 60
+
+
+def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, softmax_scale, causal):
+    """What flash_attn_with_kvcache says it does, one query at a time: append k and v in place, attend causally."""
+    assert causal and cache_seqlens.dtype == cache_batch_idx.dtype == torch.int32
+    out = torch.empty_like(q)  # (B, T, heads, D)
+    for b, (row, length) in enumerate(zip(cache_batch_idx.tolist(), cache_seqlens.tolist())):
+        k_cache[row, length:length + q.shape[1]], v_cache[row, length:length + q.shape[1]] = k[b], v[b]
+        for t in range(q.shape[1]):
+            for head in range(q.shape[2]):
+                shared = head // (q.shape[2] // k.shape[2])
+                keys, values = (cache[row, :length + t + 1, shared] for cache in (k_cache, v_cache))
+                out[b, t, head] = (keys @ q[b, t, head] * softmax_scale).softmax(0) @ values
+    return out
+
+
+def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
+    expected = outcome(run(model, start(prompts())))
+    monkeypatch.setattr(ap.model, "kernel", lambda states: "flash-attn")
+    monkeypatch.setattr(ap.model, "flash_attn_with_kvcache", with_kvcache)
+    assert outcome(run(model, start(prompts()))) == expected
+    assert outcome(run(model, start(prompts()), max_rows=2)) == expected
 
 
 # ---------------------------------------------------------------- drawing

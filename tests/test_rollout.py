@@ -16,6 +16,7 @@ from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_i
 from ap.domains import mini
 from ap.env import Env
 from ap.generate import Conversation
+from ap.judge import judge, verify
 from ap.losses import sft_loss, spread_over_tokens
 from ap.model import build_model, token_logprobs
 from ap.rollout import play_script, roll_out, transcript
@@ -297,6 +298,24 @@ def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, w
     trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
     assert world.env.sandbox.restarts > before
     assert [t.ids for t in trajectories] == [t.ids for t in expected]
+
+
+def test_episodes_are_verified_while_others_go_on(pupil, tokenizer, world):
+    """V(q) in the worker threads is V(q) afterwards; each episode that the environment ended is verified once."""
+    starts = [(K, n, f"verify/{n}") for n in range(8)]
+    later, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
+    threads = []
+
+    def verify_it(trajectory):
+        threads.append(threading.current_thread())
+        verify(trajectory, tokenizer, world.committee, set())
+
+    at_once, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config, verify=verify_it)
+    assert len(threads) <= 8 and threading.main_thread() not in threads
+    assert sum(bool(t.reason) for t in at_once) == len(threads) > 0 and not any(t.reason for t in later)
+    for trajectories in (later, at_once):
+        judge(trajectories, tokenizer, world.committee, world.fixed_prober, set(), world.env.config, "key")
+    assert at_once == later and any(t.valid for t in at_once)
 
 
 def test_start_of_a_conversation():

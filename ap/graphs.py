@@ -1,0 +1,78 @@
+"""CUDA graphs of the decode step. On a GPU a step of few rows costs more in launches than in work; a graph is one.
+
+A graph replays the same kernels on the same addresses. So the step is written as a function of tensors that stay where
+they are, for a rounded number of rows and of keys, and recorded at its first use. Surplus rows are those that come next
+in the cache: what they write lies behind their ends, where nothing is seen and the next tokens overwrite it.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import torch
+
+from ap.cache import Cache
+
+ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
+
+
+@dataclass
+class _Step:
+    """One recorded step, and the tensors that it reads and writes."""
+
+    ids: torch.Tensor  # (B, 1)
+    starts: torch.Tensor  # (B,)
+    logits: torch.Tensor | None = None  # (B, V)
+    replay: Callable[[], None] = lambda: None
+
+
+class DecodeGraphs:
+    """Decode steps of one cache. forward: ids (B, 1), positions (B, 1) -> logits (B, V), through the cache.
+
+    On a CPU the step is computed anew instead of replayed: the same numbers, which is what tests look at.
+    """
+
+    def __init__(self, forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], cache: Cache):
+        self.forward, self.cache = forward, cache
+        self.steps: dict[tuple[int, int], _Step] = {}
+        self.pool = None  # graphs never run at the same time, so they share their memory
+
+    def __call__(self, ids: Sequence[int], starts: Sequence[int], count: int) -> torch.Tensor:
+        """Logits (count, V) of the first `count` rows. ids, starts: of all rows of the cache; a free row has start 0."""
+        rows = min(-(-count // ROWS) * ROWS, self.cache.rows)
+        seen = KEYS
+        while seen < max(starts[:rows]) + 1:
+            seen *= 2
+        key = rows, min(seen, self.cache.length)
+        device = self.cache.store.device
+        new = key not in self.steps
+        if new:
+            zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+            self.steps[key] = _Step(zeros.unsqueeze(1).clone(), zeros)
+        step = self.steps[key]
+        step.ids.copy_(torch.tensor(ids[:rows]).unsqueeze(1))
+        step.starts.copy_(torch.tensor(starts[:rows]))
+        if new:
+            self._record(step, *key)
+        step.replay()
+        return step.logits[:count]
+
+    def _record(self, step: _Step, rows: int, seen: int) -> None:
+        index = torch.arange(rows, device=step.ids.device)
+
+        def compute() -> None:
+            positions = self.cache.aim_at(index, step.starts, 1, seen, front=True)
+            step.logits = self.forward(step.ids, positions)
+
+        if step.ids.is_cuda:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # the first run may allocate and choose kernels, which cannot be recorded
+                compute()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool):
+                compute()
+            self.pool, step.replay = graph.pool(), graph.replay
+        else:
+            step.replay = compute
