@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ap.config import Config
-from ap.judge import judge, summary
+from ap.judge import judge, summary, verify
 from ap.prober import Prober
 from ap.trajectory import Problem, Trajectory, Turn
 from ap.verifier import Judgement
@@ -171,6 +171,8 @@ def test_with_the_real_committee_and_prober(world):
     prober = Prober(world.prober.pool, k=16)
     judge([right, wrong, renamed], TOKENIZER, world.committee, prober, {world.domain.canonical(sound)}, Config(), "key")
     assert [t.reason for t in (right, wrong, renamed)] == ["known problem", "wrong answer", "known problem"]
+    for trajectory in (right, wrong, renamed):
+        verify(trajectory, TOKENIZER, world.committee, set())
     judge([right, wrong, renamed], TOKENIZER, world.committee, prober, set(), Config(), "key")
     assert [t.reason for t in (right, wrong, renamed)] == ["valid", "wrong answer", "valid"]
     assert 0 < right.pass_rate <= 1 and right.reward == 1 + (1 - right.pass_rate) and wrong.reward == 0
