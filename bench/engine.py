@@ -2,6 +2,7 @@
 
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
+    python bench/engine.py gap        [--conversations 128] [--turns 3]
     python bench/engine.py bandwidth  [--shape qwen3-4b] [--rows 16,64,256] [--prompt 512] [--new 1024]
 
 tools: conversations of several tool turns on a model of mini's shape with random weights. A tool takes exponential
@@ -15,6 +16,9 @@ run their tools in as many threads:
 Medians over the repeats, with all sides in turn, and where the engine's time goes.
 
 growth: milliseconds of a decode step for rows x cached tokens, on the same model, and how they grow.
+
+gap: log-probs as sampled, through the cache and in a batch that changes all the time, against those of one full
+forward over the finished conversation, in float32 and in bfloat16.
 
 bandwidth: tokens a second while decoding, as a share of what the memory allows: a step has to read all weights and the
 cached keys and values once, at the speed at which this machine copies memory. Beside it transformers' generate_batch on
@@ -39,7 +43,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config
 
 from ap.config import Config  # noqa: E402
 from ap.generate import Conversation, Engine, sample  # noqa: E402
-from ap.model import build_model  # noqa: E402
+from ap.model import build_model, token_logprobs  # noqa: E402
 
 VOCAB, STOPS, CAP, PAD = 1024, range(40), 96, 1023  # 40 of 1,024 tokens end a message; none is longer than 96
 WORKERS = 16
@@ -88,8 +92,8 @@ class Workload:
         return self.tokens(rng, rng.randint(8, 24))
 
 
-def run_engine(model, work: Workload) -> tuple[int, dict]:
-    model.set_attn_implementation("ap")
+def converse(model, work: Workload) -> tuple[list[Conversation], dict]:
+    """All conversations, carried to their end by the engine."""
     conversations = [Conversation.start(prompt, f"{work.seed}/{i}") for i, prompt in enumerate(work.prompts)]
     number, turn = {id(c): i for i, c in enumerate(conversations)}, [0] * len(conversations)
 
@@ -98,9 +102,14 @@ def run_engine(model, work: Workload) -> tuple[int, dict]:
         turn[i] += 1
         return work.tool(i, turn[i]) if turn[i] < work.turns else None
 
-    watch, began = Stopwatch(model), time.perf_counter()
     engine = Engine(model, set(STOPS), max_length=work.max_length, reproducible=False)
-    stats = engine.run(conversations, reply, CAP, workers=WORKERS)
+    return conversations, engine.run(conversations, reply, CAP, workers=WORKERS)
+
+
+def run_engine(model, work: Workload) -> tuple[int, dict]:
+    model.set_attn_implementation("ap")
+    watch, began = Stopwatch(model), time.perf_counter()
+    conversations, stats = converse(model, work)
     seconds, forward = time.perf_counter() - began, watch.remove()
     return sum(sum(c.loss_mask) for c in conversations), {
         "forward": forward, "waiting for tools": stats["env_seconds"],
@@ -228,6 +237,22 @@ def step_seconds(model, prompts: list[list[int]], new: int) -> float:
     return statistics.median(seconds)
 
 
+# ----------------------------------------------------------------------------------------------------------- gap
+
+
+def gap(options: argparse.Namespace) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = mini_shape(2048).to(dtype)
+        conversations, _ = converse(model, Workload(options.conversations, options.turns, 0))
+        gaps = []
+        for c in conversations:
+            logprobs, _ = token_logprobs(model, torch.tensor([c.ids]), torch.tensor([c.loss_mask]))
+            gaps.append((logprobs[0] - torch.tensor(c.logprobs)).abs()[torch.tensor(c.loss_mask) > 0])
+        gaps = torch.cat(gaps)
+        print(f"{str(dtype).removeprefix('torch.'):9} {len(gaps)} tokens: |difference of log-probs| mean {gaps.mean():.1e}, "
+              f"99 % below {gaps.quantile(0.99):.1e}, largest {gaps.max():.1e}")
+
+
 # ----------------------------------------------------------------------------------------------------- bandwidth
 
 SHAPES = {  # Qwen3-4B's own figures; tiny is to try the script
@@ -310,7 +335,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="tools|growth|bandwidth")
+    commands = parser.add_subparsers(required=True, metavar="tools|growth|gap|bandwidth")
     command = commands.add_parser("tools")
     command.add_argument("--conversations", type=int, default=128)
     command.add_argument("--turns", type=int, default=3)
@@ -322,6 +347,10 @@ def main() -> None:
     command.add_argument("--lengths", default="128,512,1024,4096")
     command.add_argument("--new", type=int, default=12)
     command.set_defaults(work=growth)
+    command = commands.add_parser("gap")
+    command.add_argument("--conversations", type=int, default=128)
+    command.add_argument("--turns", type=int, default=3)
+    command.set_defaults(work=gap)
     command = commands.add_parser("bandwidth")
     command.add_argument("--shape", default="qwen3-4b", choices=SHAPES)
     command.add_argument("--rows", default="16,64,256")

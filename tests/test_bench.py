@@ -39,6 +39,12 @@ def test_growth_fills_its_table(bench, monkeypatch, capsys):
     assert len(re.findall(r"^ +[13]( +[\d.]+){2}$", text, re.MULTILINE)) == 2 and "worst growth" in text
 
 
+def test_the_gap_is_small_in_float32(bench, monkeypatch, capsys):
+    text = output(bench, monkeypatch, capsys, "gap", "--conversations", "3", "--turns", "2")
+    largest = [float(value) for value in re.findall(r"largest (\S+)", text)]
+    assert largest[0] < 1e-5 < largest[1]  # and bfloat16's is not hidden
+
+
 def test_bandwidth_says_that_there_is_no_gpu(bench, monkeypatch, capsys):
     monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
     text = output(bench, monkeypatch, capsys, "bandwidth", "--shape", "tiny", "--rows", "2", "--prompt", "8", "--new",

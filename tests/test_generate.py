@@ -132,6 +132,19 @@ def test_the_same_twice_and_another_key(qwen3):
     assert outcome(run(qwen3, start(prompts(), key="other"))) != outcome(first)
 
 
+def test_the_engine_reads_the_weights_that_the_trainer_writes(qwen3):
+    """There is one copy of them: after an update in place, the same engine samples from the new policy."""
+    engine = Engine(qwen3, {STOP, 8}, max_length=40)
+    before, after = start(prompts()), start(prompts())
+    engine.run(before, replies)
+    with torch.no_grad():
+        for weight in qwen3.parameters():
+            weight.mul_(1.1)
+    engine.run(after, replies)
+    assert outcome(before) != outcome(after)
+    assert_scored_as_sampled(qwen3, after)
+
+
 def test_sampling_leaves_the_global_generator_alone(qwen3):
     state = torch.get_rng_state()
     run(qwen3, start(prompts()))
