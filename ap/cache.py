@@ -17,11 +17,20 @@ import torch
 
 from ap.config import UserError
 
-CACHE_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
+CPU_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
+GPU_SHARE = 0.8  # *choice*: of the memory that is free when a rollout begins; the rest is for its activations
+
+
+def budget(device: torch.device) -> int:
+    """Bytes that a cache may take."""
+    if device.type != "cuda":
+        return CPU_BYTES
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, and free
+    return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
 
 
 class Cache:
-    """Room for `rows` conversations of `length` tokens; fewer rows if CACHE_BYTES hold no more.
+    """Room for `rows` conversations of `length` tokens; fewer rows if the budget holds no more.
 
     Raises UserError if not even one fits.
     """
@@ -31,10 +40,11 @@ class Cache:
         heads, layers = shape.num_key_value_heads, shape.num_hidden_layers
         dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
         row_bytes = 2 * layers * heads * length * dim * model.dtype.itemsize
-        if row_bytes > CACHE_BYTES:
+        room = budget(model.device)
+        if row_bytes > room:
             raise UserError(f"a conversation of {length} tokens needs {row_bytes / 2**30:.1f} GiB of KV cache, "
-                            f"more than the {CACHE_BYTES / 2**30:.1f} GiB there are; allow fewer tokens.")
-        self.rows, self.length = min(rows, CACHE_BYTES // row_bytes), length
+                            f"more than the {room / 2**30:.1f} GiB there are; allow fewer tokens.")
+        self.rows, self.length = min(rows, room // row_bytes), length
         # Zeros, since what lies behind a row's end is multiplied by a weight of 0, and 0 * NaN is NaN.
         self.store = torch.zeros(
             self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)

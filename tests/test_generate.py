@@ -84,6 +84,27 @@ def test_greedy_tokens_equal_those_of_transformers(model):
         assert conversation.ids == theirs[0].tolist()
 
 
+@torch.no_grad()
+def test_greedy_tokens_equal_those_of_transformers_after_tool_turns_and_with_a_shared_prompt(model):
+    """Every message of every conversation is what transformers writes, from scratch, to all that stands before it."""
+    [shared] = prompts((9,), seed=3)
+    conversations, stops = start(prompts() + [shared] * 3), list(range(0, VOCAB, 3))  # greedy text is repetitive
+    Engine(model, set(stops), max_length=60, greedy=True).run(conversations, replies)
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    messages = 0
+    for c in conversations:
+        edges = [t for t in range(1, len(c.ids) + 1) if t == len(c.ids) or c.loss_mask[t] != c.loss_mask[t - 1]]
+        for begin, end in zip(edges, edges[1:]):
+            if c.loss_mask[begin]:
+                ids = torch.tensor([c.ids[:begin]])
+                theirs = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=0,
+                                        max_new_tokens=60 - begin, eos_token_id=stops)
+                assert c.ids[:end] == theirs[0].tolist()
+                messages += 1
+    assert messages > len(conversations) and conversations[-1].ids == conversations[-2].ids
+
+
 def test_log_probs_are_those_of_a_full_forward_pass(model):
     conversations = run(model, start(prompts()))
     assert_scored_as_sampled(model, conversations)
@@ -439,10 +460,10 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
     """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half."""
     reference = outcome(run(qwen3, start(prompts(MANY))))
     row = 40 * 2 * 2 * 2 * 8 * 4
-    monkeypatch.setattr(ap.cache, "CACHE_BYTES", row * 5 // 2)
+    monkeypatch.setattr(ap.cache, "CPU_BYTES", row * 5 // 2)
     assert Cache(qwen3, 256, 40).rows == 2
     assert outcome(run(qwen3, start(prompts(MANY)))) == reference
-    monkeypatch.setattr(ap.cache, "CACHE_BYTES", row - 1)
+    monkeypatch.setattr(ap.cache, "CPU_BYTES", row - 1)
     with pytest.raises(UserError, match="a conversation of 40 tokens needs"):
         run(qwen3, start(prompts()))
 
