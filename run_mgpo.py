@@ -189,7 +189,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
             "repeated_rate": 1 - len(new) / len(accepted) if accepted else 0.0,
             "tokens_per_second/rollout": ranks.world * engine["decode_tokens"] / clock.seconds["seconds/rollout"],
             "tokens_per_second/update": sum(len(t.ids) for t in everyone) / clock.seconds["seconds/update"],
-            **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
+            **world.cast.counts(), **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
         }
         logs["metrics"].write(step + 1, record)
         logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])

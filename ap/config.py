@@ -101,6 +101,8 @@ class Config:
     prober_k: int = setting(16, "attempts of the prober at a problem (paper: 16)")
     prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
+    roles: str = setting("", "JSON file: models that verify, audit and attempt (ap/cast.py); empty: the domain's programs")
+    workers: int = setting(4, "threads that run tools and ask judges while other rows decode")
     # --- evaluation
     problems: int = setting(0, "problems that the trained proposer shall write, besides those of its training")
     eval_sets: int = setting(400, "fixed skill sets, never drawn in training")
@@ -139,7 +141,7 @@ class Config:
 # values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
     "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0,
-    "max_turns": 24, "reproducible": False, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32,
+    "max_turns": 24, "reproducible": False, "workers": 32, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32,
     "save_every": 10,
 }
 PRESETS: dict[str, dict] = {
@@ -154,7 +156,7 @@ _SHARED = (  # of the episodes, in whichever stage they are played
     "seed", "skills", "skills_min", "skills_max", "max_turns", "max_tokens", "exec_timeout", "actions", "one_shot",
     "eval_sets", "dtype", "max_grad_norm", "reference",
 )
-_JUDGE = ("temperature", "r_base", "hardness", "pass_rate", "prober_k")
+_JUDGE = ("temperature", "r_base", "hardness", "pass_rate", "prober_k", "roles")
 _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "skills/candidates.jsonl": ("the skills", (
         "seed", "domain", "model", "vocab_size", "corpus", "corpus_size", "tau_r", "reference")),

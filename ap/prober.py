@@ -5,6 +5,7 @@ The pool is ordered from weak to strong; when the one in charge solves too littl
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, Mapping, Sequence
@@ -119,12 +120,13 @@ class Prober:
 
     def __init__(
         self, pool: Sequence[Attempter], k: int = 16, kind: str = "rate", window: int = 500, floor: float = 0.3,
-        smoothing: float = 0.5,
+        smoothing: float = 0.5, workers: int = 1,
     ):
+        """workers: problems that are attempted at the same time, in threads."""
         if not pool:
             raise ValueError("a prober needs at least one attempter")
         self.pool, self.k, self.kind, self.window, self.floor = list(pool), k, kind, window, floor
-        self.smoothing = smoothing
+        self.smoothing, self.workers = smoothing, workers
         self.level = 0  # index into the pool
         self.problems = 0  # observed so far
         self.ema: float | None = None
@@ -132,14 +134,15 @@ class Prober:
 
     def pass_rates(self, problems: Sequence[Problem], seed_keys: Sequence[str]) -> list[float]:
         """rho(q) of each problem. The attempter is given the question alone."""
-        rates = []
-        for problem, key in zip(problems, seed_keys, strict=True):
-            attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
-            if len(attempts) != self.k:
-                raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")
-            successes = sum(same_answer(attempt, problem.answer) for attempt in attempts)
-            rates.append(pass_rate(successes, n=self.k, k=self.k, kind=self.kind))
-        return rates
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self._pass_rate, problems, seed_keys))
+
+    def _pass_rate(self, problem: Problem, key: str) -> float:
+        attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
+        if len(attempts) != self.k:
+            raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")
+        successes = sum(same_answer(attempt, problem.answer) for attempt in attempts)
+        return pass_rate(successes, n=self.k, k=self.k, kind=self.kind)
 
     def observe(self, rates: Sequence[float]) -> None:
         """Take the pass rates of new problems, in their order. A stronger prober may take over."""

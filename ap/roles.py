@@ -6,16 +6,11 @@
     auditor     the same as a verifier
     prober      attempt(problem, k, seed_key) -> answers     ProgramSolver       SampledSolver(name, sample)
 
-`ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies) are plain functions. For a local checkpoint,
-prober.checkpoint_sampler makes the second, and the first is `lambda prompt: sample(prompt, 1, key)[0]`. For an
-OpenAI-compatible endpoint they wrap its client, with a time limit, for example
-
-    client = huggingface_hub.InferenceClient(base_url=..., timeout=60)
-    def ask(prompt):
-        return client.chat_completion([{"role": "user", "content": prompt}]).choices[0].message.content
+`ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies) are plain functions. cast.Checkpoint and
+endpoint.Endpoint have both; cast.py reads from a file who plays what.
 
 A role's bad output is data, never an exception: an abstention, an attempt that is wrong. ChatVerifier also has a time
-limit of its own, and abstains when `ask` raises.
+limit of its own, and abstains when `ask` raises, unless it is a UserError, which is for people: a dead endpoint.
 """
 from __future__ import annotations
 

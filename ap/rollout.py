@@ -14,7 +14,7 @@ from ap.generate import Conversation, Engine
 from ap.trajectory import Trajectory, Turn
 
 
-HANGS = 30  # *choice*: a tool that takes so many times as long as its program may has hung
+HANGS, JUDGING = 30, 900.0  # *choice*: a tool has hung after 30 times what its program may take, and 900 s for judges
 
 
 class _Recorder:
@@ -66,7 +66,7 @@ def roll_out(
     Returns the trajectories in the order of the starts, and the engine's counts and seconds.
     """
     engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature,
-                    reproducible=config.reproducible, reply_seconds=HANGS * config.exec_timeout)
+                    reproducible=config.reproducible, reply_seconds=HANGS * config.exec_timeout + JUDGING)
     recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
     owner = {id(recorder.conversation): recorder for recorder in recorders}
     ended: dict[int, Trajectory] = {}
@@ -79,7 +79,7 @@ def roll_out(
         return ids
 
     conversations = [recorder.conversation for recorder in recorders]
-    stats = engine.run(conversations, reply, progress=progress)
+    stats = engine.run(conversations, reply, workers=config.workers, progress=progress)
     for conversation in conversations:
         if conversation.stopped == "timeout" or id(conversation) not in ended:  # hung, or no room for the reply
             ended[id(conversation)] = owner[id(conversation)].trajectory()

@@ -17,6 +17,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Callable, Iterable, Sequence
 
+from ap.files import UserError
 from ap.roles import Verifier
 from ap.trajectory import Problem
 
@@ -217,17 +218,22 @@ class ChatVerifier:
         self.unanswered[:] = [thread for thread in self.unanswered if thread.is_alive()]
         if len(self.unanswered) >= MAX_UNANSWERED:
             return Verdict(None, None, "no reply")
-        verdicts: list[Verdict] = []
+        verdicts: list[Verdict | UserError] = []
         thread = threading.Thread(target=lambda: verdicts.append(self._asked(prompt)), daemon=True)
         thread.start()
         thread.join(self.seconds)
         if not verdicts:
             self.unanswered.append(thread)
-        return verdicts[0] if verdicts else Verdict(None, None, "no reply")
+            return Verdict(None, None, "no reply")
+        if isinstance(verdicts[0], UserError):
+            raise verdicts[0]
+        return verdicts[0]
 
-    def _asked(self, prompt: str) -> Verdict:
+    def _asked(self, prompt: str) -> Verdict | UserError:
         try:
             return read_verdict(self.ask(prompt))
+        except UserError as error:  # a dead endpoint: for people
+            return error
         except TimeoutError:
             return Verdict(None, None, "no reply")
         except Exception:  # whatever a client of an endpoint may raise

@@ -6,13 +6,14 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap import domains
+from ap.cast import open_cast
 from ap.config import Config, UserError
 from ap.env import Env
 from ap.files import read_jsonl
 from ap.prober import Prober, program_pool
 from ap.sandbox import Sandbox
 from ap.skills import Curriculum, Skill, load_library, split_skill_sets
-from ap.verifier import program_committee
+from ap.verifier import Committee, ProgramCheck, ProgramVerifier
 
 
 def open_library(config: Config) -> tuple[dict[str, Skill], tuple[str, ...]]:
@@ -42,10 +43,13 @@ class World:
         self.env = Env(domain, self.library, self.sandbox, config)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)
-        self.committee = program_committee(domain.VERIFIERS, domain.AUDITOR, domain.check, domain.canonical)
-        pool = program_pool(domain)
-        self.prober = Prober(pool, config.prober_k, config.pass_rate, config.prober_window, config.prober_floor)
-        self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", config.prober_window, 0.0)
+        self.cast = cast = open_cast(config)
+        self.committee = Committee(
+            cast.verifiers or [ProgramVerifier(solve) for solve in domain.VERIFIERS],
+            cast.auditor or ProgramVerifier(domain.AUDITOR), ProgramCheck(domain.check), domain.canonical)
+        pool, options = cast.probers or program_pool(domain), {"window": config.prober_window, "workers": config.workers}
+        self.prober = Prober(pool, config.prober_k, config.pass_rate, floor=config.prober_floor, **options)
+        self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", floor=0.0, **options)
         sizes = range(config.skills_min, config.skills_max + 1)
         self.eval_sets, held_out = split_skill_sets(sorted(self.library), sizes, config.eval_sets, seed=0)
         self.curriculum = Curriculum(self.library, sizes, held_out, config.mastery_alpha, config.mastery_eps)

@@ -268,6 +268,7 @@ def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pu
     starts = [(K, 0, f"hang/{n}") for n in range(6)]
     expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
     monkeypatch.setattr(ap.rollout, "HANGS", 0.5)
+    monkeypatch.setattr(ap.rollout, "JUDGING", 0.0)
     env = Env(mini, world.library, Hangs(world.env.sandbox, 2), replace(world.env.config, exec_timeout=2.0))
     trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
     env.sandbox.for_ever.set()

@@ -1,0 +1,118 @@
+"""The cast: who plays which role in a run, as a file of the user's says (--roles FILE).
+
+    {"verifiers": [{"endpoint": "http://localhost:8000/v1", "model": "qwen3-32b", "key": "NAME_OF_A_VARIABLE"},
+                   {"endpoint": "https://...", "model": "gpt-oss-120b", "concurrency": 16},
+                   {"checkpoint": "models/qwen3-14b"}],
+     "auditor": {"checkpoint": "models/phi-4", "temperature": 0.0},
+     "probers": [{"checkpoint": "models/qwen3-1.7b"}, {"checkpoint": "models/qwen3-8b"}]}
+
+Three verifiers, one auditor, and probers from weak to strong; a role that is left out is played by the domain's own
+programs. A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and
+`sample`, and count what they did.
+"""
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ap.config import Config, UserError
+from ap.endpoint import Endpoint
+from ap.files import read_json
+from ap.prober import SampledSolver, checkpoint_sampler
+from ap.verifier import ChatVerifier
+
+FIELDS = {  # of a player: what it may say, and of which type
+    "endpoint": {"endpoint": str, "model": str, "key": str, "concurrency": int, "seconds": (int, float), "tries": int,
+                 "max_tokens": int, "temperature": (int, float)},
+    "checkpoint": {"checkpoint": str, "max_tokens": int, "temperature": (int, float)},
+}
+
+
+class Checkpoint:
+    """A local checkpoint as player. Loaded when it is first asked; asked by one thread at a time."""
+
+    def __init__(self, folder: str, config: Config, max_tokens: int = 4096, temperature: float = 1.0):
+        if not (Path(folder) / "config.json").is_file():
+            raise UserError(f"{folder} holds no model (no config.json); give the folder of a Hugging Face checkpoint.")
+        self.folder, self.config, self.max_tokens, self.temperature = folder, config, max_tokens, temperature
+        self.counts = {"requests": 0}
+        self._lock, self._replies = threading.Lock(), None
+
+    def ask(self, prompt: str) -> str:
+        return self.sample(prompt, 1, "0")[0]
+
+    def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
+        """k replies, which depend on the prompt, the key and the settings only."""
+        with self._lock:
+            if self._replies is None:
+                from transformers import AutoTokenizer
+
+                from ap.model import load_model
+
+                tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+                model = load_model(self.folder, self.config).requires_grad_(False)
+                self._replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
+            self.counts["requests"] += k
+            return self._replies(prompt, k, seed_key)
+
+
+@dataclass
+class Cast:
+    """Those whom the user named; None or empty where the domain's programs play."""
+
+    verifiers: list[ChatVerifier] = field(default_factory=list)
+    auditor: ChatVerifier | None = None
+    probers: list[SampledSolver] = field(default_factory=list)
+    players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
+
+    def counts(self) -> dict[str, int]:
+        """role/PLAYER/requests and so on, since this process began: for the metrics."""
+        return {f"role/{name}/{what}": number for name, player in self.players.items()
+                for what, number in player.counts.items()}
+
+
+def open_cast(config: Config) -> Cast:
+    """Read --roles. Raises UserError, naming file and field, for anything that is not as described above."""
+    cast = Cast()
+    if not config.roles:
+        return cast
+    record = read_json(Path(config.roles))
+    if not isinstance(record, dict):
+        raise UserError(f"{config.roles}: must be an object with verifiers, auditor or probers.")
+    for role in record.keys() - {"verifiers", "auditor", "probers"}:
+        raise UserError(f"{config.roles}: unknown role {role!r}; there are verifiers, auditor and probers.")
+    if len(record.get("verifiers", [0] * 3)) != 3:
+        raise UserError(f"{config.roles}: verifiers must be a list of three players; a committee has that many.")
+
+    def player(name: str, entry) -> Endpoint | Checkpoint:
+        cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config)
+        return cast.players[name]
+
+    cast.verifiers = [ChatVerifier(player(f"verifier-{n}", entry).ask)
+                      for n, entry in enumerate(record.get("verifiers", []), 1)]
+    if "auditor" in record:
+        cast.auditor = ChatVerifier(player("auditor", record["auditor"]).ask)
+    for n, entry in enumerate(record.get("probers", []), 1):
+        cast.probers.append(SampledSolver(f"prober-{n}", player(f"prober-{n}", entry).sample))
+    return cast
+
+
+def _player(where: str, name: str, entry, config: Config) -> Endpoint | Checkpoint:
+    kinds = [kind for kind in FIELDS if isinstance(entry, dict) and kind in entry]
+    if len(kinds) != 1:
+        raise UserError(f'{where}: a player is {{"endpoint": address, "model": name}} or {{"checkpoint": folder}}.')
+    types = FIELDS[kinds[0]]
+    for key, value in entry.items():
+        if key not in types:
+            raise UserError(f"{where}: unknown field {key!r}; there are {', '.join(types)}.")
+        if not isinstance(value, types[key]) or isinstance(value, bool):
+            raise UserError(f"{where}: {key} is {value!r}, not a {'text' if types[key] is str else 'number'}.")
+    if kinds[0] == "checkpoint":
+        return Checkpoint(entry["checkpoint"], config,
+                          **{key: value for key, value in entry.items() if key != "checkpoint"})
+    if not entry.get("model"):
+        raise UserError(f"{where}: an endpoint needs the name of its model.")
+    options = {key: value for key, value in entry.items() if key not in ("endpoint", "model", "key")}
+    return Endpoint(entry["endpoint"], entry["model"], entry.get("key", ""), config.folder / "replies",
+                    name=name, **options)

@@ -1,0 +1,142 @@
+"""A model behind an OpenAI-compatible server, for the roles of roles.py: `ask` and `sample`, as a local one has them.
+
+What is asked once is kept on disk and never asked again, so a run that is killed, or run again, pays for nothing twice.
+Errors are of three kinds. Those that pass (429, 5xx, time-outs, cut connections, useless replies) are tried again with
+growing pauses. A single request that the server refuses (400, 413, 422), or that never gets a usable reply, is
+BadReply: the role abstains. A server that cannot be reached, or refuses us (401, 403, 404), is DeadEndpoint, which ends
+the run; its last checkpoint and the cache are there to go on from.
+"""
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ap.files import UserError, read_json, write_json
+
+PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too
+
+
+class DeadEndpoint(UserError):
+    """The server cannot be used at all."""
+
+
+class BadReply(Exception):
+    """This one request got no usable reply."""
+
+
+class Endpoint:
+    """One model of one server. Safe to call from any thread; at most `concurrency` requests are under way.
+
+    key_variable: the environment variable that holds the API key, which is never logged or written. seconds: time limit
+    of a request. tries: requests before we give up; the pauses between them double from `pause` seconds, or are what
+    the server asks for. cache: folder of the replies, one file each; None: not kept. name: of the player; two judges
+    with one model are asked one by one.
+    `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them.
+    """
+
+    def __init__(
+        self, base_url: str, model: str, key_variable: str = "", cache: Path | None = None, concurrency: int = 8,
+        seconds: float = 120.0, tries: int = 6, pause: float = 1.0, max_tokens: int = 4096, temperature: float = 1.0,
+        name: str = "",
+    ):
+        if key_variable and not os.environ.get(key_variable):
+            raise UserError(f"{base_url}: the environment variable {key_variable} is not set; put the API key there.")
+        if not base_url.startswith(("http://", "https://")):
+            raise UserError(f"{base_url!r} is no address of a server; give one such as http://localhost:8000/v1.")
+        self.base_url, self.model, self.name, self.cache = base_url.rstrip("/"), model, name, cache
+        self.concurrency = concurrency
+        self.seconds, self.tries, self.pause = seconds, tries, pause
+        self.settings = {"max_tokens": max_tokens, "temperature": temperature}
+        self.counts = dict.fromkeys(("requests", "cached", "retries", "prompt_tokens", "completion_tokens"), 0)
+        self._headers = {"Content-Type": "application/json"}
+        if key_variable:
+            self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
+        self._free, self._lock = threading.BoundedSemaphore(concurrency), threading.Lock()
+
+    def ask(self, prompt: str) -> str:
+        """The reply to one prompt. Raises BadReply or DeadEndpoint."""
+        return self._reply(prompt, self.name)
+
+    def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
+        """k replies; "" where there was no usable one. The cache gives the same ones for the same prompt and key."""
+        with ThreadPoolExecutor(min(k, self.concurrency)) as pool:
+            return list(pool.map(lambda number: self._or_empty(prompt, f"{seed_key}/{number}"), range(k)))
+
+    def _or_empty(self, prompt: str, key: str) -> str:
+        try:
+            return self._reply(prompt, key)
+        except BadReply:
+            return ""
+
+    def _reply(self, prompt: str, key: str) -> str:
+        request = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "key": key} | self.settings
+        path = None
+        if self.cache is not None:
+            digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+            path = Path(self.cache) / digest[:2] / f"{digest}.json"
+            if path.exists():
+                self._count(cached=1)
+                return read_json(path)["reply"]
+        with self._free:
+            reply, usage = self._asked(request)
+        self._count(**usage)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"request": request, "reply": reply, "usage": usage})
+        return reply
+
+    def _asked(self, request: dict) -> tuple[str, dict[str, int]]:
+        """The reply, after as many tries as it takes, and the tokens that the server counted."""
+        reached = False
+        for attempt in range(self.tries):
+            pause = self.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # not all threads at the same time
+            self._count(requests=1, retries=int(attempt > 0))
+            try:
+                return self._post(request)
+            except urllib.error.HTTPError as error:
+                problem, status, asked = f"HTTP {error.code}", error.code, error.headers.get("Retry-After", "")
+                error.close()
+                if status in REFUSED:
+                    raise BadReply(f"{self.base_url} refuses the request (HTTP {status})") from error
+                if status not in PASSING and status < 500:
+                    raise DeadEndpoint(f"{self.base_url}, model {self.model}: HTTP {status}; check the address, the "
+                                       "model's name and the API key.") from error
+                pause = float(asked) if asked.isdigit() else pause
+            except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
+                problem = f"no reply ({getattr(error, 'reason', error)})"
+            except (IndexError, KeyError, TypeError, ValueError) as error:  # not the record that was promised
+                problem, reached = f"no usable record ({type(error).__name__})", True
+            if attempt + 1 < self.tries:
+                time.sleep(pause)
+        if reached:
+            raise BadReply(f"{self.base_url}: {problem} in {self.tries} tries")
+        raise DeadEndpoint(f"{self.base_url}, model {self.model}: {problem}, {self.tries} times; is the server "
+                           "running? The same command goes on from the last checkpoint, and asks nothing twice.")
+
+    def _post(self, request: dict) -> tuple[str, dict[str, int]]:
+        """One request. Raises OSError, HTTPException, or KeyError and its like for a reply that is not as promised."""
+        seed = int.from_bytes(hashlib.sha256(request["key"].encode()).digest()[:4], "big") >> 1
+        body = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
+        post = urllib.request.Request(
+            f"{self.base_url}/chat/completions", json.dumps(body).encode(), self._headers, method="POST")
+        with urllib.request.urlopen(post, timeout=self.seconds) as response:
+            record = json.loads(response.read())
+        text = record["choices"][0]["message"]["content"]
+        if not isinstance(text, str):
+            raise TypeError("the reply has no text")
+        usage = record.get("usage") or {}
+        return text, {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                self.counts[name] += number

@@ -1,0 +1,98 @@
+"""Who plays which role: read from a file, and playing it in a real step."""
+import json
+from dataclasses import replace
+
+import pytest
+from test_endpoint import Server
+
+from ap.cast import Checkpoint, open_cast
+from ap.chat import tool_call
+from ap.config import UserError
+from ap.judge import judge
+from ap.model import build_model
+from ap.rollout import play_script
+from ap.trajectory import Problem
+from ap.world import World
+
+SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
+
+
+@pytest.fixture
+def checkpoint(tiny, tokenizer, tmp_path):
+    folder = tmp_path / "checkpoint"
+    build_model(tiny, len(tokenizer), seed=5).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def with_roles(config, tmp_path, roles):
+    path = tmp_path / "roles.json"
+    path.write_text(json.dumps(roles))
+    return replace(config, roles=str(path))
+
+
+def judging(body):
+    """A server that judges and solves as its model's name says: right-11, wrong, unreadable."""
+    kind, _, answer = body["model"].partition("-")
+    if "Think step by step" in body["messages"][0]["content"]:
+        return rf"\boxed{{{answer or 0}}}"
+    return {"right": json.dumps({"valid": True, "answer": answer, "reason": "valid"}),
+            "wrong": '{"valid": false, "answer": null, "reason": "ambiguous"}'}.get(kind, "hm")
+
+
+def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
+    """Two right votes and one that cannot be read: valid, with an abstention; the prober solves it every time."""
+    with Server(answer=judging) as server:
+        def player(name):
+            return {"endpoint": server.url, "model": name}
+
+        config = with_roles(own_tiny, tmp_path, {
+            "verifiers": [player("right-11"), player("right-11"), player("unreadable")],
+            "auditor": {"checkpoint": checkpoint, "max_tokens": 4}, "probers": [player("right-11"), player("right-12")]})
+        with World(config) as world:
+            script = iter([f"<problem>{SOUND}</problem>", tool_call("submit", answer="11")])
+            episode = play_script(world.env, world.tokenizer, ("shift", "share"), lambda _: next(script))
+            judge([episode], world.tokenizer, world.committee, world.prober, set(), config, "key")
+            counts = world.cast.counts()
+    assert (episode.outcome, episode.valid, episode.reason) == ("submitted", True, "valid")
+    assert episode.abstained == ("unreadable verdict",) and episode.pass_rate == 1.0
+    assert counts["role/verifier-1/requests"] == counts["role/verifier-2/requests"] == 1  # one model, two judges
+    assert counts["role/prober-1/requests"] == 16
+    assert counts["role/auditor/requests"] == counts["role/prober-2/requests"] == 0
+    assert len(list((config.folder / "replies").rglob("*.json"))) == 3 + 16
+
+
+def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
+    player = Checkpoint(checkpoint, own_tiny, max_tokens=6)
+    replies = player.sample("a is 3.", 3, "k")
+    assert len(replies) == 3 and player.sample("a is 3.", 3, "k") == replies != player.sample("a is 3.", 3, "other")
+    assert isinstance(player.ask("a is 3."), str) and player.counts == {"requests": 10}
+
+
+def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
+    with Server(*[401] * 99) as server:
+        config = with_roles(own_tiny, tmp_path, {"probers": [{"endpoint": server.url, "model": "m"}]})
+        with World(config) as world, pytest.raises(UserError, match="HTTP 401; check the address"):
+            world.prober.pass_rates([Problem("q", "1")], ["k"])
+
+
+def test_without_a_file_programs_play(world):
+    assert world.cast.players == {} and world.cast.counts() == {}
+    assert len(world.committee.verifiers) == 3 and world.prober.pool
+
+
+@pytest.mark.parametrize("roles, said", [
+    ([], "must be an object"),
+    ({"judge": {}}, "unknown role 'judge'"),
+    ({"verifiers": [{"checkpoint": "x"}]}, "list of three"),
+    ({"auditor": "gpt"}, "auditor: a player is"),
+    ({"auditor": {"endpoint": "http://x/v1", "checkpoint": "y"}}, "auditor: a player is"),
+    ({"auditor": {"endpoint": "http://x/v1"}}, "name of its model"),
+    ({"auditor": {"endpoint": "http://x/v1", "model": "m", "url": 1}}, "unknown field 'url'"),
+    ({"probers": [{"endpoint": "http://x/v1", "model": "m", "tries": "3"}]}, "prober-1: tries is '3', not a number"),
+    ({"probers": [{"checkpoint": "nowhere"}]}, "nowhere holds no model"),
+    ({"auditor": {"endpoint": "http://x/v1", "model": "m", "key": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
+])
+def test_what_is_wrong_with_the_file(tiny, tmp_path, roles, said):
+    with pytest.raises(UserError, match=said):
+        open_cast(with_roles(tiny, tmp_path, roles))
