@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """op: "num" (a Fraction), "var" (a name), "pi", "e", "i", "inf", an operation, or a kind of answer (answers.py)."""
+    """op: "num" (a Fraction), "var" (a name), "pi", "e", "i", "inf", an operation, or a kind of answer (meaning.py)."""
 
     op: str
     args: tuple = ()
@@ -41,7 +41,8 @@ class Node:
 
     @property
     def variables(self) -> frozenset[str]:
-        return frozenset(node.args[0] for node in self.walk() if node.op == "var")
+        bound = {node.args[0] for node in self.walk() if node.op in ("sum", "prod")}
+        return frozenset(node.args[0] for node in self.walk() if node.op == "var" and node.args[0] not in bound)
 
 
 def num(value) -> Node:
@@ -57,20 +58,22 @@ GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta va
     sigma tau upsilon phi varphi chi psi omega hbar ell
     Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split())
 ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
-FUNCTIONS = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh ln log exp abs".split()} | {
-    "lg": "lg", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
+FUNCTIONS = {name: name for name in """sin cos tan cot sec csc sinh cosh tanh ln log exp abs
+    floor ceil gcd lcm max min cis""".split()} | {
+    "lg": "lg", "factorial": "!", "ceiling": "ceil", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
 SAME = {  # tokens that mean another token
     "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\%": "%", "\\le": "<=", "\\leq": "<=", "\\ge": ">=",
     "\\geq": ">=", "\\leqslant": "<=", "\\geqslant": ">=", "\\ne": "!=", "\\neq": "!=", "\\lt": "<", "\\gt": ">",
     "\\equiv": "=", "\\varnothing": "\\emptyset", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
     "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or",
-    "\\tg": "\\tan", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
+    "\\overrightarrow": "\\vec", "Infinity": "\\infty", "\\tg": "\\tan", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
     "oo": "\\infty", "sqrt": "sqrt", "cbrt": "cbrt", "or": "or", "and": "and", ";": ",", "\\bar": "\\overline",
+    "\\dots": "\\ldots", "\\top": "T",
     "\\backslash": "\\setminus", "\\widehat": "\\hat",
 }
 COMMANDS = frozenset("""\\frac \\sqrt \\pi \\infty \\emptyset \\pm \\mp \\cup \\in \\setminus \\langle \\rangle \\lfloor
-    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R""".split())
+    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R \\sum \\prod \\int \\ldots""".split())
 WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, key=len, reverse=True)
 TOKEN = re.compile(r"""\ *(?:
     (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
@@ -89,7 +92,7 @@ def tokens_of(text: str) -> list[str]:
 
     A comma before groups of three digits is a separator outside of brackets only.
     """
-    tokens, position, depth = [], 0, 0
+    text, tokens, position, depth = text.rstrip(), [], 0, 0
     while position < len(text):
         match = (GROUPED.match(text, position) if depth == 0 else None) or TOKEN.match(text, position)
         if match is None or len(tokens) > MAX_TOKENS:
@@ -101,6 +104,9 @@ def tokens_of(text: str) -> list[str]:
         position = match.end()
         if kind == "letters":
             tokens += _split(token)
+            if len(tokens[-1]) == 1 and (digits := re.compile("[0-9]+(?![0-9]*(?: *\\^|\\.))").match(text, position)):
+                tokens += ["_", digits[0]]  # x1, H2O
+                position = digits.end()
         elif kind == "matrix":
             tokens.append(re.match(r"\\begin|\\end|&|\\\\", token)[0])
         elif kind == "command":
@@ -128,7 +134,8 @@ def _split(run: str) -> list[str]:
 # ---------------------------------------------------------------- parser
 
 STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
-          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", *FUNCTIONS)
+          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", "\\sum", "\\prod", "\\int",
+          "\\ldots", *FUNCTIONS)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
            "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
@@ -141,6 +148,7 @@ class Parser:
     factor := atom [!] [%] [^ [-] factor];  atom := number | letter | function | \frac | \sqrt | brackets | ..."""
 
     def __init__(self, text: str):
+        self.bound = ()  # variables of sums: \sum_{i=1}
         self.tokens, self.position, self.depth, self.bars, self.angles = tokens_of(text) + [""], 0, 0, 0, 0
 
     @property
@@ -181,6 +189,7 @@ class Parser:
                     raise Unreadable("both or and and")
                 kind = separator
             found.append(self.clause())
+        found = _continued(found)
         return found[0] if len(found) == 1 else Node(kind, tuple(found))
 
     def clause(self) -> Node:
@@ -210,7 +219,7 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def term(self, sign: str) -> Node:
-        node = self.product()
+        node = self.product() if sign != "+" or self.next != "-" else self.term(self.take())  # 14 + -1
         if sign == "-" and node.op == "matrix":
             return _multiple((num(-1),), node)
         return Node({"-": "neg", "\\pm": "pm", "\\mp": "mp"}[sign], (node,)) if sign not in ("", "+") else node
@@ -226,8 +235,11 @@ class Parser:
             divided = sign == "/"
             factor = self.signed_factor() if sign else self.factor()
             factors.append(Node("inv", (factor,)) if divided else factor)
-        if len(factors) > 1 and factors[-1].op == "matrix":  # a multiple of a matrix
-            return _multiple(factors[:-1], factors[-1])
+        matrices = [factor for factor in factors if factor.op == "matrix"]
+        if len(factors) > 1 and len(matrices) == 1:
+            return _multiple([factor for factor in factors if factor.op != "matrix"], matrices[0])
+        if len(factors) == 2 and factors[1].op == "()" and factors[0].op == "var" and factors[0].args[0][0].isupper():
+            return factors[1]  # the point P(2, 3)
         return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
 
     def starts(self) -> bool:
@@ -259,6 +271,10 @@ class Parser:
             if self.accept("\\circ") or (self.next == "{" and self.tokens[self.position + 1] == "\\circ"
                                          and self.take() and self.take() and self.take("}")):
                 return Node("degrees", (node,))
+            if self.next == "T" or self.tokens[self.position:self.position + 3] == ["{", "T", "}"]:
+                if node.op in ("matrix", "()", "[]"):
+                    self.position += 1 if self.next == "T" else 3
+                    return _transposed(node)
             self.enter()
             node = Node("^", (node, self.signed_factor()))
             self.depth -= 1
@@ -272,8 +288,8 @@ class Parser:
             return self.number(token)
         if len(token) == 1 and token.isalpha() or token[1:] in GREEK:
             return self.letter(token)
-        if token in ("\\pi", "\\infty", "\\emptyset", "\\R"):
-            return {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS}[token]
+        if token in ("\\pi", "\\infty", "\\emptyset", "\\R", "\\ldots"):
+            return {"\\ldots": Node("var", ("...",)), "\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS}[token]
         self.enter()
         if token == "\\frac":
             top = self.argument(more=1)
@@ -295,6 +311,8 @@ class Parser:
             if braced:
                 self.take("}")
             node = Node("var", (name,))
+        elif token in ("\\sum", "\\prod", "\\int"):
+            node = self.series(token[1:])
         elif token in FUNCTIONS:
             node = self.function(FUNCTIONS[token])
         elif token == MATRIX_BEGIN:
@@ -306,13 +324,27 @@ class Parser:
         self.depth -= 1
         return node
 
+    def series(self, kind: str) -> Node:
+        r"""\sum and \prod over a variable, renamed. An integral is not computed: it equals itself only."""
+        if kind == "int":
+            ends = [self.argument(more=None) if self.accept(sign) else num(0) for sign in "_^"]
+            return Node("int", (*ends, self.product()))
+        self.take("_"), self.take("{")
+        name = self.take()
+        self.take("=")
+        low = self.sum()
+        self.take("}"), self.take("^")
+        high = self.argument(more=None)
+        self.bound += (name,)
+        return Node(kind, (name, low, high, self.product()))
+
     def letter(self, name: str) -> Node:
         """A variable with its subscript and primes; e and i are numbers."""
         if self.accept("_"):
             name += "_" + self.subscript()
         while self.accept("'"):
             name += "'"
-        return Node(name) if name in ("e", "i") else Node("var", (name,))
+        return Node(name) if name in ("e", "i") and name not in self.bound else Node("var", (name,))
 
     def subscript(self) -> str:
         if not self.accept("{"):
@@ -341,15 +373,19 @@ class Parser:
             while self.starts() and self.next not in FUNCTIONS and self.next not in ("(", "["):
                 factors.append(self.factor())
             argument = factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+        if name in ("gcd", "lcm", "max", "min"):
+            return Node(name, argument.args if argument.op in ("()", "set") else (argument,))
         if name in ("log", "lg"):
             base = num(10) if name == "lg" else base or Node("var", ("base of log",))
             node = Node("*", (Node("ln", (argument,)), Node("inv", (Node("ln", (base,)),))))
+        elif name == "cis":
+            node = Node("^", (Node("e"), Node("*", (Node("i"), argument))))
         else:
             node = Node(name, (argument,))
         return Node("^", (node, exponent)) if exponent else node
 
     def bracket(self, opening: str) -> Node:
-        if opening == "\\{" and self.accept("\\}"):
+        if opening in ("\\{", "{") and self.accept("\\}", "}"):
             return Node("set")
         bars, self.bars = self.bars, int(opening == "|")
         node = self.entries()
@@ -430,7 +466,7 @@ class Parser:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def based(self, digits: str, base: str) -> Node:
-        """101_2 is 5. That it was written in base 2 is kept as its unit, by answers.py."""
+        """101_2 is 5. That it was written in base 2 is kept as its unit, by reading.py."""
         if not (digits.isdigit() and base.isdigit() and len(digits) <= 1000 and 2 <= int(base[:3]) <= 10):
             raise Unreadable("a number with a subscript")
         if any(int(digit) >= int(base) for digit in digits):
@@ -451,3 +487,22 @@ class Parser:
 
 def _multiple(factors, matrix: Node) -> Node:
     return Node("matrix", tuple(Node("row", tuple(Node("*", (*factors, x)) for x in row.args)) for row in matrix.args))
+
+
+def _transposed(node: Node) -> Node:
+    """Of a matrix; of a tuple, which is a row, the column."""
+    rows = [row.args for row in node.args] if node.op == "matrix" else [node.args]
+    return Node("matrix", tuple(Node("row", column) for column in zip(*rows)))
+
+
+def _continued(entries: list[Node]) -> list[Node]:
+    """1, 2, ..., 10 written out, where it goes on by equal steps."""
+    at = next((i for i, node in enumerate(entries) if node == Node("var", ("...",))), 0)
+    if at < 2 or at != len(entries) - 2 or any(node.op != "num" for node in (*entries[:at], entries[-1])):
+        return entries
+    values, last = [node.args[0] for node in entries[:at]], entries[-1].args[0]
+    step = values[1] - values[0]
+    steps = (last - values[0]) / step if step else Fraction(-1)
+    if steps.denominator > 1 or not at <= steps <= MAX_TOKENS or any(b - a != step for a, b in zip(values, values[1:])):
+        return entries
+    return [num(values[0] + step * n) for n in range(int(steps) + 1)]

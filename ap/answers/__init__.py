@@ -1,0 +1,112 @@
+r"""Answers: find the final answer in a solution, and decide whether two answers are the same.
+
+The answers are written by a model under reward, so nothing here trusts them (see expressions.py: own parser, sizes
+limited before anything is computed, no eval, no signals, any thread). A false "equal" pays a policy for being wrong, so
+any doubt is "different" or "unparsed".
+
+Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it ("\boxed{3} or
+\boxed{4}" is both); else the last "Answer:", "the answer is" or "####"; else the whole text if it can be read; else the
+last formula in it, unless its line hedges or it is one of a row of formulas without words.
+
+What counts as equal (*choice*, all of it):
+- numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,
+  e^{i\pi} = -1. A rounded decimal is not the fraction or the root that it came from;
+- thousands separators: `,` outside of brackets, `{,}`, `\,`, blank, in groups of three. No decimal comma. "2 million";
+- expressions that agree wherever both are defined. Variables keep their case, A to J alone are option letters;
+- equations up to a constant factor that is not 0, inequalities up to a positive one, sides in either order;
+- `x = 5`, `x \in S`, `f(x) = ...` are their right side, but not `y = 5`; in a chain all values must be the same.
+  `x=1, y=2` is (1, 2), names in the order of the alphabet. A statement without content (x = x, 5 = 5) is nothing;
+- {1, 2}, the bare list `1, 2`, `1 and 2`, `1 or 2`, `\pm 3` are unordered and equal; none of them is its member;
+- (1, 2), [1, 2) are ordered, and their brackets count; <1, 2> is (1, 2); an inequality in one variable is its interval;
+- matrices entry by entry, whatever their brackets; [[1, 2], [3, 4]] is one. A row or column is not a tuple;
+- units: a missing one is fine, two different ones are not, and nothing is converted. A single letter is a unit behind a
+  number and a blank (5 m, 5 N, not 5 n), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
+- 12-hour and 24-hour times, dates with the month in words or as year-month-day, ratios up to a factor;
+- option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B` are B; several letters are a list;
+- words without case and final full stop, zero to twenty as numbers; what cannot be read, by its text. Empty is never
+  equal.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ap.answers.equality import same
+from ap.answers.expressions import Unreadable
+from ap.answers.extract import extract_answer, last_formula, marked, says_so, told
+from ap.answers.probes import Probe
+from ap.answers.reading import Reading, read
+from ap.answers.spelling import MARK, normalise
+
+__all__ = ["Match", "extract_answer", "match_answer"]
+MAX_CHARS = 10_000  # longer answers are compared as text only
+
+
+@dataclass(frozen=True)
+class Match:
+    """status: "equal", "different", or "unparsed" (one of the two cannot be read and their texts differ)."""
+
+    status: str
+    reason: str
+
+    @property
+    def equal(self) -> bool:
+        return self.status == "equal"
+
+
+def match_answer(prediction: str | None, gold: str | None) -> Match:
+    """Compare two answers, or solutions that hold one, by the conventions of this module.
+
+    Symmetric; never raises; bounded time.
+    """
+    given = [(text or "").strip() for text in (prediction, gold)]
+    answers = [(marked(text) or ("" if says_so(text) else text)).strip() for text in given]
+    if not all(answers):
+        return Match("unparsed", "empty")
+    if max(map(len, answers)) > MAX_CHARS:
+        same_text = " ".join(answers[0].split()) == " ".join(answers[1].split())
+        return Match("equal", "same text") if same_text else Match("unparsed", "too long")
+    texts = [normalise(answer) for answer in answers]
+    if texts[0] and _squeezed(texts[0]) == _squeezed(texts[1]):
+        return Match("equal", "same text")
+    try:
+        readings = [_read_or_search(text, answer) for text, answer in sorted(zip(texts, answers))]
+        probe = Probe("|".join(sorted(texts)), sum(char.isdigit() for text in texts for char in text))
+        return _same_reading(*readings, probe)
+    except Unreadable as error:
+        return Match("unparsed", str(error))
+
+
+def _squeezed(text: str) -> str:
+    """A text without what never matters: case of words, blanks and braces between what is not digits."""
+    text = re.sub(r"(?<!\\)\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), text.replace(MARK, ""))
+    text = re.sub(r"([_^]) ?\{ ?(\w+) ?\}", r"\1\2", text)
+    return re.sub(r"(?<![\w}]) | (?![\w{])", "", " ".join(text.split()))
+
+
+def _read_or_search(text: str, answer: str) -> list[Reading]:
+    """All readings of an answer, else of the last formula in it, else of the number that its last sentence says."""
+    try:
+        return read(text)
+    except Unreadable:
+        found = last_formula(answer) or told(answer)
+        if found is None:
+            raise
+        return read(normalise(found))
+
+
+def _same_reading(ours: list[Reading], theirs: list[Reading], probe: Probe) -> Match:
+    """Compare by the first kind that both can be read as; words and values both count."""
+    for kinds in (("letter",), ("date",), ("time",), ("word", "value")):
+        pairs = [(a, b) for a in ours for b in theirs if a.kind == b.kind and a.kind in kinds]
+        reasons = [_difference(a, b, probe) for a, b in pairs]
+        if pairs:
+            return Match("equal", "same value") if "" in reasons else Match("different", reasons[-1])
+    return Match("different", "of different kinds")
+
+
+def _difference(a: Reading, b: Reading, probe: Probe) -> str:
+    """"" or how they differ."""
+    if a.unit != b.unit and ((a.unit and b.unit) or a.strict or b.strict):
+        return "units differ"
+    return "" if same(a.value, b.value, probe) else "values differ"
