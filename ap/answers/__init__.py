@@ -81,7 +81,8 @@ def _squeezed(text: str) -> str:
     """A text without what never matters: case of words, blanks and braces between what is not digits."""
     text = re.sub(r"(?<!\\)\b[A-Z][a-z]{3,}\b", lambda word: word[0].lower(), text.replace(MARK, ""))
     text = re.sub(r"([_^]) ?\{ ?(\w+) ?\}", r"\1\2", text)
-    return re.sub(r"(?<![\w}]) | (?![\w{])", "", " ".join(text.split()))
+    text = re.sub(r"(\\[A-Za-z]+) *", r"\1 ", " ".join(text.split()))
+    return re.sub(r"(?<![\w}]) | (?![\w{])", "", text)
 
 
 def _read_or_search(text: str, answer: str) -> list[Reading]:

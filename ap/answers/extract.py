@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 
 SAID = re.compile(
-    r"(?i)\b(?:answer|option|choice|result)[\"']?[*_ \t]*(?:is\b[ \t]*:?|:|=)[*_\s]*|^[ \t]*####[ \t]*|答案(?:是|为|[:：])\s*|^选"
+    r"(?i)\b(?:answer|option|choice|result)[\"']?[*_ \t]*(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
     r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
 JOINT = re.compile(r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and)\b)*")  # between two boxes

@@ -3,12 +3,12 @@ from __future__ import annotations
 
 import re
 import zlib
-from functools import cmp_to_key
 
 from ap.answers.equality import is_expression, same
-from ap.answers.expressions import INFINITY, MINUS_INFINITY, REALS, Node, Parser, Unreadable, num
+from ap.answers.expressions import INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
 from ap.answers.extract import HEDGE
-from ap.answers.probes import OPERATIONS, Evaluation, Probe
+from ap.answers.probes import OPERATIONS, Probe
+from ap.answers.reals import complement, intersection, is_interval, number, union
 
 NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not read
     r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
@@ -79,7 +79,7 @@ def _meaning(node: Node) -> Node:
     if node.op in ("set", "()", "[]", "(]", "[)", "union"):
         parts = [_meaning(arg) for arg in node.args]
         if node.op == "union":
-            parts = [entry for part in parts for entry in (part.args if part.op == "union" else (part,))]
+            return union(*parts)
         if node.op == "[]" and all(part.op == "[]" and len(part.args) == len(parts[0].args) for part in parts):
             return Node("matrix", tuple(Node("row", part.args) for part in parts))
         if node.op == "set":
@@ -89,10 +89,8 @@ def _meaning(node: Node) -> Node:
             return _several("list", parts)  # {x = 1, y = 2}
         return Node(node.op, tuple(parts))
     if node.op == "minus":
-        whole, holes = node.args
-        if whole != REALS or holes.op != "set" or holes.variables:
-            raise Unreadable("a difference of sets")
-        return _punctured(holes.args)
+        whole, holes = map(_meaning, node.args)
+        return intersection(whole, complement(holes))
     return node
 
 
@@ -108,16 +106,21 @@ def _signed(node: Node, upper: str) -> Node:
 def _several(kind: str, parts: list[Node]) -> Node:
     """What `a, b`, `a or b`, `a and b` mean."""
     parts = [part.args[2] if part.op == "named" and not part.args[0] else part for part in parts]
-    names = [part.args[0] for part in parts if part.op == "named"]
-    intervals = [part.args[1] for part in parts if part.op == "named" and _is_interval(part.args[1])]
-    if kind == "or" and intervals and len(names) == len(parts) and len({*names}) == 1:  # x = 2 or x >= 3
-        pieces = [part.args[1] for part in parts]
-        intervals = [piece if _is_interval(piece) or piece.op == "set" else Node("set", (piece,)) for piece in pieces]
-    if len(intervals) == len(parts) and len({*names}) == 1 and kind != "list":
-        value = Node("union", tuple(intervals)) if kind == "or" else _intersection(intervals)
-        return Node("named", (names[0], value, None))
-    if kind == "or" and all(_is_interval(part) for part in parts):
-        return Node("union", tuple(parts))
+    named = [part for part in parts if part.op == "named"]
+    names = [part.args[0] for part in named]
+    intervals = [part for part in named if is_interval(part.args[1])]
+    if intervals and len(names) == len(parts) and len({*names}) == 1:  # x = 2 or x >= 3; 1 < x < 3, x != 2
+        values = [part.args[1] if is_interval(part.args[1]) or part.args[1].op == "set" else
+                  Node("set", (part.args[1],)) for part in parts]
+        return Node("named", (names[0], union(*values) if kind == "or" else intersection(*values), None))
+    if kind == "or" and all(is_interval(part) for part in parts):
+        return union(*parts)
+    unknowns = sorted({*names})
+    if len(names) == len(parts) > len(unknowns) > 1 and len(parts) % len(unknowns) == 0:  # x=1, y=2; x=3, y=4
+        systems = [named[i:i + len(unknowns)] for i in range(0, len(named), len(unknowns))]
+        if all(sorted(part.args[0] for part in system) == unknowns for system in systems):
+            return Node("set", tuple(Node("()", tuple(part.args[1] for part in sorted(
+                system, key=lambda part: part.args[0]))) for system in systems))
     if len({name[:2] for name in names if "_" in name}) == 1 and len({*names}) == len(parts) and not intervals:
         return Node("set", tuple(part.args[1] for part in parts))  # x_1 = 2, x_2 = 3
     if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
@@ -130,41 +133,6 @@ def _several(kind: str, parts: list[Node]) -> Node:
     if kind == "or" and is_expression(entries[0]) and all(same(entries[0], entry, Probe("or", 50)) for entry in entries):
         return entries[0]  # 0.75 or 3/4
     return Node("set", tuple(entries))
-
-
-def _is_interval(node: Node) -> bool:
-    return node.op in ("()", "[]", "(]", "[)", "union") and len(node.args) >= 2
-
-
-def _number(node: Node):
-    """The value of a real number, for sorting."""
-    if node in (INFINITY, MINUS_INFINITY):
-        return float("inf") if node == INFINITY else float("-inf")
-    if node.variables:
-        raise Unreadable("an end that is not a number")
-    evaluation = Evaluation(50, {}, False)
-    value = evaluation.approximate(evaluation(node))
-    if value.imag:
-        raise Unreadable("an end that is not real")
-    return value
-
-
-def _intersection(intervals: list[Node]) -> Node:
-    """Of one interval that is open to the right and one that is open to the left."""
-    lower = [i for i in intervals if i.op != "union" and i.args[1] == INFINITY]
-    upper = [i for i in intervals if i.op != "union" and i.args[0] == MINUS_INFINITY]
-    if len(intervals) != 2 or len(lower) != 1 or len(upper) != 1:
-        raise Unreadable("an intersection")
-    if _number(lower[0].args[0]) >= _number(upper[0].args[1]):
-        raise Unreadable("an intersection")
-    return Node(lower[0].op[0] + upper[0].op[1], (lower[0].args[0], upper[0].args[1]))
-
-
-def _punctured(holes) -> Node:
-    """The real numbers without some."""
-    numbers = sorted(holes, key=cmp_to_key(lambda a, b: -1 if _number(a) < _number(b) else 1))
-    ends = [MINUS_INFINITY, *numbers, INFINITY]
-    return Node("union", tuple(Node("()", pair) for pair in zip(ends, ends[1:])))
 
 
 def _relation(node: Node) -> Node:
@@ -221,7 +189,7 @@ def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
     if signs == ("!=",):
         difference = Node("!=", (_minus(*parts),))
         if parts[0].op == "var" and not parts[1].variables:
-            return Node("named", (parts[0].args[0], _punctured([parts[1]]), difference))
+            return Node("named", (parts[0].args[0], complement(Node("set", (parts[1],))), difference))
         return difference
     if any(sign[0] != signs[0][0] for sign in signs) or signs[0][0] not in "<>" or len(signs) > 2:
         raise Unreadable("a chain of relations")
@@ -231,7 +199,7 @@ def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
     if len(parts) == 2 and (limits := _around_zero(signs[0], *parts)):
         return limits
     if len(parts) == 3:
-        if parts[1].op != "var" or constants != [True, False, True] or not _number(parts[0]) < _number(parts[2]):
+        if parts[1].op != "var" or constants != [True, False, True] or not number(parts[0]) < number(parts[2]):
             raise Unreadable("a chain of relations")
         brackets = ("[" if signs[0] == "<=" else "(") + ("]" if signs[1] == "<=" else ")")
         return Node("named", (parts[1].args[0], Node(brackets, (parts[0], parts[2])), None))
@@ -248,7 +216,7 @@ def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
 def _around_zero(sign: str, small: Node, large: Node) -> Node | None:
     """|x + a| < b and |x + a| > b as what they say of x."""
     inside, bound = (small, large) if small.op == "abs" else (large, small)
-    if inside.op != "abs" or bound.variables or len(inside.variables) != 1 or not _number(bound) > 0:
+    if inside.op != "abs" or bound.variables or len(inside.variables) != 1 or not number(bound) > 0:
         return None
     (name,), (argument,) = inside.variables, inside.args
     shift = [arg for arg in argument.args if arg != Node("var", (name,))] if argument.op == "+" else []
@@ -259,7 +227,7 @@ def _around_zero(sign: str, small: Node, large: Node) -> Node | None:
     if inside is small:
         return _inequality((sign, sign), [low, Node("var", (name,)), high])
     left, right = (_inequality((sign,), pair) for pair in ([Node("var", (name,)), low], [high, Node("var", (name,))]))
-    return Node("named", (name, Node("union", (left.args[1], right.args[1])), None))
+    return Node("named", (name, union(left.args[1], right.args[1]), None))
 
 
 def _minus(a: Node, b: Node) -> Node:

@@ -261,7 +261,7 @@ class Probe:
             one, other = first(a), first(b)
             if not one or not other:
                 raise Undefined("zero at the first point")
-            signs.append(abs(one / abs(one) - other / abs(other)) < 0.5 if positive else True)
+            signs.append(abs(complex(one / abs(one)) - complex(other / abs(other))) < 0.5 if positive else True)
             return value(a) * other, value(b) * one
 
         return self.vanishes(cross, a, b) and all(signs)

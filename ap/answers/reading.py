@@ -51,8 +51,9 @@ def read(text: str) -> list[Reading]:
         return [*found, Reading("word", Node("word", (ordinal[1] + "th",)))]
     if label := LABEL.match(text):
         text = label[1]
-    if counted := words.number_in_front(text):
-        text = f"{counted[0]} {counted[1]}".strip()
+    sign = "-" if text[:1] == "-" else ""
+    if counted := words.number_in_front(text[len(sign):]):
+        text = f"{sign}{counted[0]} {counted[1]}".strip()
     elif (plain := words.plain_words(text)) is not None:
         found.append(Reading("word", Node("word", (plain,))))
         if len(text) > 1 and {*text.lower()} & {*"eiou"} and text.isalpha():

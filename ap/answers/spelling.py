@@ -41,6 +41,8 @@ SUBSTITUTIONS = [(re.compile(pattern), new) for pattern, new in (
     (r"^(.{,200}[0-9}].{,200}?) *\\approx *-?[0-9]*\.[0-9]+( .*|\\%)?$", r"\1\2"), (r"\(or ([^()]*)\)$", r"or \1"),
     (rf"(?i)^[ {MARK}]*(?:the )?(?:final |correct )?answer(?: is)?[: ]+", ""), (r"\\R *- *(?=\\\{)", r"\\R \\setminus "),
     (rf"^[ {MARK}]*all (?:real numbers |reals |integers )? *(?=[a-z] *(?:\\[gln]e|[<>!]))", ""), (r"^([a-z]) *\\in *\\R *, *(?=\1)", ""),
+    (r"(?<=[\])]) *U *(?=[\[(])", r"\\cup "), (r"\\([ij])math(?![A-Za-z])", r"\1"),
+    (r"^([0-9]+),? *(?:[Rr]|rem|remainder) *([0-9]+)$", r"\1 remainder \2"), (r"^(?:minus|negative) (?=[0-9a-z])", "-"),
     (r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))", ""), (r"^([0-9]+) to ([0-9]+)$", r"\1:\2"),
     (r"^([0-9]+) (?:in|out of) ([0-9]+)$", r"\1/\2"), (r"^(?:is|equals) (?:equal to )?", ""),
     (r"\b([0-9]+)P([0-9]+)\b", r"(\1!/(\1-\2)!)"), (r"^(?:Matrix|np\.array|array|matrix)\((.*)\)$", r"\1"),
@@ -49,6 +51,7 @@ SUBSTITUTIONS = [(re.compile(pattern), new) for pattern, new in (
     (r"(?<=[0-9]) *x *(?=10 *\^)", "*"), (r"(?<![A-Za-z\\])log_?(2|10) *(?=\()", r"\\log_{\1}"), (r"\* *I\b", "*i"),
     (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"(?<![\w)}])(?:\{\})?[_^] *\{? *([0-9]+) *\}? *\{? *C *\}? *_ *\{? *([0-9]+) *\}?", r"\\binom{\1}{\2}"),
+    (r"(?<![\w)}])(?:\{\})?[_^] *\{? *([0-9]+) *\}? *\{? *P *\}? *_ *\{? *([0-9]+) *\}?", r"(\1!/(\1-\2)!)"),
     (r"\bC *_ *\{? *([0-9]+) *\}? *\^ *\{? *([0-9]+) *\}?", r"\\binom{\1}{\2}"),
     (r"\b([0-9]+) *(?:C|choose) *([0-9]+)\b", r"\\binom{\1}{\2}"), (r"\bnCr\(([0-9]+), *([0-9]+)\)", r"\\binom{\1}{\2}"))]
 
@@ -70,6 +73,7 @@ def _repeated(match: re.Match) -> str:
 
 def normalise(text: str) -> str:
     """The spelling in which answers are compared and read."""
+    text = text.replace("US$", "$")
     if text.count("$") == 1:
         text = re.sub(r"(?<!\\)\$ ?(?=[0-9])", r"\\dollar ", text)
     text = "".join(rf"\frac{{{FRACTIONS[c][0]}}}{{{FRACTIONS[c][1]}}}" if c in FRACTIONS else c for c in text)

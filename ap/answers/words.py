@@ -17,8 +17,9 @@ NUMBER = re.compile(rf"(?i)(?:an? (?=dozen|hundred|thousand|million|half))?(?:(?
 EMPTY = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set|no real roots?")
 REALS = re.compile(r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals)|all real (?:values|x)|all x")
 SETS = re.compile(r"(?:the )?(?:set of )?(?:all )?(?:the )?(positive integers|natural numbers|integers|rational numbers)")
-ALIASES = {"dne": "does not exist", "undefined": "undefined", "infinitely many solutions": "infinitely many"}
-LEADING = re.compile(r"^(?:(?:the|an?|on|at|it is|limit) )+(?=.)")
+ALIASES = {"dne": "does not exist", "undefined": "undefined", "infinitely many solutions": "infinitely many"} | {
+    day[:3]: day for day in "monday tuesday wednesday thursday friday saturday sunday".split()}
+LEADING = re.compile(r"^(?:(?:the|an?|on|at|it is|it|limit) )+(?=.)")
 TRAILING = re.compile(r"(?: wins| will win| has a winning strategy|[!])$")
 DOUBT = re.compile(r"\b(?:yes|no|true|false|but|however|actually|maybe|perhaps|wait|or|unless|except)\b|[?]")
 ORDINALS = {word: f"{n}th" for n, word in enumerate(
@@ -72,6 +73,8 @@ def plain_words(text: str) -> str | None:
     """Words in one form, without case, article and the like; None if they are not just words."""
     if not re.fullmatch(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*[!?]?", text) or len(text) < 2 or text.lower() in ("pi", "infinity", "oo", "inf"):
         return None
+    if len(parts := re.split(r",? and |, *", text.casefold())) > 1:
+        return ", ".join(sorted(LEADING.sub("", part) for part in parts))
     words = TRAILING.sub("", LEADING.sub("", re.sub("[ ,-]+", " ", text.casefold())))
     return ALIASES.get(words) or ORDINALS.get(words, words)
 
