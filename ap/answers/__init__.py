@@ -36,7 +36,8 @@ from ap.answers.expressions import Unreadable
 from ap.answers.extract import extract_answer, last_formula, marked, says_so, told
 from ap.answers.probes import Probe
 from ap.answers.reading import Reading, read
-from ap.answers.spelling import MARK, normalise
+from ap.answers.notations import MARK
+from ap.answers.spelling import normalise
 
 __all__ = ["Match", "extract_answer", "match_answer"]
 MAX_CHARS = 10_000  # longer answers are compared as text only

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Iterator
 
-MAX_TOKENS = 4000
+from ap.answers.tokens import FUNCTIONS, GREEK, MATRIX_END, MATRIX_BEGIN, ROW, Unreadable, tokens_of
+
 MAX_DEPTH = 50  # of brackets and exponents
-
-
-class Unreadable(Exception):
-    """Not in the language, ambiguous, or too large. The message says which."""
 
 
 @dataclass(frozen=True)
@@ -52,87 +49,9 @@ def num(value) -> Node:
 INFINITY, MINUS_INFINITY = Node("inf"), Node("neg", (Node("inf"),))
 REALS = Node("()", (MINUS_INFINITY, INFINITY))
 
-# ---------------------------------------------------------------- tokens
-
-GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
-    sigma tau upsilon phi varphi chi psi omega hbar ell
-    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split())
+DOTS = Node("var", ("...",))
+CONSTANTS = {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS, "\\ldots": DOTS}
 ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
-FUNCTIONS = {name: name for name in """sin cos tan cot sec csc sinh cosh tanh ln log exp abs
-    floor ceil gcd lcm max min cis""".split()} | {
-    "lg": "lg", "factorial": "!", "ceiling": "ceil", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
-SAME = {  # tokens that mean another token
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\%": "%", "\\le": "<=", "\\leq": "<=", "\\ge": ">=",
-    "\\geq": ">=", "\\leqslant": "<=", "\\geqslant": ">=", "\\ne": "!=", "\\neq": "!=", "\\lt": "<", "\\gt": ">",
-    "\\equiv": "=", "\\varnothing": "\\emptyset", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
-    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
-    "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or",
-    "\\overrightarrow": "\\vec", "Infinity": "\\infty", "\\tg": "\\tan", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
-    "oo": "\\infty", "sqrt": "sqrt", "cbrt": "cbrt", "or": "or", "and": "and", ";": ",", "\\bar": "\\overline",
-    "\\dots": "\\ldots", "\\top": "T",
-    "\\backslash": "\\setminus", "\\widehat": "\\hat",
-}
-COMMANDS = frozenset("""\\frac \\sqrt \\pi \\infty \\emptyset \\pm \\mp \\cup \\in \\setminus \\langle \\rangle \\lfloor
-    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R \\sum \\prod \\int \\ldots""".split())
-WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, key=len, reverse=True)
-TOKEN = re.compile(r"""\ *(?:
-    (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
-        | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
-    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\})
-        | \\\\ | & )
-    | (?P<command> \\[A-Za-z]+ | \\[{}%] )
-    | (?P<letters> [A-Za-z]+ )
-    | (?P<sign> <= | >= | != | [-+*/^(){}\[\],;%!|=<>_':] ) )""", re.VERBOSE)
-GROUPED = re.compile(r" *([1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)(?![0-9]|,[0-9])")
-MATRIX_BEGIN, MATRIX_END, ROW = "\\begin", "\\end", "\\\\"
-
-
-def tokens_of(text: str) -> list[str]:
-    """Numbers without separators, commands, letters one by one, signs.
-
-    A comma before groups of three digits is a separator outside of brackets only.
-    """
-    text, tokens, position, depth = text.rstrip(), [], 0, 0
-    while position < len(text):
-        match = (GROUPED.match(text, position) if depth == 0 else None) or TOKEN.match(text, position)
-        if match is None or len(tokens) > MAX_TOKENS:
-            raise Unreadable("not an expression" if match is None else "too long")
-        token, kind = match[0].strip(), match.lastgroup
-        if token[0].isdigit():
-            token = token.replace(",", "").replace(" ", "")
-        depth += (token in ("(", "{", "[", "\\{")) - (token in (")", "}", "]", "\\}"))
-        position = match.end()
-        if kind == "letters":
-            tokens += _split(token)
-            if len(tokens[-1]) == 1 and (digits := re.compile("[0-9]+(?![0-9]*(?: *\\^|\\.))").match(text, position)):
-                tokens += ["_", digits[0]]  # x1, H2O
-                position = digits.end()
-        elif kind == "matrix":
-            tokens.append(re.match(r"\\begin|\\end|&|\\\\", token)[0])
-        elif kind == "command":
-            name = token[1:]
-            token = name if name in FUNCTIONS else SAME.get(token, token)
-            if token[0] == "\\" and token not in COMMANDS and name not in GREEK and not token[1:] in "{}":
-                raise Unreadable("unknown command")
-            tokens.append(token)
-        else:
-            tokens.append(SAME.get(token, token))
-    return tokens
-
-
-def _split(run: str) -> list[str]:
-    """A run of letters: one name ("sin", "pi"), a name and letters behind it ("sinx"), or letters ("xy")."""
-    name = next((word for word in WORDS if run.startswith(word) and word != "i"), "")
-    rest = run[len(name):]
-    if name in ("or", "and", "inf", "oo") and rest or len(rest) > (1 if name else 3):
-        name, rest = "", run
-    if len(rest) > 3:
-        raise Unreadable("words")
-    return ([SAME.get(name, name)] if name else []) + list(rest)
-
-
-# ---------------------------------------------------------------- parser
-
 STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
           "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", "\\sum", "\\prod", "\\int",
           "\\ldots", *FUNCTIONS)
@@ -149,7 +68,7 @@ class Parser:
 
     def __init__(self, text: str):
         self.bound = ()  # variables of sums: \sum_{i=1}
-        self.tokens, self.position, self.depth, self.bars, self.angles = tokens_of(text) + [""], 0, 0, 0, 0
+        self.tokens, self.position, self.depth, self.bars = tokens_of(text) + [""], 0, 0, 0
 
     @property
     def next(self) -> str:
@@ -189,7 +108,6 @@ class Parser:
                     raise Unreadable("both or and and")
                 kind = separator
             found.append(self.clause())
-        found = _continued(found)
         return found[0] if len(found) == 1 else Node(kind, tuple(found))
 
     def clause(self) -> Node:
@@ -288,8 +206,8 @@ class Parser:
             return self.number(token)
         if len(token) == 1 and token.isalpha() or token[1:] in GREEK:
             return self.letter(token)
-        if token in ("\\pi", "\\infty", "\\emptyset", "\\R", "\\ldots"):
-            return {"\\ldots": Node("var", ("...",)), "\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS}[token]
+        if token in CONSTANTS:
+            return CONSTANTS[token]
         self.enter()
         if token == "\\frac":
             top = self.argument(more=1)
@@ -430,15 +348,13 @@ class Parser:
         return node
 
     def number(self, token: str) -> Node:
-        r"""A decimal number, also 0.\overline{3} and 101_2, or a whole number and a proper fraction: 1 1/2."""
+        r"""A decimal number, also 0.\overline{3}, or a whole number and a proper fraction: 1 1/2."""
         mantissa, _, exponent = token.lower().partition("e")
         if len(mantissa) > 4000 or len(exponent) > 5 or abs(int(exponent or 0)) > 10_000:
             raise Unreadable("too large")
         value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
         if self.next == "\\overline" and "." in token:
             return num(value + self.repeating(len(token.partition(".")[2])))
-        if self.accept("_"):
-            return self.based(token, self.subscript())
         start, part = self.position, None
         if self.next == "\\frac":
             part = self.proper_fraction()
@@ -465,14 +381,6 @@ class Parser:
             raise Unreadable("digits under a line")
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
-    def based(self, digits: str, base: str) -> Node:
-        """101_2 is 5. That it was written in base 2 is kept as its unit, by reading.py."""
-        if not (digits.isdigit() and base.isdigit() and len(digits) <= 1000 and 2 <= int(base[:3]) <= 10):
-            raise Unreadable("a number with a subscript")
-        if any(int(digit) >= int(base) for digit in digits):
-            raise Unreadable("a digit that its base does not have")
-        return num(int(digits, int(base)))
-
     def proper_fraction(self) -> tuple[int, int] | None:
         r"""Numerator and denominator of the \frac that comes, if both are plain whole numbers."""
         rest = " ".join(self.tokens[self.position + 1:self.position + 7])
@@ -493,16 +401,3 @@ def _transposed(node: Node) -> Node:
     """Of a matrix; of a tuple, which is a row, the column."""
     rows = [row.args for row in node.args] if node.op == "matrix" else [node.args]
     return Node("matrix", tuple(Node("row", column) for column in zip(*rows)))
-
-
-def _continued(entries: list[Node]) -> list[Node]:
-    """1, 2, ..., 10 written out, where it goes on by equal steps."""
-    at = next((i for i, node in enumerate(entries) if node == Node("var", ("...",))), 0)
-    if at < 2 or at != len(entries) - 2 or any(node.op != "num" for node in (*entries[:at], entries[-1])):
-        return entries
-    values, last = [node.args[0] for node in entries[:at]], entries[-1].args[0]
-    step = values[1] - values[0]
-    steps = (last - values[0]) / step if step else Fraction(-1)
-    if steps.denominator > 1 or not at <= steps <= MAX_TOKENS or any(b - a != step for a, b in zip(values, values[1:])):
-        return entries
-    return [num(values[0] + step * n) for n in range(int(steps) + 1)]

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 import re
 import zlib
+from fractions import Fraction
 
 from ap.answers.equality import is_expression, same
-from ap.answers.expressions import INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
+from ap.answers.expressions import DOTS, INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
 from ap.answers.extract import HEDGE
 from ap.answers.probes import OPERATIONS, Probe
 from ap.answers.reals import complement, intersection, is_interval, number, union
 
+MAX_ENTRIES = 4000  # of 1, 2, ..., n written out
 NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not read
     r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
     r"|[A-Z][a-z]+ *\([^()=]{1,40}\)|m? *\\(?:angle|triangle) *[A-Z]{1,3}|\\frac *\{d\^?2? *[a-z]?\} *\{d[a-z]\^?2?\}"
@@ -17,9 +19,11 @@ NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not rea
 QUANTITY = re.compile(r"([^=<>,;:!]{,40}(?:[([|][^()\[\]|]{1,40}[)\]|])?[^=<>,;:!]{,40})=([^=<>]+)")
 BOUND = re.compile(  # a parameter: ..., k \in Z; ... for all x \in R; ... where n is an integer
     r" *(?:[,;(]|\b(?:for|where|with)\b) *(?:all |any |every |some |each )*(?:real |integers? |numbers? )*([a-z]) *"
-    r"(?:\\in *(?:\\R|[ZNQC])(?: *\^ *\{? *[+*] *\}?)?|(?:is |are )(?:an? |any |arbitrary )*(?:integer|real number|constant)s?)"
-    r" *\)?$|()(?<=\S) +for (?:all|any|every) (?:real |integers? |numbers? )*[a-z]$")
-EXCEPT = re.compile(r"(?:all )?(?:real numbers?|reals)(?: x)? (?:except(?: for)?|but|other than|excluding) (?:x = )?(.*)")
+    r"(?:\\in *(?:\\R|[ZNQC])(?: *\^ *\{? *[+*] *\}?)?"
+    r"|(?:is |are )(?:an? |any |arbitrary )*(?:integer|real number|constant)s?) *\)?$"
+    r"|()(?<=\S) +for (?:all|any|every) (?:real |integers? |numbers? )*[a-z]$")
+EXCEPT = re.compile(
+    r"(?:all )?(?:real numbers?|reals)(?: x)? (?:except(?: for)?|but|other than|excluding) (?:x = )?(.*)")
 OUTWARDS = re.compile(r"([\[\]])([^\[\]()=,]+,[^\[\]()=,]+)([\[\]])")  # ]0, 1[
 
 
@@ -85,8 +89,10 @@ def _meaning(node: Node) -> Node:
         if node.op == "set":
             flat = node.has("pm", "mp")  # {1, +-2} has three entries
             parts = [entry for part in parts for entry in (part.args if flat and part.op == "set" else (part,))]
-        if node.op == "set" and len(parts) > 1 and len({part.args[0] for part in parts if part.op == "named"}) == len(parts):
-            return _several("list", parts)  # {x = 1, y = 2}
+        if node.op == "set":
+            parts = _continued(parts)
+            if len(parts) > 1 and len({part.args[0] for part in parts if part.op == "named"}) == len(parts):
+                return _several("list", parts)  # {x = 1, y = 2}
         return Node(node.op, tuple(parts))
     if node.op == "minus":
         whole, holes = map(_meaning, node.args)
@@ -105,7 +111,7 @@ def _signed(node: Node, upper: str) -> Node:
 
 def _several(kind: str, parts: list[Node]) -> Node:
     """What `a, b`, `a or b`, `a and b` mean."""
-    parts = [part.args[2] if part.op == "named" and not part.args[0] else part for part in parts]
+    parts = [part.args[2] if part.op == "named" and not part.args[0] else part for part in _continued(parts)]
     named = [part for part in parts if part.op == "named"]
     names = [part.args[0] for part in named]
     intervals = [part for part in named if is_interval(part.args[1])]
@@ -130,9 +136,24 @@ def _several(kind: str, parts: list[Node]) -> Node:
     if names == [parts[0].args[0]] and parts[0].op == "named" and not intervals:  # x = 1, 2
         return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
     entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
-    if kind == "or" and is_expression(entries[0]) and all(same(entries[0], entry, Probe("or", 50)) for entry in entries):
+    probe = Probe("or", 50)
+    if kind == "or" and is_expression(entries[0]) and all(same(entries[0], entry, probe) for entry in entries):
         return entries[0]  # 0.75 or 3/4
     return Node("set", tuple(entries))
+
+
+def _continued(entries: list[Node]) -> list[Node]:
+    """1, 2, ..., 10 written out, where it goes on by equal steps."""
+    at = next((i for i, node in enumerate(entries) if node == DOTS), 0)
+    if at < 2 or at != len(entries) - 2 or any(node.op != "num" for node in (*entries[:at], entries[-1])):
+        return entries
+    values, last = [node.args[0] for node in entries[:at]], entries[-1].args[0]
+    step = values[1] - values[0]
+    steps = (last - values[0]) / step if step else Fraction(-1)
+    uneven = any(b - a != step for a, b in zip(values, values[1:]))
+    if uneven or steps.denominator > 1 or not at <= steps <= MAX_ENTRIES:
+        return entries
+    return [num(values[0] + step * n) for n in range(int(steps) + 1)]
 
 
 def _relation(node: Node) -> Node:

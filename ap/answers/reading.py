@@ -8,11 +8,13 @@ from fractions import Fraction
 from ap.answers import words
 from ap.answers.expressions import REALS, Node, Unreadable, num
 from ap.answers.meaning import meanings
-from ap.answers.spelling import MARK
+from ap.answers.notations import MARK
 from ap.answers.units import split_unit
 
 COMPOUND = re.compile(r"([0-9][0-9.,]*) +([A-Za-z][a-z]*\.?)(?: *,? +and +| *, *| +|$)")
-BASED = re.compile(r"\(? *([0-9A-Fa-f]{1,200}) *\)? *(?:_ *\{? *\(? *([a-z]+|[0-9]{1,2}) *\)? *\}?|\(? *base +([a-z]+|[0-9]{1,2}) *\)?)")
+BASED = re.compile(
+    r"(?:[A-Za-z] *= *)?\(? *([0-9A-Fa-f]{1,200}) *\)? *"
+    r"(?:_ *\{? *\(? *([a-z]+|[0-9]{1,2}) *\)? *\}?|\(? *base +([a-z]+|[0-9]{1,2}) *\)?)")
 LABEL = re.compile(r"(?!.*\b(?:or|not|and)\b)[A-Z][A-Za-z ]{2,40}: +(?=[^ ])(.+)$")
 LITERAL = {"0b": "2", "0o": "8", "0x": "16"}
 

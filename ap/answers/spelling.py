@@ -5,6 +5,7 @@ import re
 import unicodedata
 
 from ap.answers.extract import HEDGE
+from ap.answers.notations import MARK, in_one_notation
 
 FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("\u2044") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒"}
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ", "0123456789-+ni"))
@@ -14,48 +15,25 @@ GREEK_LETTERS = {  # "λ" is called GREEK SMALL LETTER LAMDA
     for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA))
     for name in [unicodedata.name(chr(code)).split()[-1].lower()]}
 CHARACTERS = str.maketrans(GREEK_LETTERS | {
-    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/", "√": " sqrt ",
-    "∛": " cbrt ", "∞": "\\infty ", "…": "\\ldots ", "⋯": "\\ldots ", "∑": "\\sum ", "∏": "\\prod ", "∫": "\\int ",
-    "或": " or ", "且": " and ", "和": " and ", "、": ",", "∩": "\\cap ", "≈": "\\approx ", "‖": "|", "∅": "\\emptyset ", "°": "^\\circ ", "≤": "<=", "≥": ">=", "≠": "!=", "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ",
-    "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ",
-    "⌊": "\\lfloor ", "⌋": "\\rfloor ", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}",
-    "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'", "∧": " and ", "∨": " or ", "∖": "\\setminus ",
-    "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ", "¢": " cents ", "¥": "\\yen ", "₹": "\\rupee ",
-    "⩽": "<=", "⩾": ">=", "∣": "|", "µ": "\\mu ", "Ω": "\\Omega "})
+    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/",
+    "√": " sqrt ", "∛": " cbrt ", "∞": "\\infty ", "…": "\\ldots ", "⋯": "\\ldots ", "∑": "\\sum ",
+    "∏": "\\prod ", "∫": "\\int ", "或": " or ", "且": " and ", "和": " and ", "、": ",", "∩": "\\cap ",
+    "≈": "\\approx ", "‖": "|", "∅": "\\emptyset ", "°": "^\\circ ", "≤": "<=", "≥": ">=", "≠": "!=",
+    "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ",
+    "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "ℤ": "\\mathbb{Z}",
+    "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'",
+    "∧": " and ", "∨": " or ", "∖": "\\setminus ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
+    "¢": " cents ", "¥": "\\yen ", "₹": "\\rupee ", "⩽": "<=", "⩾": ">=", "∣": "|", "µ": "\\mu ",
+    "Ω": "\\Omega "})
 SPACING = re.compile(
     r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,!)(?![A-Za-z])\.?)"
     r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
-MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
 FONT = re.compile(
-    r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox|rm|bf|it)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname|boldsymbol|emph|bm|underline)"
+    r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox|rm|bf|it)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname"
+    r"|boldsymbol|emph|bm|underline)"
     r"\*? *(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(?<=[a-z] )([A-Za-z0-9]))")
-SUBSTITUTIONS = [(re.compile(pattern), new) for pattern, new in (
-    (r"\\R *(?:\^|_) *\{? *(?:\+|> *0) *\}?", r"(0, \\infty)"), (r"\\R *(?:\^|_) *\{? *(?:-|< *0) *\}?", r"(-\\infty, 0)"),
-    (r"\\R *_ *\{ *(?:\\geq?|\\ge|>=) *0 *\}", r"[0, \\infty)"), (r"\\R *\^ *\{? *(?:\*|\\ast) *\}?", r"(\\R \\setminus \\{0\\})"),
-    (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])|(?<=[,+*]) *\.\.\.+", r"\\ldots "), (r"\\equiv(?![A-Za-z])", "="),
-    (r"\{ *([:;,]) *\}", r"\1"), (r"=<", "<="), (r"\+/?-(?! *-)", r"\\pm "),
-    (r"\\dot *\{? *([0-9]) *\}?([0-9]*)\\dot *\{? *([0-9]) *\}?", r"\\overline{\1\2\3}"),
-    (r"\\dot *\{? *([0-9]) *\}?", r"\\overline{\1}"), (r"(\.[0-9]*)\(([0-9]+)\)$", r"\1\\overline{\2}"),
-    (r"\\(?:(?:text)?color|[hv]?phantom|hspace\*?|tag) *\{[^{}]*\}", ""), (r"\\\||\\[lr]?Vert(?![A-Za-z])", "|"),
-    (r"\\(?:small|large|Large|normalsize|rm|bf|it|bfseries)(?![A-Za-z])", " "),
-    (r"^(.{,200}[0-9}].{,200}?) *\\approx *-?[0-9]*\.[0-9]+( .*|\\%)?$", r"\1\2"), (r"\(or ([^()]*)\)$", r"or \1"),
-    (rf"(?i)^[ {MARK}]*(?:the )?(?:final |correct )?answer(?: is)?[: ]+", ""), (r"\\R *- *(?=\\\{)", r"\\R \\setminus "),
-    (rf"^[ {MARK}]*all (?:real numbers |reals |integers )? *(?=[a-z] *(?:\\[gln]e|[<>!]))", ""), (r"^([a-z]) *\\in *\\R *, *(?=\1)", ""),
-    (r"(?<=[\])]) *U *(?=[\[(])", r"\\cup "), (r"\\([ij])math(?![A-Za-z])", r"\1"),
-    (r"^([0-9]+),? *(?:[Rr]|rem|remainder) *([0-9]+)$", r"\1 remainder \2"), (r"^(?:minus|negative) (?=[0-9a-z])", "-"),
-    (r"(?<=[0-9])_(?=[0-9]{3}(?![0-9]))", ""), (r"^([0-9]+) to ([0-9]+)$", r"\1:\2"),
-    (r"^([0-9]+) (?:in|out of) ([0-9]+)$", r"\1/\2"), (r"^(?:is|equals) (?:equal to )?", ""),
-    (r"\b([0-9]+)P([0-9]+)\b", r"(\1!/(\1-\2)!)"), (r"^(?:Matrix|np\.array|array|matrix)\((.*)\)$", r"\1"),
-    (rf"(?<=[0-9)}}])[ {MARK}]*(?:degrees?|deg)\b\.?", r"^\\circ "),
-    (r"(?<![0-9])([0-9]{1,3}) *\^ *\{? *\\circ *\}? *([0-9]+) *'(?: *([0-9]+) *(?:''|\"))?$", r"(\1+\2/60+0\3/3600)^\\circ"),
-    (r"(?<=[0-9]) *x *(?=10 *\^)", "*"), (r"(?<![A-Za-z\\])log_?(2|10) *(?=\()", r"\\log_{\1}"), (r"\* *I\b", "*i"),
-    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-    (r"(?<![\w)}])(?:\{\})?[_^] *\{? *([0-9]+) *\}? *\{? *C *\}? *_ *\{? *([0-9]+) *\}?", r"\\binom{\1}{\2}"),
-    (r"(?<![\w)}])(?:\{\})?[_^] *\{? *([0-9]+) *\}? *\{? *P *\}? *_ *\{? *([0-9]+) *\}?", r"(\1!/(\1-\2)!)"),
-    (r"\bC *_ *\{? *([0-9]+) *\}? *\^ *\{? *([0-9]+) *\}?", r"\\binom{\1}{\2}"),
-    (r"\b([0-9]+) *(?:C|choose) *([0-9]+)\b", r"\\binom{\1}{\2}"), (r"\bnCr\(([0-9]+), *([0-9]+)\)", r"\\binom{\1}{\2}"))]
-
-ENVIRONMENT = re.compile(r"\\begin *\{(aligned|align\*?|cases|gathered|split)\}((?:(?!\\begin).)*)\\end *\{\1\}", re.DOTALL)
+ENVIRONMENT = re.compile(
+    r"\\begin *\{(aligned|align\*?|cases|gathered|split)\}((?:(?!\\begin).)*)\\end *\{\1\}", re.DOTALL)
 REMARK = re.compile(rf"(?<=[0-9}})%])[ {MARK}]+\(([A-Za-z]{{3,}}[A-Za-z ,-]*)\)$")
 DECIMAL_DOTS = re.compile(r"(?<=[0-9]\.)([0-9]{1,40}) *(?:\.\.+|\\ldots(?![A-Za-z]))")
 
@@ -88,10 +66,7 @@ def normalise(text: str) -> str:
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + (match[2] or match[3] or ""), text)
     text = ENVIRONMENT.sub(lambda m: re.sub(r"\\\\[ &]*(=?)", lambda row: row[1] or ", ", m[2]).replace("&", ""), text)
     text = text.strip("* ").replace("**", "^")  # first what makes it bold, then powers
-    for pattern, new in SUBSTITUTIONS:
-        text = pattern.sub(new, text)
-    text = DECIMAL_DOTS.sub(_repeated, text)
-    text = re.sub(rf"(?<=[0-9])[ {MARK}]*(?:percent(?:age)?|per cent|pct)\b", "%", text)
+    text = DECIMAL_DOTS.sub(_repeated, in_one_notation(text))
     text = re.sub(r"^[=\s\"`]+|[\s\"`.,;]+$", "", " ".join(text.split()))
     if (remark := REMARK.search(text, max(0, len(text) - 80))) and not HEDGE.search(remark[1]):
         text = text[:remark.start()]  # 5050 (five thousand fifty)

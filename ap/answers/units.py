@@ -11,7 +11,8 @@ from collections import Counter
 PREFIXES = {"kilo": "k", "centi": "c", "milli": "m", "micro": "u", "nano": "n", "mega": "M", "giga": "G", "deci": "d",
             "pico": "p"}
 METRIC = {  # symbol: its words. With any prefix
-    "m": "meter metre", "g": "gram gramme", "s": "second sec", "L": "liter litre l", "J": "joule", "W": "watt", "V": "volt",
+    "m": "meter metre", "g": "gram gramme", "s": "second sec", "L": "liter litre l", "J": "joule", "W": "watt",
+    "V": "volt",
     "A": "ampere amp", "Hz": "hertz", "Pa": "pascal", "N": "newton", "mol": "mole", "eV": "electronvolt", "F": "farad",
     "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "", "cal": "calorie", "B": "byte",
     "H": "henry"}
@@ -48,9 +49,9 @@ MONEY = re.compile(r"^(-?) *(?:\\(dollar|euro|pound|yen|rupee)|(USD|EUR|INR|JPY|
 AMOUNT = re.compile(r"[0-9][0-9.,]*(?: (?:hundred|thousand|million|billion|trillion)\b)?")
 DEGREES = re.compile(r"(?<=[0-9)}]) *\^ *\{? *\\circ *\}? *(C|F|[Cc]elsius|[Ff]ahrenheit)?$")
 MODULUS = re.compile(r" *\(? *(?:\\p?mod *\{?|\\bmod\b|mod\b) *([0-9]+) *\}? *\)?$")
-BASE = re.compile(r"(?<=[0-9])_ *\{? *([0-9]+) *\}?$")
 NOUN = re.compile(r"(?<=[0-9}]) +((?:[a-z]{2,} ){0,4}[A-Za-z]{3,})$")
-MORE = re.compile(r" +(?:of|old|left|in|total|remaining|altogether|each|long|tall|wide|high|away|apart|ago|later|as)(?: .*)?$")
+MORE = re.compile(
+    r" +(?:of|old|left|in|total|remaining|altogether|each|long|tall|wide|high|away|apart|ago|later|as)(?: .*)?$")
 NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base over plus minus divided more less
     than squared cubed factorial half halves third thirds quarter quarters fourth fourths fifth fifths tenth tenths
     hundredth hundredths percent about if when for pi sqrt sin cos tan log exp max min ln to is wrong
@@ -81,8 +82,6 @@ def split_unit(text: str, explicit: bool) -> tuple[str, str, bool]:
         return text[:match.start()], scale, False
     if match := MODULUS.search(text, end):
         return text[:match.start()], f"mod {match[1]}", False
-    if match := BASE.search(text[end:]):
-        return text, f"base {match[1]}", False
     if match := TAIL.search(text, end):
         before, letters = text[:match.start()], match[2]
         maybe = not explicit and VARIABLES.fullmatch(letters)

@@ -12,11 +12,13 @@ PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 
          "eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100}
 WORD = "|".join([*NUMBERS, *SCALES])
 PART = "|".join(PARTS)
-NUMBER = re.compile(rf"(?i)(?:an? (?=dozen|hundred|thousand|million|half))?(?:(?:{WORD})\b[ -]?(?:and (?=(?:{WORD})\b))?)+"
-                    rf"(?:(?:and (?:an? |one )?)?(?:{PART})s?)?(?= |$)|(?:an? |one )(?:{PART})(?= |$)|(?:half|quarter)(?= |$)")
+NUMBER = re.compile(
+    rf"(?i)(?:an? (?=dozen|hundred|thousand|million|half))?(?:(?:{WORD})\b[ -]?(?:and (?=(?:{WORD})\b))?)+"
+    rf"(?:(?:and (?:an? |one )?)?(?:{PART})s?)?(?= |$)|(?:an? |one )(?:{PART})(?= |$)|(?:half|quarter)(?= |$)")
 EMPTY = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set|no real roots?")
 REALS = re.compile(r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals)|all real (?:values|x)|all x")
-SETS = re.compile(r"(?:the )?(?:set of )?(?:all )?(?:the )?(positive integers|natural numbers|integers|rational numbers)")
+SETS = re.compile(
+    r"(?:the )?(?:set of )?(?:all )?(?:the )?(positive integers|natural numbers|integers|rational numbers)")
 ALIASES = {"dne": "does not exist", "undefined": "undefined", "infinitely many solutions": "infinitely many"} | {
     day[:3]: day for day in "monday tuesday wednesday thursday friday saturday sunday".split()}
 LEADING = re.compile(r"^(?:(?:the|an?|on|at|it is|it|limit) )+(?=.)")
@@ -71,7 +73,8 @@ def letter(text: str) -> tuple[str, str] | None:
 
 def plain_words(text: str) -> str | None:
     """Words in one form, without case, article and the like; None if they are not just words."""
-    if not re.fullmatch(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*[!?]?", text) or len(text) < 2 or text.lower() in ("pi", "infinity", "oo", "inf"):
+    formula = len(text) < 2 or text.lower() in ("pi", "infinity", "oo", "inf")
+    if formula or not re.fullmatch(r"[^\W\d_]+(?:[ ,'-]+[^\W\d_]+)*[!?]?", text):
         return None
     if len(parts := re.split(r",? and |, *", text.casefold())) > 1:
         return ", ".join(sorted(LEADING.sub("", part) for part in parts))
@@ -98,5 +101,6 @@ def date(text: str) -> tuple[int, int, int] | None:
         return tuple(int(part) for part in iso.groups())
     named = re.fullmatch(r"(?P<m>[a-z]{3,9})\.? +(?P<d>[0-9]{1,2})(?:,? +(?P<y>[0-9]{4}))?", text) or re.fullmatch(
         r"(?P<d>[0-9]{1,2}) +(?P<m>[a-z]{3,9})\.?,?(?: +(?P<y>[0-9]{4}))?", text)
-    months = [n for n, month in enumerate(MONTHS, 1) if named and named["m"] in (month, month[:3], month[:4][:4 * (n == 9)])]
+    months = [n for n, month in enumerate(MONTHS, 1)
+              if named and named["m"] in (month, month[:3], "sept"[:4 * (n == 9)])]
     return (int(named["y"] or 0), months[0], int(named["d"])) if months else None
