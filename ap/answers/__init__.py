@@ -1,30 +1,42 @@
 r"""Answers: find the final answer in a solution, and decide whether two answers are the same.
 
-The answers are written by a model under reward, so nothing here trusts them (see expressions.py: own parser, sizes
-limited before anything is computed, no eval, no signals, any thread). A false "equal" pays a policy for being wrong, so
-any doubt is "different" or "unparsed".
+The answers are written by a model under reward, so nothing here trusts them: own tokenizer and parser, sizes limited
+before anything is computed, no eval, no signals, any thread. A false "equal" pays a policy for being wrong, so any
+doubt is "different" or "unparsed".
 
-Which text is the answer (*choice*): the last balanced \boxed{} or \fbox{}, whatever follows it ("\boxed{3} or
-\boxed{4}" is both); else the last "Answer:", "the answer is" or "####"; else the whole text if it can be read; else the
-last formula in it, unless its line hedges or it is one of a row of formulas without words.
+The way of an answer, one file a step: extract (which text is it?), spelling and notations (one way to write it),
+reading (what can it be?) with words and units, tokens and expressions (a tree), meaning (sets, intervals, relations)
+with reals, equality (are two meanings the same?), probes (are two expressions?).
+
+Which text is the answer (*choice*): behind the last </think>, the last balanced \boxed{} or \fbox{}, whatever follows
+it; boxes with only commas, "or", "and" between them are one list. Else the last "Answer:", "the answer is", "result
+is", "####" or <answer>; else the whole text if it can be read; else the last formula in it or bold text at its end,
+unless its line hedges or it is one of a row of formulas without words; else the only number in its last sentence, if
+that is its only one or begins with "so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
 
 What counts as equal (*choice*, all of it):
 - numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,
-  e^{i\pi} = -1. A rounded decimal is not the fraction or the root that it came from;
+  e^{i\pi} = -1, two thirds = 2/3. A rounded decimal is not the fraction or the root that it came from, but "2/3
+  \approx 0.667" is 2/3. 0.1666..., 0.1(6), 0.1\dot{6} are 1/6: the digits that are there twice go on;
 - thousands separators: `,` outside of brackets, `{,}`, `\,`, blank, in groups of three. No decimal comma. "2 million";
-- expressions that agree wherever both are defined. Variables keep their case, A to J alone are option letters;
+- expressions that agree wherever both are defined; with a floor or a sum, at whole n, m, k. Sums are computed,
+  integrals equal themselves only. Variables keep their case (but + c is + C), A to J alone are option letters;
 - equations up to a constant factor that is not 0, inequalities up to a positive one, sides in either order;
 - `x = 5`, `x \in S`, `f(x) = ...` are their right side, but not `y = 5`; in a chain all values must be the same.
+  So are m + n = 113, |z| = 5, P(A) = 1/2, which name what was asked for, but not x + y = 3 or 2x = 10.
   `x=1, y=2` is (1, 2), names in the order of the alphabet. A statement without content (x = x, 5 = 5) is nothing;
-- {1, 2}, the bare list `1, 2`, `1 and 2`, `1 or 2`, `\pm 3` are unordered and equal; none of them is its member;
-- (1, 2), [1, 2) are ordered, and their brackets count; <1, 2> is (1, 2); an inequality in one variable is its interval;
+- {1, 2}, the bare list `1, 2`, `1 and 2`, `1 or 2`, `\pm 3` are unordered and equal; none of them is its member, but
+  {1} is 1 and "0.75 or 3/4" is 3/4. 1, 2, ..., 9 is written out. "No solution" is the empty set;
+- (1, 2), [1, 2) are ordered, and their brackets count; <1, 2> and P(1, 2) are (1, 2); an inequality in one variable is
+  its interval, |x - 1| < 2 too; unions, intersections and differences of intervals are compared as sets;
+- a parameter that is bound has any name: \pi/4 + k\pi, k \in \Z;
 - matrices entry by entry, whatever their brackets; [[1, 2], [3, 4]] is one. A row or column is not a tuple;
 - units: a missing one is fine, two different ones are not, and nothing is converted. A single letter is a unit behind a
   number and a blank (5 m, 5 N, not 5 n), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
 - 12-hour and 24-hour times, dates with the month in words or as year-month-day, ratios up to a factor;
 - option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B` are B; several letters are a list;
-- words without case and final full stop, zero to twenty as numbers; what cannot be read, by its text. Empty is never
-  equal.
+- words without case, article and final full stop, lists of words in any order; "Yes, because ..." is yes; what cannot
+  be read, by its text. Empty is never equal.
 """
 from __future__ import annotations
 

@@ -9,20 +9,20 @@ SAID = re.compile(
     r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
     r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
-JOINT = re.compile(r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and)\b)*")  # between two boxes
+JOINT = re.compile(r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b)*")  # between two boxes
 BOLD = re.compile(r"\*\*([^*:\n]+)\*\*(?!:)[^*\n]*\Z")
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 HEDGE = re.compile(
     r"(?i)\b(?:or|either|not|no|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong"
-    r"|incorrect)\b|[?]|n't")
+    r"|incorrect|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
 VAGUE = re.compile(  # a sentence with one of these does not say that the number in it is the answer
-    r"(?i)\b(?:than|least|most|more|less|fewer|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
+    r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
     r"|but|case|step|begins?|starts?|from|to|first|suppose|assume|let|note|given|correct|accept|gold|reference|output"
-    r"|grader|previous|ignore|mark|extraneous)\b")
+    r"|grader|previous|ignore|mark)\b")
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
 NUMBER = re.compile(
     r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
-    r"(?: [^\W\d]+|(?![\w.,/]*[0-9A-Za-z]))")
+    r"(?: (?!more\b|less\b)[^\W\d]+|(?![\w.,/]*[0-9A-Za-z]))")
 
 
 def extract_answer(text: str) -> str | None:

@@ -35,7 +35,8 @@ def meanings(text: str) -> list[Node]:
                         f"{'[' if m[1] == '[' else '('}{m[2]}{']' if m[3] == ']' else ')'}", text)
     bound = BOUND.search(text, max(0, len(text) - 80))
     if not bound or not bound.start():
-        return [_interpreted(text)]
+        plain = [_meaning(Parser(text).whole())] if re.match(r"[A-Z]{2,4} *=[^=]*[A-Z]", text) else []  # PV = nRT
+        return [_interpreted(text), *plain]
     text = text[:bound.start()]
     renamed = re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text) if bound[1] else text
     return [_interpreted(text)] + ([_interpreted(renamed.strip())] if renamed != text and "(" not in renamed else [])

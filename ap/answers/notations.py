@@ -10,7 +10,7 @@ MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
 O, C = r" *\{? *", r" *\}?"  # braces that may be there
 N = rf"{O}([0-9]+){C}"
 
-RULES = [(re.compile(pattern), new) for _, pattern, new in (
+RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     # sets of numbers
     (r"\R^+, \R_{>0}", rf"\\R *[\^_]{O}(?:\+|> *0){C}", r"(0, \\infty)"),
     (r"\R^-, \R_{<0}", rf"\\R *[\^_]{O}(?:-|< *0){C}", r"(-\\infty, 0)"),
@@ -63,6 +63,6 @@ RULES = [(re.compile(pattern), new) for _, pattern, new in (
 
 
 def in_one_notation(text: str) -> str:
-    for pattern, new in RULES:
+    for _, pattern, new in RULES:
         text = pattern.sub(new, text)
     return text

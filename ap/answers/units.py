@@ -12,9 +12,8 @@ PREFIXES = {"kilo": "k", "centi": "c", "milli": "m", "micro": "u", "nano": "n", 
             "pico": "p"}
 METRIC = {  # symbol: its words. With any prefix
     "m": "meter metre", "g": "gram gramme", "s": "second sec", "L": "liter litre l", "J": "joule", "W": "watt",
-    "V": "volt",
-    "A": "ampere amp", "Hz": "hertz", "Pa": "pascal", "N": "newton", "mol": "mole", "eV": "electronvolt", "F": "farad",
-    "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "", "cal": "calorie", "B": "byte",
+    "V": "volt", "A": "ampere amp", "Hz": "hertz", "Pa": "pascal", "N": "newton", "mol": "mole",
+    "eV": "electronvolt", "F": "farad", "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "", "cal": "calorie", "B": "byte",
     "H": "henry"}
 OTHER = """in inch inches|ft foot feet|yd yard|mi mile|lb pound lbs|oz ounce|min minute mins|h hour hr hrs|day|week|
     month|yr year yrs|gal gallon|K kelvin|celsius|fahrenheit|mi/h mph|km/h kph|rad radian|degree deg|unit|cent|
@@ -59,7 +58,7 @@ NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base ove
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 SCALE = re.compile(r"(?<=[0-9}]) +(%s)$" % "|".join(SCALES))
 # Letters behind a number that can also be variables, and those of them that are no units
-VARIABLES = re.compile(r"(?:[a-zA-Z]|m[gslmL]|[nupc][gms]|in|pA|ha)(?: *\^.*)?")
+VARIABLES = re.compile(r"(?:[a-zA-Z]|m[gslmL]|[nup][gms]|in|pA|ha)(?: *\^.*)?")
 NO_UNITS = re.compile("[^A-Zghlms](?![a-z])")
 
 
