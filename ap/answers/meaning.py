@@ -38,8 +38,10 @@ def meanings(text: str) -> list[Node]:
         plain = [_meaning(Parser(text).whole())] if re.match(r"[A-Z]{2,4} *=[^=]*[A-Z]", text) else []  # PV = nRT
         return [_interpreted(text), *plain]
     text = text[:bound.start()]
-    renamed = re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text) if bound[1] else text
-    return [_interpreted(text)] + ([_interpreted(renamed.strip())] if renamed != text and "(" not in renamed else [])
+    found = [_interpreted(text)]
+    if bound[1] and not re.search(r"[a-z]\(", text):  # k under a name of its own, but not that of f(x)
+        found.append(_interpreted(re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text)))
+    return found
 
 
 def _short_name(match: re.Match) -> str:
@@ -54,6 +56,8 @@ def _variable(name: str) -> str:
 
 
 def _interpreted(text: str) -> Node:
+    if text.count("=") > 1 and "y" not in text:
+        text = re.sub(r"\b[A-Za-z]\(x\) *=", "y =", text)  # f(x) = x, f(x) = -x
     text = NAME.sub(_short_name, text)
     if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
         value = _meaning(Parser(builder[2]).whole())
@@ -90,7 +94,6 @@ def _meaning(node: Node) -> Node:
         if node.op == "set":
             flat = node.has("pm", "mp")  # {1, +-2} has three entries
             parts = [entry for part in parts for entry in (part.args if flat and part.op == "set" else (part,))]
-        if node.op == "set":
             parts = _continued(parts)
             if len(parts) > 1 and len({part.args[0] for part in parts if part.op == "named"}) == len(parts):
                 return _several("list", parts)  # {x = 1, y = 2}
