@@ -57,6 +57,8 @@ STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqr
           "\\ldots", *FUNCTIONS)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
            "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
+FRACTION = re.compile(r"(?:\\frac \{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}|\\frac ([0-9])([0-9])"
+                      r"|([0-9]{1,9}) / ([0-9]{1,9}))(?: |$)")
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
 
 
@@ -355,16 +357,8 @@ class Parser:
         value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
         if self.next == "\\overline" and "." in token:
             return num(value + self.repeating(len(token.partition(".")[2])))
-        start, part = self.position, None
-        if self.next == "\\frac":
-            part = self.proper_fraction()
-        elif self.next[:1].isdigit() and self.tokens[self.position + 1] == "/":
-            top, _, bottom = self.take(), self.take(), self.take()
-            if not (top.isdigit() and bottom.isdigit()) or max(len(top), len(bottom)) > 9:
-                raise Unreadable("two numbers side by side")
-            part = (int(top), int(bottom))
+        part = self.proper_fraction()
         if part is None:
-            self.position = start
             if self.next[:1].isdigit() or self.next[:1] == ".":
                 raise Unreadable("two numbers side by side")
             return num(value)
@@ -382,15 +376,13 @@ class Parser:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def proper_fraction(self) -> tuple[int, int] | None:
-        r"""Numerator and denominator of the \frac that comes, if both are plain whole numbers."""
-        rest = " ".join(self.tokens[self.position + 1:self.position + 7])
-        if match := re.match(r"\{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}(?: |$)", rest):
-            self.position += 7
-            return int(match[1]), int(match[2])
-        if match := re.match(r"([0-9])([0-9])(?: |$)", rest):
-            self.position += 2
-            return int(match[1]), int(match[2])
-        return None
+        r"""Numerator and denominator of the \frac or a/b that comes, if both are plain whole numbers."""
+        match = FRACTION.match(" ".join(self.tokens[self.position:self.position + 7]))
+        if not match:
+            return None
+        self.position += match[0].rstrip().count(" ") + 1
+        top, bottom = filter(None, match.groups())
+        return int(top), int(bottom)
 
 
 def _multiple(factors, matrix: Node) -> Node:
