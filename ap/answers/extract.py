@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 
 SAID = re.compile(
-    r"(?i)\b(?:answer|option|choice|result)[\"']?[*_ \t]*"
+    r"(?i)\b(?:answer|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
     r"(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*"
     r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
     r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
@@ -38,7 +38,7 @@ def marked(text: str) -> str | None:
     text = text.rpartition("</think>")[2] or text
     opened, boxes = [], []
     for token in BOX.finditer(text):
-        if token[0][0] == "\\" and len(token[0]) > 2 and token[0][-1] != "{":  # \boxed5
+        if len(token[0]) > 2 and token[0][-1] != "{":  # \boxed5: one character, and nothing that closes it
             boxes.append((token.start(), token.end(), token.end() + 1, token.end() + 1))
         elif token[0][-1] == "{" and token[0] != r"\{":
             opened.append((len(token[0]) > 1, token.start(), token.end()))

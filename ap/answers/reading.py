@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from ap.answers import words
 from ap.answers.expressions import REALS, Node, Unreadable, num
+from ap.answers.extract import HEDGE
 from ap.answers.meaning import meanings
 from ap.answers.notations import MARK
 from ap.answers.units import split_unit
@@ -15,7 +16,7 @@ COMPOUND = re.compile(r"([0-9][0-9.,]*) +([A-Za-z][a-z]*\.?)(?: *,? +and +| *, *
 BASED = re.compile(
     r"(?:[A-Za-z] *= *)?\(? *([0-9A-Fa-f]{1,200}) *\)? *"
     r"(?:_ *\{? *\(? *([a-z]+|[0-9]{1,2}) *\)? *\}?|\(? *base +([a-z]+|[0-9]{1,2}) *\)?)")
-LABEL = re.compile(r"(?!.*\b(?:or|not|and)\b)[A-Z][A-Za-z ]{2,40}: +(?=[^ ])(.+)$")
+LABEL = re.compile(r"[A-Z][A-Za-z ]{2,40}: +(?=[^ ])(.+)$")
 LITERAL = {"0b": "2", "0o": "8", "0x": "16"}
 
 
@@ -45,13 +46,13 @@ def read(text: str) -> list[Reading]:
         return [*found, Reading("value", REALS)]
     if words.EMPTY.fullmatch(lower):
         return [*found, Reading("value", Node("set")), Reading("word", Node("word", ("no solution",)))]
-    if named := words.SETS.fullmatch(lower):
-        found.append(Reading("value", Node("var", ("NZQ"["nir".index(named[1].replace("p", "n")[0])],))))
+    if named := words.SET.fullmatch(lower):
+        found.append(Reading("value", Node("var", (words.SETS[named[1]],))))
     if verdict := words.verdict(lower):
         return [*found, Reading("word", Node("word", (verdict,)))]
     if ordinal := re.fullmatch("([0-9]+)(?:st|nd|rd|th)", lower):
         return [*found, Reading("word", Node("word", (ordinal[1] + "th",)))]
-    if label := LABEL.match(text):
+    if (label := LABEL.match(text)) and not HEDGE.search(text[:label.start(1)]):
         text = label[1]
     sign = "-" if text[:1] == "-" else ""
     if counted := words.number_in_front(text[len(sign):]):

@@ -17,8 +17,8 @@ NUMBER = re.compile(
     rf"(?:(?:and (?:an? |one )?)?(?:{PART})s?)?(?= |$)|(?:an? |one )(?:{PART})(?= |$)|(?:half|quarter)(?= |$)")
 EMPTY = re.compile(r"(?:there (?:is|are) )?no (?:real )?solutions?(?: exists?)?|(?:the )?empty set|no real roots?")
 REALS = re.compile(r"(?:the set of )?(?:all )?(?:the )?(?:real numbers|reals)|all real (?:values|x)|all x")
-SETS = re.compile(
-    r"(?:the )?(?:set of )?(?:all )?(?:the )?(positive integers|natural numbers|integers|rational numbers)")
+SETS = {"positive integers": "N", "natural numbers": "N", "integers": "Z", "rational numbers": "Q"}
+SET = re.compile(rf"(?:the )?(?:set of )?(?:all )?(?:the )?({'|'.join(SETS)})")
 ALIASES = {"dne": "does not exist", "undefined": "undefined", "infinitely many solutions": "infinitely many"} | {
     day[:3]: day for day in "monday tuesday wednesday thursday friday saturday sunday".split()}
 LEADING = re.compile(r"^(?:(?:the|an?|on|at|it is|it|limit) )+(?=.)")
