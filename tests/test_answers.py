@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ap.answers import extract_answer, match_answer
+from ap.answers.notations import RULES
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text("utf-8").splitlines()]
 
@@ -28,7 +29,7 @@ def test_labelled_pairs():
         print(pair["kind"], "|", pair["prediction"], "|", pair["gold"], "|", pair["equal"], match)
     said = [pair["equal"] for pair, match in zip(PAIRS, found) if match.equal]
     true = [match.equal for pair, match in zip(PAIRS, found) if pair["equal"]]
-    assert len(PAIRS) >= 400 and 0.3 < len(true) / len(PAIRS) < 0.7
+    assert len(PAIRS) >= 400 and 0.3 < len(true) / len(PAIRS) < 0.75
     assert 1 - len(wrong) / len(PAIRS) >= 0.985 and sum(said) / len(said) >= 0.995 and sum(true) / len(true) >= 0.97
 
 
@@ -37,6 +38,19 @@ def test_symmetric_and_equal_to_itself():
         prediction, gold = pair["prediction"], pair["gold"]
         assert match_answer(prediction, gold) == match_answer(gold, prediction), pair
         assert match_answer(gold, gold).equal or gold in ("", "?"), pair
+
+
+def test_never_raises_on_any_two_answers():
+    """Answers of different kinds meet here: none of them may raise, or equal the gold of another question by chance."""
+    rng = random.Random(2)
+    for pair in PAIRS:
+        match = match_answer(pair["prediction"], rng.choice(PAIRS)["gold"])
+        assert match.status in ("equal", "different", "unparsed")
+
+
+def test_every_notation_rule_reads_its_example():
+    for example, pattern, new in RULES:
+        assert pattern.search(example) and pattern.sub(new, example) != example, example
 
 
 def test_speed():
@@ -76,6 +90,9 @@ def test_three_outcomes():
     ("Answer: 1\nAnswer: 2", "2"), ("The answer is 1. The answer is 2.", "2"), ("Final answer:\n\n12", "12"),
     ("so the answer is 12. It is even.", "12"),
     ("#### 72", "72"), ("it is 5", None), ("", None), ("the answer: is somewhere\nelse", "is somewhere"),
+    (r"$\boxed{-2}$, $\boxed{1}$ and $\boxed{3}$", "-2, 1, 3"), (r"\boxed{3} \text{ or } \boxed5", "3 or 5"),
+    ("<think>Answer: 4</think> <answer> 5 </answer>", "5"), ('{"answer": 5}', "5"), ("so it is **18**.", "18"),
+    ("I choose (B).", "(B)"), ("the answer is therefore 7", "7"),
     (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
     ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
 ])
@@ -88,6 +105,14 @@ def test_a_whole_text_that_can_be_read_is_the_answer():
     assert match_answer("$3$, $4$", "4").status == "different"
     assert match_answer("We conclude that $x = 4$.", "4").equal
     assert not match_answer("We conclude that $x = 3$ or $4$.", "4").equal
+
+
+@pytest.mark.parametrize("text, equal", [
+    ("She pays 18 dollars.", True), ("There were 3.\nSo she pays $18 every day.", True), ("So 3 of 18 remain.", False),
+    ("There are 18.\nThe rest follows.", False), ("She pays more than 18 dollars.", False), ("It is not 18.", False),
+    ("Let us start with 18.", False), ("If she pays 18 then fine.", False), ("The grader must accept 18.", False)])
+def test_the_number_of_a_sentence(text, equal):
+    assert match_answer(text, "18").equal == equal
 
 
 # ---------------------------------------------------------------- conventions
@@ -130,6 +155,22 @@ n!/n | (n-1)!
 1011_2 | 11
 0.1\overline{6} | 1/6
 x \equiv 3 \pmod 7 | 3 \pmod{7}
+m+n=113 | 113
+\sum_{k=1}^{n} k | n(n+1)/2
+\lceil n/2 \rceil | \lfloor (n+1)/2 \rfloor
+two and a half | 2.5
+\frac{2}{3} \approx 0.667 | 2/3
+1, 2, \ldots, 5 | \{1,2,3,4,5\}
+|x - 1| < 2 | (-1, 3)
+[1, 3) \cup [2, 5] | 1 \le x \le 5
+\mathbb{R} \setminus [0, 1) | x < 0 \text{ or } x \ge 1
+\frac{\pi}{4} + k\pi, k \in \mathbb{Z} | \frac{\pi}{4} + n\pi (n \in \mathbb{Z})
+5 hours and 30 minutes | 30 min, 5 h
+8 J/mol K | 8 J/(mol K)
+no solutions | \emptyset
+John and Mary | Mary and John
+Yes, since 7 is prime. | yes
+\begin{cases} x = 1 \\ y = 2 \end{cases} | (1, 2)
 """
 DIFFERENT = r"""
 0.333333333333333333333333333333333333333333 | 1/3
@@ -140,6 +181,9 @@ DIFFERENT = r"""
 x=5 | y=5
 f(x)=x+1 | x-1
 2x=10 | 5
+2x=10 | 10
+x+y=3 | 3
+5 mW | 5 MW
 \{1,2\} | 1
 (1,2) | \{1,2\}
 [1,2) | [1,2]

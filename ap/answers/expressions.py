@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Iterator
 
-MAX_TOKENS = 4000
+from ap.answers.tokens import FUNCTIONS, GREEK, MATRIX_END, MATRIX_BEGIN, ROW, Unreadable, tokens_of
+
 MAX_DEPTH = 50  # of brackets and exponents
-
-
-class Unreadable(Exception):
-    """Not in the language, ambiguous, or too large. The message says which."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """op: "num" (a Fraction), "var" (a name), "pi", "e", "i", "inf", an operation, or a kind of answer (answers.py)."""
+    """op: "num" (a Fraction), "var" (a name), "pi", "e", "i", "inf", an operation, or a kind of answer (meaning.py)."""
 
     op: str
     args: tuple = ()
@@ -41,7 +38,8 @@ class Node:
 
     @property
     def variables(self) -> frozenset[str]:
-        return frozenset(node.args[0] for node in self.walk() if node.op == "var")
+        bound = {node.args[0] for node in self.walk() if node.op in ("sum", "prod")}
+        return frozenset(node.args[0] for node in self.walk() if node.op == "var" and node.args[0] not in bound)
 
 
 def num(value) -> Node:
@@ -51,86 +49,16 @@ def num(value) -> Node:
 INFINITY, MINUS_INFINITY = Node("inf"), Node("neg", (Node("inf"),))
 REALS = Node("()", (MINUS_INFINITY, INFINITY))
 
-# ---------------------------------------------------------------- tokens
-
-GREEK = frozenset("""alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
-    sigma tau upsilon phi varphi chi psi omega hbar ell
-    Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega""".split())
+DOTS = Node("var", ("...",))
+CONSTANTS = {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS, "\\ldots": DOTS}
 ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
-FUNCTIONS = {name: name for name in "sin cos tan cot sec csc sinh cosh tanh ln log exp abs".split()} | {
-    "lg": "lg", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "asin": "asin", "acos": "acos", "atan": "atan"}
-SAME = {  # tokens that mean another token
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\%": "%", "\\le": "<=", "\\leq": "<=", "\\ge": ">=",
-    "\\geq": ">=", "\\leqslant": "<=", "\\geqslant": ">=", "\\ne": "!=", "\\neq": "!=", "\\lt": "<", "\\gt": ">",
-    "\\equiv": "=", "\\varnothing": "\\emptyset", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
-    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
-    "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\land": "and", "\\lor": "or", "\\wedge": "and", "\\vee": "or",
-    "\\tg": "\\tan", "\\colon": ":", "pi": "\\pi", "infinity": "\\infty", "inf": "\\infty",
-    "oo": "\\infty", "sqrt": "sqrt", "cbrt": "cbrt", "or": "or", "and": "and", ";": ",", "\\bar": "\\overline",
-    "\\backslash": "\\setminus", "\\widehat": "\\hat",
-}
-COMMANDS = frozenset("""\\frac \\sqrt \\pi \\infty \\emptyset \\pm \\mp \\cup \\in \\setminus \\langle \\rangle \\lfloor
-    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R""".split())
-WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, key=len, reverse=True)
-TOKEN = re.compile(r"""\ *(?:
-    (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
-        | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
-    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\})
-        | \\\\ | & )
-    | (?P<command> \\[A-Za-z]+ | \\[{}%] )
-    | (?P<letters> [A-Za-z]+ )
-    | (?P<sign> <= | >= | != | [-+*/^(){}\[\],;%!|=<>_':] ) )""", re.VERBOSE)
-GROUPED = re.compile(r" *([1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?)(?![0-9]|,[0-9])")
-MATRIX_BEGIN, MATRIX_END, ROW = "\\begin", "\\end", "\\\\"
-
-
-def tokens_of(text: str) -> list[str]:
-    """Numbers without separators, commands, letters one by one, signs.
-
-    A comma before groups of three digits is a separator outside of brackets only.
-    """
-    tokens, position, depth = [], 0, 0
-    while position < len(text):
-        match = (GROUPED.match(text, position) if depth == 0 else None) or TOKEN.match(text, position)
-        if match is None or len(tokens) > MAX_TOKENS:
-            raise Unreadable("not an expression" if match is None else "too long")
-        token, kind = match[0].strip(), match.lastgroup
-        if token[0].isdigit():
-            token = token.replace(",", "").replace(" ", "")
-        depth += (token in ("(", "{", "[", "\\{")) - (token in (")", "}", "]", "\\}"))
-        position = match.end()
-        if kind == "letters":
-            tokens += _split(token)
-        elif kind == "matrix":
-            tokens.append(re.match(r"\\begin|\\end|&|\\\\", token)[0])
-        elif kind == "command":
-            name = token[1:]
-            token = name if name in FUNCTIONS else SAME.get(token, token)
-            if token[0] == "\\" and token not in COMMANDS and name not in GREEK and not token[1:] in "{}":
-                raise Unreadable("unknown command")
-            tokens.append(token)
-        else:
-            tokens.append(SAME.get(token, token))
-    return tokens
-
-
-def _split(run: str) -> list[str]:
-    """A run of letters: one name ("sin", "pi"), a name and letters behind it ("sinx"), or letters ("xy")."""
-    name = next((word for word in WORDS if run.startswith(word) and word != "i"), "")
-    rest = run[len(name):]
-    if name in ("or", "and", "inf", "oo") and rest or len(rest) > (1 if name else 3):
-        name, rest = "", run
-    if len(rest) > 3:
-        raise Unreadable("words")
-    return ([SAME.get(name, name)] if name else []) + list(rest)
-
-
-# ---------------------------------------------------------------- parser
-
 STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
-          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", *FUNCTIONS)
+          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", "\\sum", "\\prod", "\\int",
+          "\\ldots", *FUNCTIONS)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
            "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
+FRACTION = re.compile(r"(?:\\frac \{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}|\\frac ([0-9])([0-9])"
+                      r"|([0-9]{1,9}) / ([0-9]{1,9}))(?: |$)")
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
 
 
@@ -141,7 +69,8 @@ class Parser:
     factor := atom [!] [%] [^ [-] factor];  atom := number | letter | function | \frac | \sqrt | brackets | ..."""
 
     def __init__(self, text: str):
-        self.tokens, self.position, self.depth, self.bars, self.angles = tokens_of(text) + [""], 0, 0, 0, 0
+        self.bound = ()  # variables of sums: \sum_{i=1}
+        self.tokens, self.position, self.depth, self.bars = tokens_of(text) + [""], 0, 0, 0
 
     @property
     def next(self) -> str:
@@ -210,7 +139,7 @@ class Parser:
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def term(self, sign: str) -> Node:
-        node = self.product()
+        node = self.product() if sign != "+" or self.next != "-" else self.term(self.take())  # 14 + -1
         if sign == "-" and node.op == "matrix":
             return _multiple((num(-1),), node)
         return Node({"-": "neg", "\\pm": "pm", "\\mp": "mp"}[sign], (node,)) if sign not in ("", "+") else node
@@ -226,8 +155,11 @@ class Parser:
             divided = sign == "/"
             factor = self.signed_factor() if sign else self.factor()
             factors.append(Node("inv", (factor,)) if divided else factor)
-        if len(factors) > 1 and factors[-1].op == "matrix":  # a multiple of a matrix
-            return _multiple(factors[:-1], factors[-1])
+        matrices = [factor for factor in factors if factor.op == "matrix"]
+        if len(factors) > 1 and len(matrices) == 1:
+            return _multiple([factor for factor in factors if factor.op != "matrix"], matrices[0])
+        if len(factors) == 2 and factors[1].op == "()" and factors[0].op == "var" and factors[0].args[0][0].isupper():
+            return factors[1]  # the point P(2, 3)
         return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
 
     def starts(self) -> bool:
@@ -259,6 +191,10 @@ class Parser:
             if self.accept("\\circ") or (self.next == "{" and self.tokens[self.position + 1] == "\\circ"
                                          and self.take() and self.take() and self.take("}")):
                 return Node("degrees", (node,))
+            if self.next == "T" or self.tokens[self.position:self.position + 3] == ["{", "T", "}"]:
+                if node.op in ("matrix", "()", "[]"):
+                    self.position += 1 if self.next == "T" else 3
+                    return _transposed(node)
             self.enter()
             node = Node("^", (node, self.signed_factor()))
             self.depth -= 1
@@ -272,8 +208,8 @@ class Parser:
             return self.number(token)
         if len(token) == 1 and token.isalpha() or token[1:] in GREEK:
             return self.letter(token)
-        if token in ("\\pi", "\\infty", "\\emptyset", "\\R"):
-            return {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS}[token]
+        if token in CONSTANTS:
+            return CONSTANTS[token]
         self.enter()
         if token == "\\frac":
             top = self.argument(more=1)
@@ -295,6 +231,8 @@ class Parser:
             if braced:
                 self.take("}")
             node = Node("var", (name,))
+        elif token in ("\\sum", "\\prod", "\\int"):
+            node = self.series(token[1:])
         elif token in FUNCTIONS:
             node = self.function(FUNCTIONS[token])
         elif token == MATRIX_BEGIN:
@@ -306,13 +244,27 @@ class Parser:
         self.depth -= 1
         return node
 
+    def series(self, kind: str) -> Node:
+        r"""\sum and \prod over a variable, renamed. An integral is not computed: it equals itself only."""
+        if kind == "int":
+            ends = [self.argument(more=None) if self.accept(sign) else num(0) for sign in "_^"]
+            return Node("int", (*ends, self.product()))
+        self.take("_"), self.take("{")
+        name = self.take()
+        self.take("=")
+        low = self.sum()
+        self.take("}"), self.take("^")
+        high = self.argument(more=None)
+        self.bound += (name,)
+        return Node(kind, (name, low, high, self.product()))
+
     def letter(self, name: str) -> Node:
         """A variable with its subscript and primes; e and i are numbers."""
         if self.accept("_"):
             name += "_" + self.subscript()
         while self.accept("'"):
             name += "'"
-        return Node(name) if name in ("e", "i") else Node("var", (name,))
+        return Node(name) if name in ("e", "i") and name not in self.bound else Node("var", (name,))
 
     def subscript(self) -> str:
         if not self.accept("{"):
@@ -341,15 +293,19 @@ class Parser:
             while self.starts() and self.next not in FUNCTIONS and self.next not in ("(", "["):
                 factors.append(self.factor())
             argument = factors[0] if len(factors) == 1 else Node("*", tuple(factors))
+        if name in ("gcd", "lcm", "max", "min"):
+            return Node(name, argument.args if argument.op in ("()", "set") else (argument,))
         if name in ("log", "lg"):
             base = num(10) if name == "lg" else base or Node("var", ("base of log",))
             node = Node("*", (Node("ln", (argument,)), Node("inv", (Node("ln", (base,)),))))
+        elif name == "cis":
+            node = Node("^", (Node("e"), Node("*", (Node("i"), argument))))
         else:
             node = Node(name, (argument,))
         return Node("^", (node, exponent)) if exponent else node
 
     def bracket(self, opening: str) -> Node:
-        if opening == "\\{" and self.accept("\\}"):
+        if opening in ("\\{", "{") and self.accept("\\}", "}"):
             return Node("set")
         bars, self.bars = self.bars, int(opening == "|")
         node = self.entries()
@@ -394,25 +350,15 @@ class Parser:
         return node
 
     def number(self, token: str) -> Node:
-        r"""A decimal number, also 0.\overline{3} and 101_2, or a whole number and a proper fraction: 1 1/2."""
+        r"""A decimal number, also 0.\overline{3}, or a whole number and a proper fraction: 1 1/2."""
         mantissa, _, exponent = token.lower().partition("e")
         if len(mantissa) > 4000 or len(exponent) > 5 or abs(int(exponent or 0)) > 10_000:
             raise Unreadable("too large")
         value = Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent or 0)
         if self.next == "\\overline" and "." in token:
             return num(value + self.repeating(len(token.partition(".")[2])))
-        if self.accept("_"):
-            return self.based(token, self.subscript())
-        start, part = self.position, None
-        if self.next == "\\frac":
-            part = self.proper_fraction()
-        elif self.next[:1].isdigit() and self.tokens[self.position + 1] == "/":
-            top, _, bottom = self.take(), self.take(), self.take()
-            if not (top.isdigit() and bottom.isdigit()) or max(len(top), len(bottom)) > 9:
-                raise Unreadable("two numbers side by side")
-            part = (int(top), int(bottom))
+        part = self.proper_fraction()
         if part is None:
-            self.position = start
             if self.next[:1].isdigit() or self.next[:1] == ".":
                 raise Unreadable("two numbers side by side")
             return num(value)
@@ -429,25 +375,21 @@ class Parser:
             raise Unreadable("digits under a line")
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
-    def based(self, digits: str, base: str) -> Node:
-        """101_2 is 5. That it was written in base 2 is kept as its unit, by answers.py."""
-        if not (digits.isdigit() and base.isdigit() and len(digits) <= 1000 and 2 <= int(base[:3]) <= 10):
-            raise Unreadable("a number with a subscript")
-        if any(int(digit) >= int(base) for digit in digits):
-            raise Unreadable("a digit that its base does not have")
-        return num(int(digits, int(base)))
-
     def proper_fraction(self) -> tuple[int, int] | None:
-        r"""Numerator and denominator of the \frac that comes, if both are plain whole numbers."""
-        rest = " ".join(self.tokens[self.position + 1:self.position + 7])
-        if match := re.match(r"\{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}(?: |$)", rest):
-            self.position += 7
-            return int(match[1]), int(match[2])
-        if match := re.match(r"([0-9])([0-9])(?: |$)", rest):
-            self.position += 2
-            return int(match[1]), int(match[2])
-        return None
+        r"""Numerator and denominator of the \frac or a/b that comes, if both are plain whole numbers."""
+        match = FRACTION.match(" ".join(self.tokens[self.position:self.position + 7]))
+        if not match:
+            return None
+        self.position += match[0].rstrip().count(" ") + 1
+        top, bottom = filter(None, match.groups())
+        return int(top), int(bottom)
 
 
 def _multiple(factors, matrix: Node) -> Node:
     return Node("matrix", tuple(Node("row", tuple(Node("*", (*factors, x)) for x in row.args)) for row in matrix.args))
+
+
+def _transposed(node: Node) -> Node:
+    """Of a matrix; of a tuple, which is a row, the column."""
+    rows = [row.args for row in node.args] if node.op == "matrix" else [node.args]
+    return Node("matrix", tuple(Node("row", column) for column in zip(*rows)))

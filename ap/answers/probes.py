@@ -16,17 +16,18 @@ from __future__ import annotations
 import random
 import threading
 from fractions import Fraction
-from math import comb, factorial, isqrt
+from math import comb, factorial, gcd, isqrt, lcm
 from typing import Callable
 
 import mpmath
 
-from ap.expressions import Node, Unreadable
+from ap.answers.expressions import Node, Unreadable
 
 MAX_BITS = 33_300  # of an exact numerator or denominator: 10,000 decimal digits
 MAX_BITS_AT_A_POINT = 3000  # there, larger numbers go on as approximate ones
 MAX_DIGITS = 3000  # of precision
 MAX_WORK = 400_000  # nodes times digits of precision
+MAX_TERMS = 5000  # of all sums together, times the nodes of one term
 POINTS = 4  # where two expressions with variables must agree
 
 
@@ -54,6 +55,7 @@ class Evaluation:
     def __init__(self, digits: int, point: dict[str, Fraction], real: bool):
         self.mp, self.point, self.real = _context(digits), point, real
         self.max_bits = MAX_BITS_AT_A_POINT if point else MAX_BITS
+        self.terms = 0  # of sums, so far
         self.bits = 0  # of the largest exact number that met an approximate one
 
     def __call__(self, node: Node):
@@ -75,6 +77,8 @@ class Evaluation:
             return +getattr(self.mp, op)
         if op == "i":
             return self.mp.mpc(0, 1)
+        if op in ("sum", "prod"):
+            return self.series(*args, op)
         values = [self.value(arg) if isinstance(arg, Node) else arg for arg in args]
         if op == "+":
             return self.fold(values, lambda a, b: a + b)
@@ -89,6 +93,21 @@ class Evaluation:
         elif not isinstance(result, Fraction) and self.mp.isnan(result):
             raise Undefined("not a number")
         return result
+
+    def series(self, name: str, low: Node, high: Node, body: Node, op: str):
+        r"""\sum or \prod, term by term."""
+        low, high = self.value(low), self.value(high)
+        if not all(isinstance(end, Fraction) and end.denominator == 1 for end in (low, high)) or high < low - 1:
+            raise Undefined("a sum from or to what is not a whole number")
+        self.terms += int(high - low + 1) * sum(1 for _ in body.walk())
+        if self.terms > MAX_TERMS:
+            raise Unreadable("too long a sum")
+        values, outside = [Fraction(op == "prod")], self.point
+        for n in range(int(low), int(high) + 1):
+            self.point = outside | {name: Fraction(n)}
+            values.append(self.value(body))
+        self.point = outside
+        return self.fold(values, (lambda a, b: a + b) if op == "sum" else (lambda a, b: a * b))
 
     def fold(self, values: list, operation: Callable):
         """All of them together: the exact ones first, since that is cheap, then the approximate ones."""
@@ -191,6 +210,15 @@ class Evaluation:
             raise Unreadable("too close to a whole number to round")
         return Fraction(int(self.mp.floor(value)))
 
+    def whole_numbers(self, name: str, *values):
+        """gcd, lcm, max, min of exact numbers."""
+        exact = all(isinstance(value, Fraction) for value in values)
+        if not exact or name in ("gcd", "lcm") and any(value.denominator > 1 for value in values):
+            raise Undefined(f"{name} of such numbers")
+        if name in ("max", "min"):
+            return max(values) if name == "max" else min(values)
+        return self.checked(Fraction((gcd if name == "gcd" else lcm)(*(int(value) for value in values))))
+
     def degrees(self, value):
         return self.approximate(value) * self.mp.pi / 180
 
@@ -199,7 +227,8 @@ OPERATIONS: dict[str, Callable] = {
     "neg": lambda self, x: -x, "inv": Evaluation.inverse, "^": Evaluation.power, "root": Evaluation.root,
     "abs": lambda self, x: abs(x), "!": Evaluation.factorial, "binom": Evaluation.binomial, "floor": Evaluation.floor,
     "ceil": lambda self, x: -self.floor(-x), "degrees": Evaluation.degrees,
-} | {name: lambda self, x, name=name: self.elementary(name, x)
+} | {name: lambda self, *values, name=name: self.whole_numbers(name, *values) for name in ("gcd", "lcm", "max", "min")
+     } | {name: lambda self, x, name=name: self.elementary(name, x)
      for name in "sin cos tan cot sec csc asin acos atan sinh cosh tanh asinh acosh atanh ln exp".split()}
 
 
@@ -232,7 +261,7 @@ class Probe:
             one, other = first(a), first(b)
             if not one or not other:
                 raise Undefined("zero at the first point")
-            signs.append(abs(one / abs(one) - other / abs(other)) < 0.5 if positive else True)
+            signs.append(abs(complex(one / abs(one)) - complex(other / abs(other))) < 0.5 if positive else True)
             return value(a) * other, value(b) * one
 
         return self.vanishes(cross, a, b) and all(signs)
@@ -244,6 +273,8 @@ class Probe:
         size = sum(1 for node in nodes for _ in node.walk())
         fractions, whole = self.points(names)
         agreed = 0
+        if names and {*names} <= {*"nmkNMK"} and any(node.has("floor", "ceil", "sum", "prod", "gcd") for node in nodes):
+            fractions = []  # only whole numbers are meant
         for points in (fractions, whole):
             for point in points:
                 try:

@@ -1,0 +1,105 @@
+"""Which text of a solution is its answer. Every search is linear in the length of the text."""
+from __future__ import annotations
+
+import re
+
+SAID = re.compile(
+    r"(?i)\b(?:answer|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
+    r"(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*"
+    r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
+    r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
+JOINT = re.compile(  # between two boxes
+    r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b)*")
+BOLD = re.compile(r"\*\*([^*:\n]+)\*\*(?!:)[^*\n]*\Z")
+FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
+HEDGE = re.compile(
+    r"(?i)\b(?:or|either|not|no|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong"
+    r"|incorrect|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
+VAGUE = re.compile(  # a sentence with one of these does not say that the number in it is the answer
+    r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
+    r"|but|case|step|begins?|starts?|from|to|first|suppose|assume|let|note|given|correct|accept|gold|reference|output"
+    r"|grader|previous|ignore|mark)\b")
+CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
+NUMBER = re.compile(
+    r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
+    r"(?: (?!more\b|less\b)[^\W\d]+|(?![\w.,/]*[0-9A-Za-z]))")
+
+
+def extract_answer(text: str) -> str | None:
+    """The final answer of a solution, or None: a box, else what is said to be the answer, else the last formula."""
+    return marked(text) or last_formula(text)
+
+
+def marked(text: str) -> str | None:
+    r"""What the solution itself marks: the last balanced box, else the last "Answer:", "####" or <answer>.
+
+    Boxes with nothing but commas, "or" and "and" between them are one list.
+    """
+    text = text.rpartition("</think>")[2] or text
+    opened, boxes = [], []
+    for token in BOX.finditer(text):
+        if len(token[0]) > 2 and token[0][-1] != "{":  # \boxed5: one character, and nothing that closes it
+            boxes.append((token.start(), token.end(), token.end() + 1, token.end() + 1))
+        elif token[0][-1] == "{" and token[0] != r"\{":
+            opened.append((len(token[0]) > 1, token.start(), token.end()))
+        elif token[0] == "}" and opened:
+            is_box, start, inside = opened.pop()
+            if is_box:
+                boxes.append((start, inside, token.start(), token.end()))
+    if boxes:
+        boxes.sort()
+        start, inside, end, _ = boxes.pop()
+        answer = text[inside:end].strip()
+        while boxes and boxes[-1][3] <= start:
+            before, inside, end, after = boxes.pop()
+            between = text[after:start]
+            if not (1 < start - after < 40 and JOINT.fullmatch(between) and re.search(",|;|or|and", between)):
+                break
+            answer = f"{text[inside:end].strip()}{' or ' if 'or' in between else ', '}{answer}"
+            start = before
+        return answer or None
+    said = list(SAID.finditer(text))
+    if said and said[-1][0].startswith("</"):
+        end = said.pop().start()
+        return text[said[-1].end():end].strip() or None if said else None
+    while len(said) > 1 and re.search(r"(?i)\bor\b[\w\s]{,20}$", text[max(0, said[-1].start() - 30):said[-1].start()]):
+        said.pop()  # "the answer is 4 or the answer is 5"
+    if not said:
+        return None
+    sentence = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])[0]
+    if sentence.count("{") < sentence.count("}"):  # \text{Answer: } 5; {"answer": 5}
+        sentence = sentence.strip(" \t}")
+    return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
+
+
+def says_so(text: str) -> bool:
+    """Is there a box or an "Answer:", so that nothing else counts, even when it is empty?"""
+    return "\\boxed" in text or bool(SAID.search(text))
+
+
+def last_formula(text: str) -> str | None:
+    """The last formula or bold text, unless its line hedges or it is one of a row of formulas without words."""
+    if bold := BOLD.search(text, max(0, len(text) - 300)):
+        return None if HEDGE.search(text[text.rfind("\n") + 1:]) else bold[1].strip() or None
+    formulas = list(FORMULA.finditer(text))[-2:]
+    if not formulas:
+        return None
+    line = text[text.rfind("\n", 0, formulas[-1].start()) + 1:]
+    listed = len(formulas) == 2 and not re.search("[A-Za-z]{2}", text[formulas[0].end():formulas[1].start()])
+    if listed or HEDGE.search(line):
+        return None
+    return next(group for group in formulas[-1].groups() if group).strip() or None
+
+
+def told(text: str) -> str | None:
+    """The only number of a sentence, with the word behind it: the last sentence if it concludes, or the only one."""
+    sentences = re.split(r"(?<=[^.])[.!]\s+|\n+", text[-400:].strip())
+    last = sentences[-1].rstrip(". ")
+    numbers = re.findall(r"[0-9][0-9,.]*", last)
+    if len(numbers) != 1 or HEDGE.search(last) or VAGUE.search(last) or len(last.split()) > 20:
+        return None
+    if len(sentences) > 1 and not CONCLUSION.match(last) or not re.match(r"(?:[A-Za-z]+,? +){2}", last):
+        return None
+    found = NUMBER.search(last)
+    return found[0].strip() if found else None

@@ -1,0 +1,259 @@
+"""From the tree of an answer to its meaning: sets, intervals, named values, relations."""
+from __future__ import annotations
+
+import re
+import zlib
+from fractions import Fraction
+
+from ap.answers.equality import is_expression, same
+from ap.answers.expressions import DOTS, INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
+from ap.answers.extract import HEDGE
+from ap.answers.probes import OPERATIONS, Probe
+from ap.answers.reals import complement, intersection, is_interval, number, union
+
+MAX_ENTRIES = 4000  # of 1, 2, ..., n written out
+NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not read
+    r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
+    r"|[A-Z][a-z]+ *\([^()=]{1,40}\)|m? *\\(?:angle|triangle) *[A-Z]{1,3}|\\frac *\{d\^?2? *[a-z]?\} *\{d[a-z]\^?2?\}"
+    r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")
+QUANTITY = re.compile(r"([^=<>,;:!]{,40}(?:[([|][^()\[\]|]{1,40}[)\]|])?[^=<>,;:!]{,40})=([^=<>]+)")
+BOUND = re.compile(  # a parameter: ..., k \in Z; ... for all x \in R; ... where n is an integer
+    r" *(?:[,;(]|\b(?:for|where|with)\b) *(?:all |any |every |some |each )*(?:real |integers? |numbers? )*([a-z]) *"
+    r"(?:\\in *(?:\\R|[ZNQC])(?: *\^ *\{? *[+*] *\}?)?"
+    r"|(?:is |are )(?:an? |any |arbitrary )*(?:integer|real number|constant)s?) *\)?$"
+    r"|()(?<=\S) +for (?:all|any|every) (?:real |integers? |numbers? )*[a-z]$")
+EXCEPT = re.compile(
+    r"(?:all )?(?:real numbers?|reals)(?: x)? (?:except(?: for)?|but|other than|excluding) (?:x = )?(.*)")
+OUTWARDS = re.compile(r"([\[\]])([^\[\]()=,]+,[^\[\]()=,]+)([\[\]])")  # ]0, 1[
+
+
+def meanings(text: str) -> list[Node]:
+    """What an answer without its unit can mean, at least one. Raises Unreadable."""
+    text = re.sub(r"(?<![A-Za-z\\])c(?=_)|(?<=\+)( ?)c$", r"\1C", text)  # a constant of integration
+    text = EXCEPT.sub(r"\\R \\setminus \\{\1\\}", text)
+    text = OUTWARDS.sub(lambda m: m[0] if m[1] + m[3] == "[]" else
+                        f"{'[' if m[1] == '[' else '('}{m[2]}{']' if m[3] == ']' else ')'}", text)
+    bound = BOUND.search(text, max(0, len(text) - 80))
+    if not bound or not bound.start():
+        plain = [_meaning(Parser(text).whole())] if re.match(r"[A-Z]{2,4} *=[^=]*[A-Z]", text) else []  # PV = nRT
+        return [_interpreted(text), *plain]
+    text = text[:bound.start()]
+    found = [_interpreted(text)]
+    if bound[1] and not re.search(r"[a-z]\(", text):  # k under a name of its own, but not that of f(x)
+        found.append(_interpreted(re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text)))
+    return found
+
+
+def _short_name(match: re.Match) -> str:
+    """f(x) = is y =, which it is compared with; another long name becomes a variable of its own."""
+    if match[1] and re.search(r"\( *[a-z]", match[0]) and "y" not in match[0]:
+        return "y ="
+    return _variable(match[0]) + " ="
+
+
+def _variable(name: str) -> str:
+    return f"f_{{{zlib.crc32(re.sub(r'[^A-Za-z0-9]', '', name).encode())}}}"
+
+
+def _interpreted(text: str) -> Node:
+    if text.count("=") > 1 and "y" not in text:
+        text = re.sub(r"\b[A-Za-z]\(x\) *=", "y =", text)  # f(x) = x, f(x) = -x
+    text = NAME.sub(_short_name, text)
+    if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
+        value = _meaning(Parser(builder[2]).whole())
+        if value.op != "named" or value.args[0] != builder[1]:
+            raise Unreadable("a set of what?")
+        return value.args[1]
+    if builder := re.fullmatch(r"\\\{ *\(([a-z, ]+)\) *(?:\\mid|\||:) *(.*)\\\}", text):  # of points
+        names = Node("word", (builder[1].replace(" ", ""),))
+        return Node("set", (Node("()", (names, _meaning(Parser(builder[2]).whole()))),))
+    try:
+        tree = Parser(text).whole()
+    except Unreadable:  # \det A = 5, P(X = 1) = 5, [ABC] = 5
+        match = QUANTITY.fullmatch(text)
+        if not match or HEDGE.search(match[1]) or not re.search("[A-Za-z]{2}|\\([A-Z]|[A-Z]\\(", match[1]):
+            raise
+        return Node("named", (_variable(match[1].lower()), _meaning(Parser(match[2].strip()).whole()), None))
+    return _meaning(tree)
+
+
+def _meaning(node: Node) -> Node:
+    """Lists as sets, relations as named values, intervals or differences, and every +- as two values."""
+    if node.op in ("list", "or", "and"):
+        return _several(node.op, [_meaning(arg) for arg in node.args])
+    if node.op == "relation":
+        return _relation(node)
+    if node.has("pm", "mp"):
+        return Node("set", (_signed(node, "neg"), _signed(node, "")))
+    if node.op in ("set", "()", "[]", "(]", "[)", "union"):
+        parts = [_meaning(arg) for arg in node.args]
+        if node.op == "union":
+            return union(*parts)
+        if node.op == "[]" and all(part.op == "[]" and len(part.args) == len(parts[0].args) for part in parts):
+            return Node("matrix", tuple(Node("row", part.args) for part in parts))
+        if node.op == "set":
+            flat = node.has("pm", "mp")  # {1, +-2} has three entries
+            parts = [entry for part in parts for entry in (part.args if flat and part.op == "set" else (part,))]
+            parts = _continued(parts)
+            if len(parts) > 1 and len({part.args[0] for part in parts if part.op == "named"}) == len(parts):
+                return _several("list", parts)  # {x = 1, y = 2}
+        return Node(node.op, tuple(parts))
+    if node.op == "minus":
+        whole, holes = map(_meaning, node.args)
+        return intersection(whole, complement(holes))
+    return node
+
+
+def _signed(node: Node, upper: str) -> Node:
+    """The tree with every +- as + (upper "") or - (upper "neg"), and every -+ the other way round."""
+    args = tuple(_signed(arg, upper) if isinstance(arg, Node) else arg for arg in node.args)
+    if node.op in ("pm", "mp"):
+        negative = (node.op == "pm") == (upper == "neg")
+        return Node("neg", args) if negative else args[0]
+    return Node(node.op, args)
+
+
+def _several(kind: str, parts: list[Node]) -> Node:
+    """What `a, b`, `a or b`, `a and b` mean."""
+    parts = [part.args[2] if part.op == "named" and not part.args[0] else part for part in _continued(parts)]
+    named = [part for part in parts if part.op == "named"]
+    names = [part.args[0] for part in named]
+    intervals = [part for part in named if is_interval(part.args[1])]
+    if intervals and len(names) == len(parts) and len({*names}) == 1:  # x = 2 or x >= 3; 1 < x < 3, x != 2
+        values = [part.args[1] if is_interval(part.args[1]) or part.args[1].op == "set" else
+                  Node("set", (part.args[1],)) for part in parts]
+        return Node("named", (names[0], union(*values) if kind == "or" else intersection(*values), None))
+    if kind == "or" and all(is_interval(part) for part in parts):
+        return union(*parts)
+    unknowns = sorted({*names})
+    if len(names) == len(parts) > len(unknowns) > 1 and len(parts) % len(unknowns) == 0:  # x=1, y=2; x=3, y=4
+        systems = [named[i:i + len(unknowns)] for i in range(0, len(named), len(unknowns))]
+        if all(sorted(part.args[0] for part in system) == unknowns for system in systems):
+            return Node("set", tuple(Node("()", tuple(part.args[1] for part in sorted(
+                system, key=lambda part: part.args[0]))) for system in systems))
+    if len({name[:2] for name in names if "_" in name}) == 1 and len({*names}) == len(parts) and not intervals:
+        return Node("set", tuple(part.args[1] for part in parts))  # x_1 = 2, x_2 = 3
+    if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
+        return Node("system", tuple(sorted(parts, key=lambda part: part.args[0])))
+    if len(names) == len(parts) and len({*names}) == 1 and not intervals:
+        return Node("named", (names[0], _several("list", [part.args[1] for part in parts]), None))
+    if names == [parts[0].args[0]] and parts[0].op == "named" and not intervals:  # x = 1, 2
+        return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
+    entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
+    probe = Probe("or", 50)
+    if kind == "or" and is_expression(entries[0]) and all(same(entries[0], entry, probe) for entry in entries):
+        return entries[0]  # 0.75 or 3/4
+    return Node("set", tuple(entries))
+
+
+def _continued(entries: list[Node]) -> list[Node]:
+    """1, 2, ..., 10 written out, where it goes on by equal steps."""
+    at = next((i for i, node in enumerate(entries) if node == DOTS), 0)
+    if at < 2 or at != len(entries) - 2 or any(node.op != "num" for node in (*entries[:at], entries[-1])):
+        return entries
+    values, last = [node.args[0] for node in entries[:at]], entries[-1].args[0]
+    step = values[1] - values[0]
+    steps = (last - values[0]) / step if step else Fraction(-1)
+    uneven = any(b - a != step for a, b in zip(values, values[1:]))
+    if uneven or steps.denominator > 1 or not at <= steps <= MAX_ENTRIES:
+        return entries
+    return [num(values[0] + step * n) for n in range(int(steps) + 1)]
+
+
+def _relation(node: Node) -> Node:
+    """Node "named" (variable, value, the relation itself or None), or "=", "<", "<=", "!=" of a difference with 0."""
+    signs, parts = node.args[0], [_meaning(part) for part in node.args[1:]]
+    if {*signs} == {"="}:
+        values = parts[1:]
+        if any(a == b for a, b in zip(parts, values)):
+            raise Unreadable("a statement without content")
+        named = parts[0].op == "var" and parts[0].args[0] not in frozenset().union(*(v.variables for v in values))
+        if named or len(parts) > 2:
+            chain = values if named else parts
+            probe = Probe("chain", 50)
+            if any(not same(chain[0], other, probe) for other in chain[1:]):
+                raise Unreadable("a chain of different values")
+            name = parts[0].args[0] if named else ""
+            relation = Node("=", (_minus(parts[0], values[0]),)) if is_expression(values[0]) else None
+            return Node("named", (name, chain[0], relation)) if named else chain[0]
+        if parts[0].op == parts[1].op == "()" and all(part.op == "var" for part in parts[0].args):  # (x,y) = (1,2)
+            if len(parts[0].args) == len(parts[1].args):
+                pairs = zip(parts[0].args, parts[1].args)
+                return _several("list", [Node("named", (a.args[0], b, None)) for a, b in pairs])
+        if parts[1].op == "var" and not parts[0].variables and is_expression(parts[0]):  # 5 = x
+            return Node("named", (parts[1].args[0], parts[0], Node("=", (_minus(*parts),))))
+        if all(is_expression(part) for part in parts):
+            if not any(part.variables for part in parts):
+                if same(*parts, Probe("chain", 50)):
+                    return parts[1]
+                raise Unreadable("a false statement")
+            relation = Node("=", (_minus(*parts),))
+            return Node("named", ("", parts[1], relation)) if _is_asked_for(*parts) else relation
+        raise Unreadable("an equation of what are not numbers")
+    if signs == ("\\in",) and parts[0].op == "var":
+        return Node("named", (parts[0].args[0], parts[1], None))
+    if signs == ("\\in",) and parts[0].op == "()" and all(part.op == "var" for part in parts[0].args):
+        return parts[1]
+    if not all(is_expression(part) for part in parts) or "\\in" in signs or "=" in signs:
+        raise Unreadable("a relation of what are not numbers")
+    return _inequality(signs, parts)
+
+
+def _is_asked_for(left: Node, right: Node) -> bool:
+    r"""Is it, as in m + n = 113 or |z| = 5, the value of what was asked for, rather than an equation to be solved?"""
+    if right.variables or right == num(0) or not left.variables:
+        return False
+    if left.op in OPERATIONS and left.op not in ("neg", "inv", "^", "root", "degrees"):
+        return True
+    terms = left.args if left.op == "+" else (left,)
+    return (left.op in ("+", "*") and len(left.variables) > 1 and not left.variables & {*"xyz"}
+            and all(term.variables for term in terms))
+
+
+def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
+    if signs == ("!=",):
+        difference = Node("!=", (_minus(*parts),))
+        if parts[0].op == "var" and not parts[1].variables:
+            return Node("named", (parts[0].args[0], complement(Node("set", (parts[1],))), difference))
+        return difference
+    if any(sign[0] != signs[0][0] for sign in signs) or signs[0][0] not in "<>" or len(signs) > 2:
+        raise Unreadable("a chain of relations")
+    if signs[0][0] == ">":
+        signs, parts = tuple(sign.replace(">", "<") for sign in reversed(signs)), parts[::-1]
+    constants = [not part.variables for part in parts]
+    if len(parts) == 2 and (limits := _around_zero(signs[0], *parts)):
+        return limits
+    if len(parts) == 3:
+        if parts[1].op != "var" or constants != [True, False, True] or not number(parts[0]) < number(parts[2]):
+            raise Unreadable("a chain of relations")
+        brackets = ("[" if signs[0] == "<=" else "(") + ("]" if signs[1] == "<=" else ")")
+        return Node("named", (parts[1].args[0], Node(brackets, (parts[0], parts[2])), None))
+    difference = Node(signs[0], (_minus(*parts),))
+    if parts[0].op == "var" and constants[1]:
+        value = Node("(" + ("]" if signs[0] == "<=" else ")"), (MINUS_INFINITY, parts[1]))
+        return Node("named", (parts[0].args[0], value, difference))
+    if parts[1].op == "var" and constants[0]:
+        value = Node(("[" if signs[0] == "<=" else "(") + ")", (parts[0], INFINITY))
+        return Node("named", (parts[1].args[0], value, difference))
+    return difference
+
+
+def _around_zero(sign: str, small: Node, large: Node) -> Node | None:
+    """|x + a| < b and |x + a| > b as what they say of x."""
+    inside, bound = (small, large) if small.op == "abs" else (large, small)
+    if inside.op != "abs" or bound.variables or len(inside.variables) != 1 or not number(bound) > 0:
+        return None
+    (name,), (argument,) = inside.variables, inside.args
+    shift = [arg for arg in argument.args if arg != Node("var", (name,))] if argument.op == "+" else []
+    if argument != Node("var", (name,)) and (len(shift) != len(argument.args) - 1 or Node("+", tuple(shift)).variables):
+        return None
+    centre = Node("neg", (Node("+", tuple(shift)),)) if shift else num(0)
+    low, high = _minus(centre, bound), Node("+", (centre, bound))
+    if inside is small:
+        return _inequality((sign, sign), [low, Node("var", (name,)), high])
+    left, right = (_inequality((sign,), pair) for pair in ([Node("var", (name,)), low], [high, Node("var", (name,))]))
+    return Node("named", (name, union(left.args[1], right.args[1]), None))
+
+
+def _minus(a: Node, b: Node) -> Node:
+    return Node("+", (a, Node("neg", (b,))))

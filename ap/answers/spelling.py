@@ -1,0 +1,74 @@
+r"""One spelling for what means the same: LaTeX dressing, unicode digits and signs, blanks, the final full stop."""
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from ap.answers.extract import HEDGE
+from ap.answers.notations import MARK, in_one_notation
+
+FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("\u2044") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒"}
+SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ", "0123456789-+ni"))
+SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n"))
+GREEK_LETTERS = {  # "λ" is called GREEK SMALL LETTER LAMDA
+    chr(code): f"\\{name.capitalize() if code < 0x3B1 else name} ".replace("amda", "ambda")
+    for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA))
+    for name in [unicodedata.name(chr(code)).split()[-1].lower()]}
+CHARACTERS = str.maketrans(GREEK_LETTERS | {
+    "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/",
+    "√": " sqrt ", "∛": " cbrt ", "∞": "\\infty ", "…": "\\ldots ", "⋯": "\\ldots ", "∑": "\\sum ",
+    "∏": "\\prod ", "∫": "\\int ", "或": " or ", "且": " and ", "和": " and ", "、": ",", "∩": "\\cap ",
+    "≈": "\\approx ", "‖": "|", "∅": "\\emptyset ", "°": "^\\circ ", "≤": "<=", "≥": ">=", "≠": "!=",
+    "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ",
+    "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "ℤ": "\\mathbb{Z}",
+    "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'",
+    "∧": " and ", "∨": " or ", "∖": "\\setminus ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
+    "¢": " cents ", "¥": "\\yen ", "₹": "\\rupee ", "⩽": "<=", "⩾": ">=", "∣": "|", "µ": "\\mu ",
+    "Ω": "\\Omega "})
+SPACING = re.compile(
+    r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,!)(?![A-Za-z])\.?)"
+    r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
+FONT = re.compile(
+    r"\\(?:(text(?:bf|it|rm|sf|tt)?|mathrm|mbox|rm|bf|it)|math(?:bf|it|sf|bb(?=\{[^R])|cal)|operatorname"
+    r"|boldsymbol|emph|bm|underline)"
+    r"\*? *(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(?<=[a-z] )([A-Za-z0-9]))")
+ENVIRONMENT = re.compile(
+    r"\\begin *\{(aligned|align\*?|cases|gathered|split)\}((?:(?!\\begin).)*)\\end *\{\1\}", re.DOTALL)
+REMARK = re.compile(rf"(?<=[0-9}})%])[ {MARK}]+\(([A-Za-z]{{3,}}[A-Za-z ,-]*)\)$")
+DECIMAL_DOTS = re.compile(r"(?<=[0-9]\.)([0-9]{1,40}) *(?:\.\.+|\\ldots(?![A-Za-z]))")
+
+
+def _repeated(match: re.Match) -> str:
+    r"""0.1666... is 0.1\overline{6}: the shortest run of digits that is there twice at the end. Else the dots stay."""
+    digits = match[1]
+    for length in range(1, len(digits) // 2 + 1):
+        if digits[-length:] == digits[-2 * length:-length]:
+            while digits[-2 * length:-length] == digits[-length:]:
+                digits = digits[:-length]
+            return f"{digits[:-length]}\\overline{{{digits[-length:]}}}"
+    return digits + "\\ldots "
+
+
+def normalise(text: str) -> str:
+    """The spelling in which answers are compared and read."""
+    text = text.replace("US$", "$")
+    if text.count("$") == 1:
+        text = re.sub(r"(?<!\\)\$ ?(?=[0-9])", r"\\dollar ", text)
+    text = "".join(rf"\frac{{{FRACTIONS[c][0]}}}{{{FRACTIONS[c][1]}}}" if c in FRACTIONS else c for c in text)
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+", lambda run: "^{" + "".join(SUPERSCRIPTS[c] for c in run[0]) + "}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda run: "_{" + "".join(SUBSCRIPTS[c] for c in run[0]) + "}", text)
+    text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).translate(CHARACTERS)
+    text = re.sub(r"\\! *", "", text)
+    text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", text)
+    text = re.sub(r"(?:\$|\\\)) *(?=[A-Za-z][A-Za-z/^2-3 .]*$)", f" {MARK}", text)  # $5$ m
+    text = SPACING.sub(lambda match: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(match[0], " "), text)
+    text = re.sub(r"\\math(?:bb|bf) *(?:\{ *R *\}|R\b)", r"\\R ", text)
+    for _ in range(2):
+        text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + (match[2] or match[3] or ""), text)
+    text = ENVIRONMENT.sub(lambda m: re.sub(r"\\\\[ &]*(=?)", lambda row: row[1] or ", ", m[2]).replace("&", ""), text)
+    text = text.strip("* ").replace("**", "^")  # first what makes it bold, then powers
+    text = DECIMAL_DOTS.sub(_repeated, in_one_notation(text))
+    text = re.sub(r"^[=\s\"`]+|[\s\"`.,;]+$", "", " ".join(text.split()))
+    if (remark := REMARK.search(text, max(0, len(text) - 80))) and not HEDGE.search(remark[1]):
+        text = text[:remark.start()]  # 5050 (five thousand fifty)
+    return re.sub(r"^(['_]+)(.+)\1$", r"\2", text)
