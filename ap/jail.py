@@ -17,10 +17,12 @@ seccomp     a list of what is allowed (`seccomp_filter`): no new process or prog
 rlimits     memory, CPU, file size, descriptors, core; no capability; NO_NEW_PRIVS.
 
 *Choice*: one program is one process. So memory is limited in sum, not only per process; nothing survives its call;
-and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess, multiprocessing.
+and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess and all of multiprocessing but
+its pools of threads.
 """
 from __future__ import annotations
 
+import _multiprocessing
 import atexit
 import builtins
 import contextlib
@@ -28,6 +30,7 @@ import ctypes
 import errno
 import gc
 import importlib
+import io
 import itertools
 import json
 import linecache
@@ -37,6 +40,7 @@ import random
 import resource
 import selectors
 import signal
+import site
 import socket
 import stat
 import struct
@@ -44,7 +48,6 @@ import sys
 import threading
 import traceback
 import types
-from _sitebuiltins import Quitter
 
 DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES = 64, 16, 64, 2048  # limits of one program
 THREADS = 400  # pids in its namespace, where threads count; the kernel gives the first 300 out only once
@@ -290,15 +293,21 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
         file.write(stdin)
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     main = types.ModuleType("__main__")
     main.__builtins__, main.__file__ = builtins, f"{folder}/main.py"
     sys.modules["__main__"] = main
     sys.path.insert(0, folder)
+    for module in {name.split("/")[0].removesuffix(".py") for name in request["files"]} & sys.modules.keys():
+        if getattr(sys.modules[module].__spec__, "has_location", False):  # we imported it; the program means its own
+            del sys.modules[module]
     code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
-    linecache.cache["main.py"] = (len(code), None, code.splitlines(True), "main.py")
+    linecache.cache["main.py"] = (len(code), None, list(io.StringIO(code)), "main.py")
+    if conf["tier"] == "landlock":
+        for name, result in (("chmod", None), ("utime", None), ("listxattr", [])):
+            setattr(os, name, forgiving(getattr(os, name), box, result))
     random.seed(0)
     # Descriptors last: under this limit the kernel lets none be passed on while others of the user's are under way.
     limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1, NOFILE=DESCRIPTORS)
@@ -311,36 +320,70 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     status = reason = 0
     try:
         try:
-            exec(compile(code, "main.py", "exec", dont_inherit=True), main.__dict__)
-        finally:
-            threading._shutdown()  # wait for the program's threads, as the interpreter's own end does
+            exec(compile(code.encode("utf-8", "surrogatepass"), "main.py", "exec", dont_inherit=True), main.__dict__)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            if status == 1 and not isinstance(end.code, int):
+                print(end.code, file=sys.stderr)
+        except BaseException as error:
+            status = 1
+            if isinstance(error, MemoryError):
+                reason = OUT_OF_MEMORY
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                reason = OUT_OF_DISK
+            sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        finally:  # what the interpreter does at its own end
+            threading._shutdown()  # waits for the program's threads
             atexit._run_exitfuncs()
             flush()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        if status == 1 and not isinstance(end.code, int):
-            print(end.code, file=sys.stderr)
-    except BaseException as error:
-        status = 1
-        if isinstance(error, MemoryError):
-            reason = OUT_OF_MEMORY
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            reason = OUT_OF_DISK
-        traceback.print_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+            if threading.active_count() == 1:  # a daemon thread would stumble over missing names
+                for name in [name for name in main.__dict__ if name != "__builtins__"]:
+                    main.__dict__[name] = None  # objects may have a last word, in __del__
+                flush()
+    except BaseException:
+        status = status or 120  # as Python, when it cannot write what is left
     finally:
-        try:
-            flush()
-        finally:
-            if reason:
-                signal.signal(reason, signal.SIG_DFL)
-                kill(0, reason)  # its group, which is itself
-            leave(status & 0xFF)
+        if reason:
+            signal.signal(reason, signal.SIG_DFL)
+            kill(0, reason)  # its group, which is itself
+        leave(status & 0xFF)
 
 
 def flush() -> None:
-    for stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
-        if stream is not None and not stream.closed:
-            stream.flush()
+    for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+        with contextlib.suppress(ValueError, AttributeError):  # closed, detached; deleted, None
+            getattr(sys, name).flush()
+
+
+class ThreadLock:
+    """For _multiprocessing.SemLock, which needs shared memory: multiprocessing's pools of threads have locks too."""
+    SEM_VALUE_MAX, handle, name = 2**31 - 1, 0, None
+
+    def __init__(self, kind: int, value: int, *_):
+        self.lock = threading.Semaphore(value) if kind else threading.RLock()
+        self.release, self._after_fork = self.lock.release, lambda: None
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        return self.lock.acquire(block) if timeout is None else self.lock.acquire(block, timeout)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_) -> None:
+        self.release()
+
+
+def forgiving(call, box: str, result):
+    """`call`, which the filter refuses, has no effect on files in `box` instead: shutil.copy needs no more."""
+    def to_own_files(path, *args, **kwargs):
+        try:
+            return call(path, *args, **kwargs)
+        except PermissionError:
+            if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(f"{box}/"):
+                raise
+            return result
+
+    return to_own_files
 
 
 # -------------------------------------------------------------------------------------------------- the server
@@ -510,7 +553,12 @@ def remove_tree(folder: str) -> None:
 
 
 def preload(conf: dict) -> None:
-    builtins.exit, builtins.quit = Quitter("exit", ""), Quitter("quit", "")  # `site` is not imported
+    site.setquit(), site.setcopyright(), site.sethelper()  # for the rest of what it does, -S is said
+    _multiprocessing.SemLock = ThreadLock
+    sys.excepthook = traceback.print_exception  # which asks linecache for the lines
+    threading.stack_size(4 << 20)  # of address space, as are arenas: 100 threads are to fit into the limit of memory
+    with contextlib.suppress(AttributeError):  # not glibc
+        LIBC.mallopt(-8, 1)  # M_ARENA_MAX
     sys.dont_write_bytecode = True
     sys.argv = sys.orig_argv = ["main.py"]
     sys.path[:0] = conf["paths"]

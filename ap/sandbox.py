@@ -10,7 +10,8 @@ breaks it if it can.
   empty folder of its own (also /tmp), of limited size and number of files, gone afterwards; no network, no process.
 - "landlock", where user namespaces are refused (a default Docker container): the same files can be read and written,
   the network, new processes and signals are refused. But names, sizes and times of other files can be seen, what
-  all its files together take on disk is not limited, nor is the number of its threads (only by memory).
+  all its files together take on disk is not limited, nor is the number of its threads (only by memory). There is no
+  /tmp (tempfile uses the folder), and chmod and utime have no effect.
 - "rlimits", where that is refused too: limits of time, memory, output, file size. A program can then read and delete
   the user's files, use the network, kill the user's processes, and leave some behind. It must be allowed expressly.
 
