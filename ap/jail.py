@@ -554,7 +554,8 @@ def remove_tree(folder: str) -> None:
 
 def preload(conf: dict) -> None:
     site.setquit(), site.setcopyright(), site.sethelper()  # for the rest of what it does, -S is said
-    _multiprocessing.SemLock = ThreadLock
+    if conf["tier"] != "rlimits":
+        _multiprocessing.SemLock = ThreadLock
     sys.excepthook = traceback.print_exception  # which asks linecache for the lines
     threading.stack_size(4 << 20)  # of address space, as are arenas: 100 threads are to fit into the limit of memory
     with contextlib.suppress(AttributeError):  # not glibc

@@ -131,13 +131,15 @@ class Sandbox:
         """Run `code` as a main program with `stdin`; `files` (relative name -> text) lie in its working directory.
 
         A program that was running when the server died is run once more; the second time its status is "killed".
-        Raises UserError for a file name that leaves the directory, RuntimeError when the sandbox is closed or no
-        server starts.
+        Raises UserError for a file name that leaves the directory or a time-out that is no positive number,
+        RuntimeError when the sandbox is closed or no server starts.
         """
         for name in files or {}:
             if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
                 raise UserError(f"sandbox: file name {name!r} leaves the working directory; give a relative name")
         timeout = self.timeout if timeout is None else timeout
+        if not 0 < timeout < 1e6:
+            raise UserError(f"sandbox: timeout {timeout}; give a positive number of seconds")
         request = json.dumps({"code": code, "files": dict(files or {}), "timeout": timeout}).encode()
         payload = struct.pack("I", len(request)) + request + stdin.encode("utf-8", "surrogatepass")
         with self._slots:

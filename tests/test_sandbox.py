@@ -393,6 +393,10 @@ def test_bad_settings(tmp_path):
         Sandbox([tmp_path / "missing"])
     with pytest.raises(UserError):
         Sandbox(timeout=0)
+    with Sandbox() as sandbox:
+        for timeout in (0, -1, float("inf"), float("nan")):
+            with pytest.raises(UserError, match="timeout"):
+                sandbox.run("", timeout=timeout)
     with pytest.raises(UserError, match="unknown tier"):
         Sandbox(tier="docker")
 
