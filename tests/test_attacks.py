@@ -216,7 +216,7 @@ attack("vfork", "call(58, 220, *([] if os.uname().machine == 'x86_64' else [17])
 attack("clone3", """
     import struct
     args = ctypes.create_string_buffer(struct.pack('8Q', 0, 0, 0, 0, 17, 0, 0, 0))
-    call(435, 435, ctypes.addressof(args), 64) >= 0 and broken()""")
+    call(435, 435, ctypes.addressof(args), 64) >= 0 and broken()""", real=False)  # Docker hides it, too
 attack("system", "os.system('true') == 0 and broken()")
 attack("subprocess", "import subprocess; subprocess.run(['true']); broken()")
 attack("spawn", "os.posix_spawn('/bin/true', ['true'], {}); broken()")

@@ -238,7 +238,7 @@ def test_same_program_same_output(box, paths):
 
 # ---------------------------------------------------------------------------------------------------------- limits
 def test_memory_within_the_limit_is_granted(box):
-    assert box.run("x = bytearray(400 << 20); print(len(x) >> 20)").stdout == "400\n"
+    assert box.run("x = bytearray(400 << 20); print(len(x) >> 20)", timeout=20).stdout == "400\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
