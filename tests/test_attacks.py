@@ -18,6 +18,7 @@ import pytest
 
 import ap
 from ap.config import UserError
+from ap.domains import mini
 from ap.sandbox import NOTICE, Sandbox
 
 PRELUDE = """
@@ -577,6 +578,31 @@ FORGERIES = {
 def test_status_cannot_be_forged(tier, name, open_box):
     result = open_box(tier).run("import os, sys\n" + FORGERIES[name])
     assert (result.status, result.exit_code) == ("error", 9)
+
+
+@pytest.mark.parametrize("tier", BOTH)
+def test_verifiers_cannot_be_read(tier):
+    """Programs import the checker that agents may ask, and read its folder; what judges their answers lies outside."""
+    code = """
+import os, sys, chainlet
+open(chainlet.__file__).read()
+here = os.path.dirname(chainlet.__file__)
+sys.path += [os.path.dirname(here), os.path.dirname(os.path.dirname(os.path.dirname(here)))]
+print(sorted(name for name in os.listdir(here) if name.endswith('.py')))
+for attempt in ("import mini_checks", "import mini", "import ap.domains.mini", "os.listdir(here + '/..')",
+                "open(here + '/../mini.py')", "open(here + '/../mini_checks.py')"):
+    try:
+        exec(attempt)
+        print(attempt)
+    except (ImportError, OSError):
+        pass"""
+    try:
+        with Sandbox(mini.SCRIPTS, preload=mini.PRELOAD, tier=tier) as box:
+            result = box.run(code)
+    except UserError:
+        pytest.skip(f"the tier {tier} does not work here")
+    assert (result.stdout, result.stderr) == ("['__init__.py', 'chainlet.py']\n", "")
+    assert Path(mini.__file__).with_name("mini_checks.py").is_file()
 
 
 @pytest.mark.parametrize("tier", BOTH)
