@@ -1,7 +1,8 @@
 """The miniature world: draws, checks and explains problems in a language that a program can decide completely.
 
-agents/chainlet.py holds the language and its checker, mini_checks.py three independent solvers. Here is what an author, a
-corpus and a curriculum need of them. The names of this module are what the rest of the house asks of a domain.
+agents/chainlet.py holds the language and its checker, mini_checks.py three independent solvers. Here is what an
+author, a corpus and a curriculum need of them. The names of this module are what the rest of the house asks of a
+domain.
 """
 from __future__ import annotations
 
