@@ -107,13 +107,15 @@ def _numbers(table: str, column: int) -> list[int]:
     return [int(entry[1 + column]) for entry in entries if entry[1 + column] != "-"]
 
 
-def seccomp_filter(own_files_only: bool) -> bytes:
+def seccomp_filter(tier: str) -> bytes:
     """The classic BPF program; an instruction is code, jump if true, jump if false, value."""
+    if tier == "rlimits":
+        return b""
     column, arch = ARCHES[platform.machine()]
     load, equal, greater, mask, end = 0x20, 0x15, 0x25, 0x54, 0x06
     allow, deny, unknown, kill = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), (end, 0, 0, kill), (load, 0, 0, 0)]
-    for number in _numbers(CALLS + ("," + TOUCH if own_files_only else ""), column):
+    for number in _numbers(CALLS + ("," + TOUCH if tier == "namespaces" else ""), column):
         code += [(equal, 0, 1, number), (end, 0, 0, allow)]
     rules = [(number, [(0, -1, (0, ME))]) for number in _numbers(SELF, column)]
     rules += [(number, conditions) for name, conditions in SOME.items() for number in _numbers(name, column)]
@@ -445,7 +447,7 @@ def serve(control: socket.socket, conf: dict) -> None:
         drop_bounding_set()
         drop_capabilities()
     preload(conf)
-    conf["filter"] = seccomp_filter(own_files_only=namespaces) if conf["tier"] != "rlimits" else b""
+    conf["filter"] = seccomp_filter(conf["tier"])
     conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
     os.close(statm)
     gc.collect()
@@ -595,7 +597,11 @@ def works(action, *args) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def try_namespaces(conf: dict) -> None:
+def try_tier(conf: dict, tier: str) -> None:
+    """Shut this process in as a program's; raises when something is refused."""
+    conf = {**conf, "tier": tier, "filter": seccomp_filter(tier), "pages": 1 << 20}
+    if tier != "namespaces":
+        return shut_in(conf, conf["folder"])
     enter_namespaces()
 
     def inside() -> None:
@@ -603,25 +609,15 @@ def try_namespaces(conf: dict) -> None:
         build_root(conf["folder"], conf["visible"])
         libc("unshare", NEWPID)
         libc("setns", own, NEWPID)
-        enter_call()
-        try_filters([BOX], [BOX], False)
+        shut_in(conf, BOX)
 
     if not works(inside):
         raise OSError
 
 
-def try_filters(readable: list[str], writable: list[str], need_landlock: bool) -> None:
-    drop_capabilities()
-    with contextlib.nullcontext() if need_landlock else contextlib.suppress(OSError):
-        landlock(readable, writable)
-    seccomp(seccomp_filter(False))
-
-
 def best_tier(conf: dict) -> str:
     """The first of conf["tiers"] whose every step works here; "" when none does."""
-    trials = {"namespaces": (try_namespaces, conf), "rlimits": (drop_capabilities,),
-              "landlock": (try_filters, conf["visible"], [conf["folder"]], True)}
-    return next((tier for tier in conf["tiers"] if works(*trials[tier])), "")
+    return next((tier for tier in conf["tiers"] if works(try_tier, conf, tier)), "")
 
 
 def main() -> None:

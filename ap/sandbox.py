@@ -187,7 +187,7 @@ class Sandbox:
 
     # Everything below is called with self._lock held, except _attempt and _converse.
     def _start(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="sandbox-")
+        self._folder = os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
         installed = {name: importlib.util.find_spec(name) for name in SITE}
         site = sorted({os.path.dirname(os.path.dirname(os.path.realpath(spec.origin)))
                        for spec in installed.values() if spec})

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -316,6 +317,20 @@ def test_without_namespaces_the_second_tier_is_taken(box, paths):
     done = subprocess.run(["unshare", "-Ur", "sh", "-c", f'{NO_NAMESPACES} "$0" -c "$1"', sys.executable, code],
                           capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(__file__)))
     assert done.stdout == "landlock 7\n\n", done.stderr
+
+
+def test_a_folder_for_temporary_files_that_is_a_link(tmp_path, monkeypatch):
+    """What a program may do to its own files is decided by where they really lie."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    for tier in TIERS:
+        try:
+            with Sandbox(tier=tier, allow_unsafe=True) as sandbox:
+                code = "import shutil; open('a', 'w').write('x'); print(open(shutil.copy('a', 'b')).read())"
+                assert sandbox.run(code).stdout == "x\n"
+        except UserError:
+            pass  # the tier does not work here
 
 
 # ----------------------------------------------------------------------------------------------- the server's life
