@@ -17,10 +17,12 @@ seccomp     a list of what is allowed (`seccomp_filter`): no new process or prog
 rlimits     memory, CPU, file size, descriptors, core; no capability; NO_NEW_PRIVS.
 
 *Choice*: one program is one process. So memory is limited in sum, not only per process; nothing survives its call;
-and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess, multiprocessing.
+and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess and all of multiprocessing but
+its pools of threads.
 """
 from __future__ import annotations
 
+import _multiprocessing
 import atexit
 import builtins
 import contextlib
@@ -28,6 +30,7 @@ import ctypes
 import errno
 import gc
 import importlib
+import io
 import itertools
 import json
 import linecache
@@ -37,6 +40,7 @@ import random
 import resource
 import selectors
 import signal
+import site
 import socket
 import stat
 import struct
@@ -44,7 +48,6 @@ import sys
 import threading
 import traceback
 import types
-from _sitebuiltins import Quitter
 
 DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES = 64, 16, 64, 2048  # limits of one program
 THREADS = 400  # pids in its namespace, where threads count; the kernel gives the first 300 out only once
@@ -95,7 +98,7 @@ SOME = {
     "fcntl 72 25": [(1, -1, (*range(8), 36, 37, 38, 1030))],  # not F_SETOWN, F_SETSIG: they send signals
     "prctl 157 167": [(0, -1, (15, 16, 39))],  # name of the thread, whether NO_NEW_PRIVS
 }
-ME = object()
+ME = 0x4D4520AA  # stands for the process's own number, which only the process itself knows
 CLONE3, NEWEST = 435, 451  # "not implemented": what libc then does without, and every call younger than this list
 
 
@@ -104,13 +107,15 @@ def _numbers(table: str, column: int) -> list[int]:
     return [int(entry[1 + column]) for entry in entries if entry[1 + column] != "-"]
 
 
-def seccomp_filter(own_files_only: bool) -> list[tuple[int, int, int, int]]:
-    """The classic BPF program, as (code, jump if true, jump if false, value); ME is the process's own number."""
+def seccomp_filter(tier: str) -> bytes:
+    """The classic BPF program; an instruction is code, jump if true, jump if false, value."""
+    if tier == "rlimits":
+        return b""
     column, arch = ARCHES[platform.machine()]
     load, equal, greater, mask, end = 0x20, 0x15, 0x25, 0x54, 0x06
     allow, deny, unknown, kill = 0x7FFF0000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS, 0x80000000
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), (end, 0, 0, kill), (load, 0, 0, 0)]
-    for number in _numbers(CALLS + ("," + TOUCH if own_files_only else ""), column):
+    for number in _numbers(CALLS + ("," + TOUCH if tier == "namespaces" else ""), column):
         code += [(equal, 0, 1, number), (end, 0, 0, allow)]
     rules = [(number, [(0, -1, (0, ME))]) for number in _numbers(SELF, column)]
     rules += [(number, conditions) for name, conditions in SOME.items() for number in _numbers(name, column)]
@@ -121,14 +126,14 @@ def seccomp_filter(own_files_only: bool) -> list[tuple[int, int, int, int]]:
             block += [(equal, len(values) - i, 0, value) for i, value in enumerate(values)]
             block += [(end, 0, 0, deny)]
         code += [(equal, 0, len(block) + 1, number), *block, (end, 0, 0, allow)]
-    return code + [(equal, 1, 0, CLONE3), (greater, 0, 1, NEWEST), (end, 0, 0, unknown), (end, 0, 0, deny)]
+    code += [(equal, 1, 0, CLONE3), (greater, 0, 1, NEWEST), (end, 0, 0, unknown), (end, 0, 0, deny)]
+    return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def seccomp(code: list[tuple[int, int, int, int]]) -> None:
-    me = os.getpid()
-    program = struct.pack("HBBI" * len(code), *(me if field is ME else field for line in code for field in line))
+def seccomp(program: bytes) -> None:
+    program = program.replace(struct.pack("I", ME), struct.pack("I", os.getpid()))
     buffer = ctypes.create_string_buffer(program, len(program))
-    libc("prctl", 22, ctypes.c_ulong(2), struct.pack("HxxxxxxQ", len(code), ctypes.addressof(buffer)), 0, 0)
+    libc("prctl", 22, ctypes.c_ulong(2), struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(buffer)), 0, 0)
     # ^ PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
@@ -290,15 +295,21 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
         file.write(stdin)
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
     main = types.ModuleType("__main__")
     main.__builtins__, main.__file__ = builtins, f"{folder}/main.py"
     sys.modules["__main__"] = main
     sys.path.insert(0, folder)
+    for module in {name.split("/")[0].removesuffix(".py") for name in request["files"]} & sys.modules.keys():
+        if getattr(sys.modules[module].__spec__, "has_location", False):  # we imported it; the program means its own
+            del sys.modules[module]
     code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
-    linecache.cache["main.py"] = (len(code), None, code.splitlines(True), "main.py")
+    linecache.cache["main.py"] = (len(code), None, list(io.StringIO(code)), "main.py")
+    if conf["tier"] == "landlock":
+        for name, result in (("chmod", None), ("utime", None), ("listxattr", [])):
+            setattr(os, name, forgiving(getattr(os, name), box, result))
     random.seed(0)
     # Descriptors last: under this limit the kernel lets none be passed on while others of the user's are under way.
     limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1, NOFILE=DESCRIPTORS)
@@ -311,36 +322,70 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     status = reason = 0
     try:
         try:
-            exec(compile(code, "main.py", "exec", dont_inherit=True), main.__dict__)
-        finally:
-            threading._shutdown()  # wait for the program's threads, as the interpreter's own end does
+            exec(compile(code.encode("utf-8", "surrogatepass"), "main.py", "exec", dont_inherit=True), main.__dict__)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            if status == 1 and not isinstance(end.code, int):
+                print(end.code, file=sys.stderr)
+        except BaseException as error:
+            status = 1
+            if isinstance(error, MemoryError):
+                reason = OUT_OF_MEMORY
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                reason = OUT_OF_DISK
+            sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+        finally:  # what the interpreter does at its own end
+            threading._shutdown()  # waits for the program's threads
             atexit._run_exitfuncs()
             flush()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        if status == 1 and not isinstance(end.code, int):
-            print(end.code, file=sys.stderr)
-    except BaseException as error:
-        status = 1
-        if isinstance(error, MemoryError):
-            reason = OUT_OF_MEMORY
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            reason = OUT_OF_DISK
-        traceback.print_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
+            if threading.active_count() == 1:  # a daemon thread would stumble over missing names
+                for name in [name for name in main.__dict__ if name != "__builtins__"]:
+                    main.__dict__[name] = None  # objects may have a last word, in __del__
+                flush()
+    except BaseException:
+        status = status or 120  # as Python, when it cannot write what is left
     finally:
-        try:
-            flush()
-        finally:
-            if reason:
-                signal.signal(reason, signal.SIG_DFL)
-                kill(0, reason)  # its group, which is itself
-            leave(status & 0xFF)
+        if reason:
+            signal.signal(reason, signal.SIG_DFL)
+            kill(0, reason)  # its group, which is itself
+        leave(status & 0xFF)
 
 
 def flush() -> None:
-    for stream in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__):
-        if stream is not None and not stream.closed:
-            stream.flush()
+    for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+        with contextlib.suppress(ValueError, AttributeError):  # closed, detached; deleted, None
+            getattr(sys, name).flush()
+
+
+class ThreadLock:
+    """For _multiprocessing.SemLock, which needs shared memory: multiprocessing's pools of threads have locks too."""
+    SEM_VALUE_MAX, handle, name = 2**31 - 1, 0, None
+
+    def __init__(self, kind: int, value: int, *_):
+        self.lock = threading.Semaphore(value) if kind else threading.RLock()
+        self.release, self._after_fork = self.lock.release, lambda: None
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        return self.lock.acquire(block) if timeout is None else self.lock.acquire(block, timeout)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_) -> None:
+        self.release()
+
+
+def forgiving(call, box: str, result):
+    """`call`, which the filter refuses, has no effect on files in `box` instead: shutil.copy needs no more."""
+    def to_own_files(path, *args, **kwargs):
+        try:
+            return call(path, *args, **kwargs)
+        except PermissionError:
+            if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(f"{box}/"):
+                raise
+            return result
+
+    return to_own_files
 
 
 # -------------------------------------------------------------------------------------------------- the server
@@ -380,7 +425,7 @@ class Jail:
 def serve(control: socket.socket, conf: dict) -> None:
     """The server's loop: hand requests to jails, kill those that the trainer gives up, pass on how programs ended."""
     gc.disable()
-    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    statm, maps = os.open("/proc/self/statm", os.O_RDONLY), os.open("/proc/self/maps", os.O_RDONLY)
     namespaces = conf["tier"] == "namespaces"
     own_pid_ns, holders = -1, []
     if namespaces:
@@ -402,11 +447,17 @@ def serve(control: socket.socket, conf: dict) -> None:
         drop_bounding_set()
         drop_capabilities()
     preload(conf)
-    conf["filter"] = seccomp_filter(own_files_only=namespaces) if conf["tier"] != "rlimits" else []
+    conf["filter"] = seccomp_filter(conf["tier"])
     conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
     os.close(statm)
     gc.collect()
     gc.freeze()  # children then share these pages instead of copying them at their first collection
+    with open(maps) as mappings:
+        for line in mappings:
+            place, rights, _, _, inode = line.split()[:5]
+            if rights == "rw-p" and inode == "0":  # pages of 2 MB, if the kernel can: a fork copies fewer entries
+                begin, end = (int(address, 16) for address in place.split("-"))
+                LIBC.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), 25)  # MADV_COLLAPSE
     jails: dict[int, Jail] = {}  # by pid
     ready: list[Jail] = []
     with selectors.DefaultSelector() as selector:
@@ -510,7 +561,13 @@ def remove_tree(folder: str) -> None:
 
 
 def preload(conf: dict) -> None:
-    builtins.exit, builtins.quit = Quitter("exit", ""), Quitter("quit", "")  # `site` is not imported
+    site.setquit(), site.setcopyright(), site.sethelper()  # for the rest of what it does, -S is said
+    if conf["tier"] != "rlimits":
+        _multiprocessing.SemLock = ThreadLock
+    sys.excepthook = traceback.print_exception  # which asks linecache for the lines
+    threading.stack_size(4 << 20)  # of address space, as are arenas: 100 threads are to fit into the limit of memory
+    with contextlib.suppress(AttributeError):  # not glibc
+        LIBC.mallopt(-8, 1)  # M_ARENA_MAX
     sys.dont_write_bytecode = True
     sys.argv = sys.orig_argv = ["main.py"]
     sys.path[:0] = conf["paths"]
@@ -540,7 +597,11 @@ def works(action, *args) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def try_namespaces(conf: dict) -> None:
+def try_tier(conf: dict, tier: str) -> None:
+    """Shut this process in as a program's; raises when something is refused."""
+    conf = {**conf, "tier": tier, "filter": seccomp_filter(tier), "pages": 1 << 20}
+    if tier != "namespaces":
+        return shut_in(conf, conf["folder"])
     enter_namespaces()
 
     def inside() -> None:
@@ -548,25 +609,15 @@ def try_namespaces(conf: dict) -> None:
         build_root(conf["folder"], conf["visible"])
         libc("unshare", NEWPID)
         libc("setns", own, NEWPID)
-        enter_call()
-        try_filters([BOX], [BOX], False)
+        shut_in(conf, BOX)
 
     if not works(inside):
         raise OSError
 
 
-def try_filters(readable: list[str], writable: list[str], need_landlock: bool) -> None:
-    drop_capabilities()
-    with contextlib.nullcontext() if need_landlock else contextlib.suppress(OSError):
-        landlock(readable, writable)
-    seccomp(seccomp_filter(False))
-
-
 def best_tier(conf: dict) -> str:
     """The first of conf["tiers"] whose every step works here; "" when none does."""
-    trials = {"namespaces": (try_namespaces, conf), "rlimits": (drop_capabilities,),
-              "landlock": (try_filters, conf["visible"], [conf["folder"]], True)}
-    return next((tier for tier in conf["tiers"] if works(*trials[tier])), "")
+    return next((tier for tier in conf["tiers"] if works(try_tier, conf, tier)), "")
 
 
 def main() -> None:

@@ -10,7 +10,8 @@ breaks it if it can.
   empty folder of its own (also /tmp), of limited size and number of files, gone afterwards; no network, no process.
 - "landlock", where user namespaces are refused (a default Docker container): the same files can be read and written,
   the network, new processes and signals are refused. But names, sizes and times of other files can be seen, what
-  all its files together take on disk is not limited, nor is the number of its threads (only by memory).
+  all its files together take on disk is not limited, nor is the number of its threads (only by memory). There is no
+  /tmp (tempfile uses the folder), and chmod and utime have no effect.
 - "rlimits", where that is refused too: limits of time, memory, output, file size. A program can then read and delete
   the user's files, use the network, kill the user's processes, and leave some behind. It must be allowed expressly.
 
@@ -130,13 +131,15 @@ class Sandbox:
         """Run `code` as a main program with `stdin`; `files` (relative name -> text) lie in its working directory.
 
         A program that was running when the server died is run once more; the second time its status is "killed".
-        Raises UserError for a file name that leaves the directory, RuntimeError when the sandbox is closed or no
-        server starts.
+        Raises UserError for a file name that leaves the directory or a time-out that is no positive number,
+        RuntimeError when the sandbox is closed or no server starts.
         """
         for name in files or {}:
             if not name or name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
                 raise UserError(f"sandbox: file name {name!r} leaves the working directory; give a relative name")
         timeout = self.timeout if timeout is None else timeout
+        if not 0 < timeout < 1e6:
+            raise UserError(f"sandbox: timeout {timeout}; give a positive number of seconds")
         request = json.dumps({"code": code, "files": dict(files or {}), "timeout": timeout}).encode()
         payload = struct.pack("I", len(request)) + request + stdin.encode("utf-8", "surrogatepass")
         with self._slots:
@@ -184,7 +187,7 @@ class Sandbox:
 
     # Everything below is called with self._lock held, except _attempt and _converse.
     def _start(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="sandbox-")
+        self._folder = os.path.realpath(tempfile.mkdtemp(prefix="sandbox-"))
         installed = {name: importlib.util.find_spec(name) for name in SITE}
         site = sorted({os.path.dirname(os.path.dirname(os.path.realpath(spec.origin)))
                        for spec in installed.values() if spec})

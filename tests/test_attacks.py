@@ -18,6 +18,7 @@ import pytest
 
 import ap
 from ap.config import UserError
+from ap.domains import mini
 from ap.sandbox import NOTICE, Sandbox
 
 PRELUDE = """
@@ -97,6 +98,31 @@ attack("sockets of the server", """
         if isinstance(end, socket.socket):
             try: end.send(b'started'); broken()
             except OSError: pass""", real=False)
+attack("shared memory by name", """
+    import multiprocessing.shared_memory as shared
+    shared.SharedMemory(ask['name'], create=True, size=4096).unlink(); broken()""")
+attack("lock by name", """
+    libc.sem_open.restype = ctypes.c_void_p
+    libc.sem_open(b'/' + ask['name'].encode(), 0o100, 0o600, 1) and (libc.sem_unlink(ask['name'].encode()), broken())
+    """)
+attack("change a device", "os.chmod('/dev/null', 0o666); broken()", real=os.access("/dev/null", os.W_OK) and not USER)
+attack("make a device", "os.mknod('device', 0o20600, os.makedev(1, 1)); broken()", real=False)
+attack("the machine's memory", "open('/dev/mem', 'rb').read(1); broken()", real=False)
+attack("words to the kernel's log", "open('/dev/kmsg', 'w').write('x'); broken()", real=False)
+attack("the terminal", "open('/dev/tty').fileno() >= 0 and broken()", real=False)
+attack("type on a terminal", """
+    import fcntl
+    fcntl.ioctl(os.openpty()[1], 0x5412, b'x'); broken()""", real=False)
+attack("write to its own input", "os.write(0, b'x'); broken()", real=False)
+attack("read its own output", "os.read(1, 1); broken()", real=False)
+attack("what the server knows", """
+    frame, seen = sys._getframe(), []
+    while frame:
+        seen += list(frame.f_locals.values())
+        frame = frame.f_back
+    import gc
+    own = [o for o in gc.get_objects() if isinstance(o, dict) and 'code' in o and 'files' in o and o is not globals()]
+    (own or any(isinstance(o, (bytes, str)) and ask['secret'] in str(o) for o in seen)) and broken()""", real=False)
 # ---------------------------------------------------------------------------------------------------------- /proc
 for name in ("environ", "maps", "mem", "cmdline", "status"):
     attack(f"trainer's {name}", f"open(f'/proc/{{ask[\"pid\"]}}/{name}', 'rb').read(1); broken()",
@@ -140,6 +166,14 @@ attack("unix datagram", "socket.socket(1, 2).sendto(b'x', ask['unix']); broken()
 attack("abstract socket", "socket.socket(1, 2).sendto(b'x', '\\0' + ask['abstract']); broken()")
 for where in ("ask['unix']", "'\\0' + ask['abstract']"):
     attack(f"datagram of a pair to {where[-6:-2]}", f"socket.socketpair(1, 2)[0].sendto(b'x', {where}); broken()")
+attack("join a pair", "a, b = socket.socketpair(); a.connect('\\0' + ask['abstract']); broken()", real=False)
+attack("a pair of another family", "socket.socketpair(2); broken()", real=False)
+attack("bluetooth", "socket.socket(31, 3, 1); broken()", real=False)
+attack("cluster socket", "socket.socket(30, 2); broken()", real=False)
+attack("names of hosts", """
+    import select
+    query = b'\\0' * 2 + b'\\1\\0\\0\\1' + b'\\0' * 6 + b'\\1a\\0\\0\\1\\0\\1'
+    socket.socket(2, 2).sendto(query, ('127.0.0.1', 53)); broken()""")
 attack("meet by an abstract socket", "socket.socket(1).bind('\\0door'); broken()")
 # ------------------------------------------------------------------------- signals, and other hands on the trainer
 attack("signal the trainer", "os.kill(ask['pid'], 0); broken()")
@@ -154,6 +188,15 @@ attack("signal by ownership", """
 attack("signal by ioctl", """
     import fcntl, struct
     fcntl.ioctl(socket.socketpair()[0], 0x8901, struct.pack('i', ask['pid'])); broken()""")
+attack("signal with a value", "call(129, 138, ask['pid'], 0, bytes(128)) == 0 and broken()", real=False)
+attack("signal by a timer", "call(222, 107, 0, bytes(64), bytes(8)) >= 0 and broken()", real=False)
+attack("trace the parent", "call(101, 117, 0x4206, os.getppid() or 1, 0, 0) == 0 and broken()", real=False)
+attack("write the trainer's memory", """
+    import struct
+    buffer = ctypes.create_string_buffer(b'XXXXXXXX')
+    local, far = struct.pack('QQ', ctypes.addressof(buffer), 8), struct.pack('QQ', ask['address'], 8)
+    call(311, 271, ask['pid'], local, 1, far, 1, 0) == 8 and broken()""", real=False)
+attack("compare with the trainer", "call(312, 272, os.getpid(), ask['pid'], 0, 0, 0) >= 0 and broken()", real=False)
 attack("trace the trainer", "call(101, 117, 0x4206, ask['pid'], 0, 0) == 0 and broken()", real=False)
 attack("read the trainer's memory", """
     import struct
@@ -174,11 +217,22 @@ attack("vfork", "call(58, 220, *([] if os.uname().machine == 'x86_64' else [17])
 attack("clone3", """
     import struct
     args = ctypes.create_string_buffer(struct.pack('8Q', 0, 0, 0, 0, 17, 0, 0, 0))
-    call(435, 435, ctypes.addressof(args), 64) >= 0 and broken()""")
+    call(435, 435, ctypes.addressof(args), 64) >= 0 and broken()""", real=False)  # Docker hides it, too
 attack("system", "os.system('true') == 0 and broken()")
 attack("subprocess", "import subprocess; subprocess.run(['true']); broken()")
 attack("spawn", "os.posix_spawn('/bin/true', ['true'], {}); broken()")
 attack("exec", "os.execv('/bin/echo', ['echo', 'broken'])")
+attack("exec of its own file", """
+    open('x', 'w').write('#!/bin/sh\\necho broken')
+    os.chmod('x', 0o700); os.execv('./x', ['x'])""")
+attack("exec by the loader", """
+    import glob
+    loader = glob.glob('/lib*/ld-linux*')[0]
+    os.execv(loader, [loader, '/bin/echo', 'broken'])""")
+attack("pool of processes", """
+    from concurrent.futures import ProcessPoolExecutor
+    with ProcessPoolExecutor(1) as pool: pool.submit(abs, 1).result(); broken()""")
+attack("thread in a new namespace", "call(56, 220, 0x10000 | 0x10000000, 0, 0, 0, 0) >= 0 and broken()", real=False)
 attack("exec from memory", "os.memfd_create('x'); broken()")
 attack("pseudo-terminal", "os.forkpty(); broken()", real=False)
 attack("multiprocessing", """
@@ -197,6 +251,21 @@ attack("five hundred threads", """
 attack("user namespace", "libc.unshare(0x10000000) == 0 and broken()", real=False)
 attack("mount namespace", "libc.unshare(0x20000) == 0 and broken()", real=False)
 attack("mount", "libc.mount(b'a', b'.', b'tmpfs', 0, None) == 0 and broken()", real=False)
+attack("mount again, to write", """
+    folder = os.path.dirname(os.__file__).encode()
+    libc.mount(None, folder, None, 0x1020, None) == 0 and broken()""", real=False)
+attack("change a mount", "call(442, 442, -100, b'/', 0x8000, bytes(32), 32) == 0 and broken()", real=False)
+attack("copy a mount", "call(428, 428, -100, b'/', 1) >= 0 and broken()", real=False)
+attack("another root", "call(155, 41, b'.', b'.') == 0 and broken()", real=False)
+attack("open by handle", "call(304, 265, os.open('.', 0), bytes(128), 0) >= 0 and broken()", real=False)
+attack("enter a namespace", "libc.setns(os.open('.', 0), 0) == 0 and broken()", real=False)
+attack("watch all files", "call(300, 262, 0, 0) >= 0 and broken()", real=False)
+attack("load a module", "call(313, 273, 0, b'', 0) == 0 and broken()", real=False)
+attack("swap", "libc.swapoff(b'/nothing') == 0 and broken()", real=False)
+attack("reboot", "libc.reboot(0) == 0 and broken()", real=False)
+attack("a filter of its own", "libc.prctl(22, 1, 0, 0, 0) == 0 and broken()", real=False)
+attack("adopt processes", "libc.prctl(36, 1, 0, 0, 0) == 0 and broken()")
+attack("lock memory", "libc.mlockall(3) == 0 and broken()", real=False)
 attack("unmount", "libc.umount2(b'/box', 2) == 0 and broken()", real=False)
 attack("chroot", "os.chroot('.'); broken()", real=False)
 attack("become another user", "os.setuid(1); broken()", real=False)
@@ -326,6 +395,17 @@ ENDLESS = {
     "a deadlock": "import threading\nlock = threading.Lock(); lock.acquire(); lock.acquire()",
     "at its end": "import atexit\n@atexit.register\ndef f():\n    while True: pass",
     "in its last breath": "class A:\n    def __del__(self):\n        while True: pass\na = A(); del a",
+    "in its exception": "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E",
+    "in its exit code": "import sys\nclass C:\n    def __str__(self):\n        while True: pass\nsys.exit(C())",
+    "in its hook": "import sys\ndef f(*_):\n    while True: pass\nsys.excepthook = f\n1 / 0",
+    "in its output": "import sys\nclass Out:\n    write = len\n    def flush(self):\n        while True: pass\n"
+                     "sys.stdout = Out()",
+    "after its end": "class A:\n    def __del__(self):\n        while True: pass\na = A()",
+    "a storm of alarms": "import signal\nsignal.signal(signal.SIGALRM, lambda *_: None)\n"
+                         "signal.setitimer(0, 1e-6, 1e-6)\nwhile True: pass",
+    "without its first thread": "import ctypes, os, threading, time\n"
+                                "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+                                "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)",
     "stops itself": "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)",
     "waits for a pipe": "import os; os.read(os.pipe()[0], 1)",
     "no way out": "import os, sys\nos._exit = sys.exit = lambda *a: None\nwhile True: pass",
@@ -498,6 +578,31 @@ FORGERIES = {
 def test_status_cannot_be_forged(tier, name, open_box):
     result = open_box(tier).run("import os, sys\n" + FORGERIES[name])
     assert (result.status, result.exit_code) == ("error", 9)
+
+
+@pytest.mark.parametrize("tier", BOTH)
+def test_verifiers_cannot_be_read(tier):
+    """Programs import the checker that agents may ask, and read its folder; what judges their answers lies outside."""
+    code = """
+import os, sys, chainlet
+open(chainlet.__file__).read()
+here = os.path.dirname(chainlet.__file__)
+sys.path += [os.path.dirname(here), os.path.dirname(os.path.dirname(os.path.dirname(here)))]
+print(sorted(name for name in os.listdir(here) if name.endswith('.py')))
+for attempt in ("import mini_checks", "import mini", "import ap.domains.mini", "os.listdir(here + '/..')",
+                "open(here + '/../mini.py')", "open(here + '/../mini_checks.py')"):
+    try:
+        exec(attempt)
+        print(attempt)
+    except (ImportError, OSError):
+        pass"""
+    try:
+        with Sandbox(mini.SCRIPTS, preload=mini.PRELOAD, tier=tier) as box:
+            result = box.run(code)
+    except UserError:
+        pytest.skip(f"the tier {tier} does not work here")
+    assert (result.stdout, result.stderr) == ("['__init__.py', 'chainlet.py']\n", "")
+    assert Path(mini.__file__).with_name("mini_checks.py").is_file()
 
 
 @pytest.mark.parametrize("tier", BOTH)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ap.config import UserError
-from ap.domains import chainlet, mini
+from ap.domains import mini
+from ap.domains.agents import chainlet
 from ap.domains.mini_checks import Solution
 from ap.env import Env
 from ap.prober import program_pool

@@ -8,7 +8,7 @@ import pytest
 from ap import domains
 from ap.chat import build_tokenizer
 from ap.config import Config
-from ap.domains import chainlet
+from ap.domains.agents import chainlet
 from ap.model import build_model
 from ap.prober import STEP_WEIGHTS, Prober, ProgramSolver, SampledSolver, checkpoint_sampler, program_pool
 from ap.trajectory import Problem

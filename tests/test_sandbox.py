@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -83,6 +84,34 @@ def box(request, paths):
      "print(repr(s.getvalue()))",
      "'in\\n'\n"),
     ("import os; print(os.cpu_count() > 0, os.getcwd() != '/', os.getpid() > 1)", "True True True\n"),
+    ("import threading\nend = threading.Event()\nts = [threading.Thread(target=end.wait) for _ in range(100)]\n"
+     "for t in ts: t.start()\nend.set()\nprint(len(ts))", "100\n"),
+    ("from concurrent.futures import ThreadPoolExecutor as T\n"
+     "with T(32) as t: print(sum(t.map(lambda n: len(bytearray(n << 20)) >> 20, [1] * 64)))", "64\n"),
+    ("from multiprocessing.pool import ThreadPool\nwith ThreadPool(4) as p: print(p.map(abs, [-1, 2]))", "[1, 2]\n"),
+    ("from multiprocessing.dummy import Pool, Lock\nwith Lock(), Pool(2) as p: print(p.starmap(pow, [(2, 3)]))",
+     "[8]\n"),
+    ("import shutil, os\nos.mkdir('d'); open('d/f', 'w').write('x'); shutil.copytree('d', 'e')\n"
+     "shutil.copy2('e/f', 'g'); os.chmod(b'g', 0o600); os.utime('g'); print(open(shutil.copy('g', 'h')).read())",
+     "x\n"),
+    ("import shelve\nwith shelve.open('s') as s: s['a'] = 1\nprint(dict(shelve.open('s')))", "{'a': 1}\n"),
+    ("import sqlite3\nc = sqlite3.connect('db'); c.execute('create table t(a)'); c.execute('insert into t values(1)')\n"
+     "c.commit(); print(sqlite3.connect('db').execute('select * from t').fetchall())", "[(1,)]\n"),
+    ("import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach()); print('b')", "b\n"),
+    ("import sys, os\nprint('a', flush=True); sys.stdout.buffer.write(b'b\\n'); sys.stdout.flush()\n"
+     "os.write(1, b'c\\n')",
+     "a\nb\nc\n"),
+    ("import sys; print(1); del sys.stdout", "1\n"),
+    ("import sys; sys.stdout = None; print(1)", ""),
+    ("class A:\n    def __del__(self): print(len('bye'))\na = A(); print('end')", "end\n3\n"),
+    ("def g():\n    try: yield\n    finally: print('closed')\ni = g(); next(i)", "closed\n"),
+    ("import threading, time\ndef f():\n    while True: time.sleep(1e-4); g()\ndef g(): pass\n"
+     "threading.Thread(target=f, daemon=True).start(); time.sleep(0.01); print('end')", "end\n"),
+    ("help(len)", "Help on built-in function len in module builtins:\n\nlen(obj, /)\n"
+     "    Return the number of items in a container.\n\n"),
+    ("\ufeffprint('after a mark')", "after a mark\n"),
+    ("# -*- coding: latin-1 -*-\nprint(len('é'))", "2\n"),  # the program is a file of UTF-8, as everywhere else
+    ("import inspect\n# \u2028\n\x0c\ndef f(): pass\nprint(inspect.getsource(f))", "def f(): pass\n\n"),
 ])
 def test_benign(box, code, stdout):
     result = box.run(code)
@@ -160,6 +189,13 @@ def test_every_form_of_stdin(box, code):
     assert box.run(code + "\nprint(repr(text))").stdout == "''\n" or "mmap" in code
 
 
+def test_ends_of_lines_in_stdin_are_as_they_are(box):
+    """As in Python on Linux: only a file that the program opens itself is translated."""
+    code = "import sys; print(repr(sys.stdin.read()), repr(open('/dev/stdin').read()))"
+    assert box.run("print(repr(input()))", stdin="a\r\nb").stdout == "'a\\r'\n"
+    assert box.run(code, stdin="a\r\nb").stdout == "'a\\r\\nb' 'a\\nb'\n"
+
+
 def test_text_that_is_not_unicode(box):
     """A model can write half a surrogate pair, which no file can hold."""
     result = box.run("print(len(input()), len(open('f', 'rb').read()))", stdin="\ud800\n", files={"f": "\ud800"})
@@ -177,6 +213,22 @@ def test_files(box):
             box.run("", files={name: ""})
 
 
+def test_own_files_come_before_ours(box):
+    """`numbers` and `random` are loaded long before, by sympy."""
+    files = {"random.py": "X = 1", "numbers.py": "from random import X", "tool/__init__.py": "from .inner import Y",
+             "tool/inner.py": "Y = 2"}
+    result = box.run("import numbers, random, tool; print(numbers.X, random.X, tool.Y)", files=files)
+    assert (result.stdout, result.stderr) == ("1 1 2\n", "")
+    assert box.run("import os; print(len(os.sep))", files={"os.py": ""}).stdout == "1\n"  # as Python's own start
+
+
+def test_excepthook(box):
+    result = box.run("import sys\nsys.excepthook = lambda kind, error, trace: print('mine:', error)\n1 / 0")
+    assert (result.stdout, result.stderr, result.exit_code) == ("mine: division by zero\n", "", 1)
+    slow = "import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()\n1 / 0"
+    assert "ZeroDivisionError" in box.run(slow, timeout=0.5).stderr  # said before the wait for the thread
+
+
 def test_same_program_same_output(box, paths):
     code = "import random, numpy\nprint(random.random(), numpy.random.rand(), hash('a'), list({'a', 'b', 'c', 'd'}))"
     first = box.run(code).stdout
@@ -187,7 +239,7 @@ def test_same_program_same_output(box, paths):
 
 # ---------------------------------------------------------------------------------------------------------- limits
 def test_memory_within_the_limit_is_granted(box):
-    assert box.run("x = bytearray(400 << 20); print(len(x) >> 20)").stdout == "400\n"
+    assert box.run("x = bytearray(400 << 20); print(len(x) >> 20)", timeout=20).stdout == "400\n"
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
@@ -267,6 +319,20 @@ def test_without_namespaces_the_second_tier_is_taken(box, paths):
     assert done.stdout == "landlock 7\n\n", done.stderr
 
 
+def test_a_folder_for_temporary_files_that_is_a_link(tmp_path, monkeypatch):
+    """What a program may do to its own files is decided by where they really lie."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    for tier in TIERS:
+        try:
+            with Sandbox(tier=tier, allow_unsafe=True) as sandbox:
+                code = "import shutil; open('a', 'w').write('x'); print(open(shutil.copy('a', 'b')).read())"
+                assert sandbox.run(code).stdout == "x\n"
+        except UserError:
+            pass  # the tier does not work here
+
+
 # ----------------------------------------------------------------------------------------------- the server's life
 def test_preloaded_module_is_not_imported_again(box):
     assert box.run("import os, tool; print(tool.LOADED_BY == os.getpid())").stdout == "False\n"
@@ -342,6 +408,10 @@ def test_bad_settings(tmp_path):
         Sandbox([tmp_path / "missing"])
     with pytest.raises(UserError):
         Sandbox(timeout=0)
+    with Sandbox() as sandbox:
+        for timeout in (0, -1, float("inf"), float("nan")):
+            with pytest.raises(UserError, match="timeout"):
+                sandbox.run("", timeout=timeout)
     with pytest.raises(UserError, match="unknown tier"):
         Sandbox(tier="docker")
 

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from ap import domains
-from ap.domains import chainlet, mini_checks
+from ap.domains import mini_checks
+from ap.domains.agents import chainlet
 from ap.trajectory import Problem
 from ap.verifier import (
     BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, program_committee,

@@ -1,7 +1,8 @@
 """The miniature world: draws, checks and explains problems in a language that a program can decide completely.
 
-chainlet.py holds the language and its checker, mini_checks.py three independent solvers. Here is what an author, a
-corpus and a curriculum need of them. The names of this module are what the rest of the house asks of a domain.
+agents/chainlet.py holds the language and its checker, mini_checks.py three independent solvers. Here is what an
+author, a corpus and a curriculum need of them. The names of this module are what the rest of the house asks of a
+domain.
 """
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from ap.config import UserError
-from ap.domains import chainlet
-from ap.domains.chainlet import (
+from ap.domains.agents import chainlet
+from ap.domains.agents.chainlet import (
     FORMS, LARGEST, TEMPLATES, Check, Form, Sentence, Step, check, explore, fill, read, read_sentence, skills_of,
     split, steps_of, template_of,
 )
@@ -35,7 +36,7 @@ INSTRUCTIONS = "A problem is one line: a start, one sentence a skill, a question
 
 # The program that checks a draft in the sandbox, where the environment has put it and the active skills.
 CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read(), open('skills.txt').read().split()))"
-SCRIPTS = (Path(__file__).parent,)  # folders that the agent's programs may import from: chainlet.py lies here
+SCRIPTS = (Path(chainlet.__file__).parent,)  # folders that the agent's programs may import from, and read
 PRELOAD = ("chainlet",)  # what the sandbox's server imports once
 PHRASES = (json.dumps(CHECK_PROGRAM)[1:-1],)  # what agents write word for word: one token of a tokenizer from scratch
 

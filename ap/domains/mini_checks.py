@@ -15,7 +15,7 @@ from typing import Callable, Iterable, NamedTuple
 
 import numpy as np
 
-from ap.domains import chainlet
+from ap.domains.agents import chainlet
 
 SIZE = chainlet.LARGEST + 1
 MAX_SPLITS = 2 * SIZE  # of one propagation
