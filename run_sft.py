@@ -2,9 +2,10 @@
 
     torchrun run_sft.py [--name NAME] [--sft_trajectories 3000] [--sft_steps 900]
 
-A teacher plays episodes in the real environment, with real tool calls. Those whose problem passes the verifier
-(V(q) = 1) are kept; the rest are counted by reason. The policy learns every token that the teacher wrote, and none
-that the environment wrote (L_SFT), and beside it to extract skills from texts (L_acq).
+A teacher, the model that --roles names or else the domain's program, plays episodes in the real environment, with real
+tool calls. Those whose problem passes the verifier (V(q) = 1) are kept; the rest are counted by reason, and a model's
+are listed in expert_rejected.jsonl. The policy learns every token that the teacher wrote, and none that the environment
+wrote (L_SFT), and beside it to extract skills from texts (L_acq).
 """
 from __future__ import annotations
 
@@ -17,15 +18,17 @@ import torch
 from tqdm import tqdm
 
 from ap import checkpoint
+from ap.cast import open_cast
 from ap.chat import STOP, encode, prompt_ids
-from ap.config import Config, parse_config, run_main, save_config
+from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.files import read_jsonl, write_json, write_jsonl
-from ap.judge import judge
+from ap.judge import judge, verify
 from ap.losses import sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
+from ap.model_teacher import ModelAuthor
 from ap.ranks import Ranks
-from ap.rollout import play_script
+from ap.rollout import play_script, transcript
 from ap.teacher import ScriptedAuthor
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
@@ -33,35 +36,51 @@ from ap.world import World
 from run_skills import build_skills
 
 
+FEWEST = 20  # one valid expert episode in so many, or we give up. *Choice*
+
+
 def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None:
     """Play expert episodes until enough of them pass V(q) = 1; write expert.jsonl, and how often each reason was given.
 
-    Episode number n depends on the seed and n only, so the result does not depend on the number of ranks.
+    Episode number n depends on the seed and n only, so the result does not depend on the number of ranks. UserError
+    when fewer than one in FEWEST is valid, or when nobody can be the teacher.
     """
-    author, kept, reasons, number = ScriptedAuthor(world.env), [], Counter(), 0
+    open_cast(config, needed=("teacher",))
+    model = world.cast.teacher
+    author = ScriptedAuthor(world.env) if model is None else ModelAuthor(world.env, model)
+    kept, rejected, reasons, number = [], [], Counter(), 0
 
     def play(n: int) -> tuple[int, Trajectory]:
         rng = random.Random(f"{config.seed}/expert/{n}")
         skills = world.curriculum.draw(rng)
         write = author.writer(rng)
-        return n, play_script(world.env, world.tokenizer, skills, write, group=n, max_tokens=config.max_tokens)
+        trajectory = play_script(world.env, world.tokenizer, skills, write, group=n, max_tokens=config.max_tokens)
+        verify(trajectory, world.tokenizer, world.committee, set())  # here, since judges may be slow
+        return n, trajectory
 
     progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)
-    round_size = 128
     while len(kept) < config.sft_trajectories:
-        with ThreadPoolExecutor(max_workers=4) as pool:  # while one waits for its program, another writes
-            mine = list(pool.map(play, ranks.share(range(number, number + round_size))))
+        if number >= FEWEST * max(config.sft_trajectories, author.round_size):
+            raise UserError(f"expert episodes: only {len(kept)} of {number} are valid; see the reasons in "
+                            f"{config.folder / 'expert_reasons.json'}; change the teacher, the skills or --max_tokens")
+        with ThreadPoolExecutor(max_workers=config.workers) as pool:  # while one waits, another writes
+            mine = list(pool.map(play, ranks.share(range(number, number + author.round_size))))
         judge([trajectory for _, trajectory in mine], world.tokenizer, world.committee, world.prober, set(), config,
               f"{config.seed}/expert")
         everyone = sorted((pair for part in ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
         reasons.update(trajectory.reason for _, trajectory in everyone)
         kept += [trajectory for _, trajectory in everyone if trajectory.valid]
-        number += round_size
+        rejected += [(n, trajectory) for n, trajectory in everyone if not trajectory.valid]
+        number += author.round_size
+        if ranks.is_main:
+            write_json(config.folder / "expert_reasons.json", dict(reasons.most_common()))
+            if model is not None:
+                write_jsonl(config.folder / "expert_rejected.jsonl",
+                            [{"episode": n} | transcript(world.tokenizer, trajectory) for n, trajectory in rejected])
         progress.update(min(len(kept), config.sft_trajectories) - progress.n)
     progress.close()
     if ranks.is_main:
         write_jsonl(config.folder / "expert.jsonl", [t.to_dict() for t in kept[:config.sft_trajectories]])
-        write_json(config.folder / "expert_reasons.json", dict(reasons.most_common()))
     ranks.barrier()
     share = sum(t.valid for t in kept) / number
     ranks.print(f"expert: {number} episodes, {share:.0%} valid and kept; "
@@ -130,6 +149,8 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     for step in progress:
         losses, tokens = [], {}
         for name, data, size in (("sft", expert, config.sft_batch), ("acq", extraction, config.acq_batch)):
+            if not data:  # no L_acq without a corpus
+                continue
             chosen = batch_of(data, step, size, f"{config.seed}/{name}")
             tokens[name] = sum(sum(trajectory.loss_mask) for trajectory in chosen)
             # The updater divides by the action tokens of L_SFT; this makes L_acq a mean over its own.
@@ -140,9 +161,10 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
                 losses.append(lambda batch=batch, name=name, weight=weight: loss_terms(model, batch, name, weight))
         lr = warmup_cosine(step, config.sft_steps, config.sft_lr)
         record = updater.step(losses, num_tokens=tokens["sft"] / ranks.world, lr=lr)
-        record["acq_loss"] *= tokens["sft"] / tokens["acq"]
+        if extraction:
+            record["acq_loss"] *= tokens["sft"] / tokens["acq"]
         metrics.write(step + 1, record | {"lr": lr})
-        progress.set_postfix(loss=f"{record['sft_loss']:.3f}", extract=f"{record['acq_loss']:.3f}")
+        progress.set_postfix(loss=f"{record['sft_loss']:.3f}", extract=f"{record.get('acq_loss', 0.0):.3f}")
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.sft_steps:
             if ranks.is_main:
                 checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})

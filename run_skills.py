@@ -6,6 +6,9 @@ A teacher reads the corpus and proposes candidate skills, each with a quality sc
 become SKILL.md packages in OUT/NAME/skills; all of them, kept and rejected, are listed in candidates.jsonl there. The
 examples for L_acq (extract a skill from a text that shows it) and, for a model made from scratch, the tokenizer are
 made here too. Your own packages in the folder `--skills` are used beside the acquired ones.
+
+The teacher is the model that --roles names for it, else the domain's own program. In the domains math, code and science
+there is none; without a --corpus they use the packages in `--skills` alone, such as skills/starter/math.
 """
 from __future__ import annotations
 
@@ -13,19 +16,21 @@ import random
 from pathlib import Path
 
 from ap import domains
+from ap.cast import ROLES, open_cast
 from ap.chat import build_tokenizer
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.env import INSTRUCTIONS, ONE_SHOT, Env
 from ap.files import write_jsonl
+from ap.model_teacher import ModelTeacher, chunks
 from ap.ranks import Ranks
-from ap.skills import Document, Skill, acquire, acquisition_examples, read_corpus, write_library
+from ap.skills import Document, Skill, acquire, acquisition_examples, load_library, read_corpus, write_library
 from ap.teacher import ScriptedTeacher
 from ap.trajectory import STAGES
 from ap.world import open_library
 
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size",
-    "tau_r",
+    "tau_r", "roles",
 )
 
 
@@ -37,17 +42,16 @@ def build_skills(config: Config, ranks: Ranks) -> None:
     elif ranks.is_main:
         print(f"skills: none in {folder} yet, reading the corpus")
         domain = domains.get(config.domain)
-        if config.corpus:
-            documents = read_corpus(Path(config.corpus))
-        else:
-            records = domain.make_corpus(config.corpus_size, random.Random(f"{config.seed}/corpus"))
-            write_jsonl(config.folder / "corpus.jsonl", records)
-            documents = [Document.from_record(record, f"corpus.jsonl, line {n}") for n, record in enumerate(records, 1)]
-        kept, rejected = acquire(ScriptedTeacher(domain), documents, config.tau_r)
-        if not kept:
+        model = open_cast(config, needed=ROLES).teacher
+        documents = read_documents(config, domain)
+        if model is not None:
+            documents = chunks(documents)
+        teacher = ScriptedTeacher(domain) if model is None else ModelTeacher(model, config.domain)
+        kept, rejected = acquire(teacher, documents, config.tau_r)
+        if documents and not kept:
+            reads = "" if model else f"the scripted teacher only reads problems of the domain {config.domain}; "
             raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; "
-                            f"the scripted teacher only reads problems of the domain {config.domain}; lower --tau_r or "
-                            "give another --corpus")
+                            f"{reads}lower --tau_r or give another --corpus")
         examples = acquisition_examples(kept, documents)
         write_jsonl(
             config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
@@ -58,6 +62,28 @@ def build_skills(config: Config, ranks: Ranks) -> None:
         write_library(kept, rejected, folder)  # last: its candidates.jsonl says that the stage is complete
         print(f"skills: {len(kept)} kept, {len(rejected)} rejected, all listed in {folder / 'candidates.jsonl'}")
     ranks.barrier()
+
+
+def read_documents(config: Config, domain) -> list[Document]:
+    """D_corpus; its problems also lie in the run's corpus.jsonl, since they do not count as new.
+
+    Without --corpus: the domain's own corpus; where there is none but the user has packages in --skills, nothing.
+    """
+    if config.corpus:
+        documents = read_corpus(Path(config.corpus))
+        records = [
+            {"question": d.question, "answer": d.answer, "solution": d.solution} for d in documents if d.question]
+    elif not domain.VERIFIERS and any(Path(config.skills).glob("*/SKILL.md")):
+        if not config.model:
+            raise UserError("a model made from scratch makes its tokenizer from the corpus; give --corpus, or --model")
+        load_library([Path(config.skills)])  # refuses a package that cannot be read
+        print(f"skills: no --corpus, so only the packages of {config.skills}")
+        return []
+    else:
+        records = domain.make_corpus(config.corpus_size, random.Random(f"{config.seed}/corpus"))
+        documents = [Document.from_record(record, f"corpus.jsonl, line {n}") for n, record in enumerate(records, 1)]
+    write_jsonl(config.folder / "corpus.jsonl", records)
+    return documents
 
 
 def constant_phrases(domain, skills: list[Skill]) -> list[str]:

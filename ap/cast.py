@@ -4,11 +4,12 @@
                    {"endpoint": "https://...", "model": "gpt-oss-120b", "concurrency": 16},
                    {"checkpoint": "models/qwen3-14b"}],
      "auditor": {"checkpoint": "models/phi-4", "temperature": 0.0},
+     "teacher": {"endpoint": "http://localhost:8000/v1", "model": "qwen3-235b-a22b"},
      "probers": [{"checkpoint": "models/qwen3-1.7b"}, {"checkpoint": "models/qwen3-8b"}]}
 
-Three verifiers, one auditor, and probers from weak to strong; a role that is left out is played by the domain's own
-programs. A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and
-`sample`, and count what they did.
+Three verifiers, one auditor, one teacher, and probers from weak to strong; a role that is left out is played by the
+domain's own programs, where it has any (mini has; math, code and science have none). A player is an endpoint
+(endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and `sample`, and count what they did.
 """
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ap import domains
 from ap.config import Config, UserError
 from ap.endpoint import Endpoint
 from ap.files import read_json
@@ -64,6 +66,7 @@ class Cast:
     verifiers: list[ChatVerifier] = field(default_factory=list)
     auditor: ChatVerifier | None = None
     probers: list[SampledSolver] = field(default_factory=list)
+    teacher: Endpoint | Checkpoint | None = None
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
 
     def counts(self) -> dict[str, int]:
@@ -72,16 +75,32 @@ class Cast:
                 for what, number in player.counts.items()}
 
 
-def open_cast(config: Config) -> Cast:
-    """Read --roles. Raises UserError, naming file and field, for anything that is not as described above."""
+ROLES = ("verifiers", "auditor", "probers", "teacher")
+
+
+def open_cast(config: Config, sandbox=None, needed: tuple[str, ...] = ROLES[:3]) -> Cast:
+    """Read --roles. Raises UserError, naming file and field, for anything that is not as described above.
+
+    sandbox: where the domain runs what models answer, if it does. needed: the roles that must be played where the
+    domain has no programs for them.
+    """
+    cast, domain = _read(config, sandbox), domains.get(config.domain)
+    missing = [role for role in needed if not getattr(cast, role)]
+    if missing and not domain.VERIFIERS:
+        raise UserError(f"the domain {config.domain} has no programs for the roles {', '.join(missing)}; name models "
+                        f"for them in {config.roles or 'a file and say --roles FILE'} (ap/cast.py shows how).")
+    return cast
+
+
+def _read(config: Config, sandbox) -> Cast:
     cast = Cast()
     if not config.roles:
         return cast
     record = read_json(Path(config.roles))
     if not isinstance(record, dict):
-        raise UserError(f"{config.roles}: must be an object with verifiers, auditor or probers.")
-    for role in record.keys() - {"verifiers", "auditor", "probers"}:
-        raise UserError(f"{config.roles}: unknown role {role!r}; there are verifiers, auditor and probers.")
+        raise UserError(f"{config.roles}: must be an object with {', '.join(ROLES)}, or some of them.")
+    for role in record.keys() - set(ROLES):
+        raise UserError(f"{config.roles}: unknown role {role!r}; there are {', '.join(ROLES)}.")
     if len(record.get("verifiers", [0] * 3)) != 3:
         raise UserError(f"{config.roles}: verifiers must be a list of three players; a committee has that many.")
 
@@ -89,12 +108,15 @@ def open_cast(config: Config) -> Cast:
         cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config)
         return cast.players[name]
 
-    cast.verifiers = [ChatVerifier(player(f"verifier-{n}", entry).ask)
+    asking = domains.asking(config.domain, sandbox)
+    cast.verifiers = [ChatVerifier(player(f"verifier-{n}", entry).ask, **asking.verifier)
                       for n, entry in enumerate(record.get("verifiers", []), 1)]
     if "auditor" in record:
-        cast.auditor = ChatVerifier(player("auditor", record["auditor"]).ask)
+        cast.auditor = ChatVerifier(player("auditor", record["auditor"]).ask, **asking.verifier)
+    if "teacher" in record:
+        cast.teacher = player("teacher", record["teacher"])
     for n, entry in enumerate(record.get("probers", []), 1):
-        cast.probers.append(SampledSolver(f"prober-{n}", player(f"prober-{n}", entry).sample))
+        cast.probers.append(SampledSolver(f"prober-{n}", player(f"prober-{n}", entry).sample, **asking.solver))
     return cast
 
 

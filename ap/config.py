@@ -29,7 +29,7 @@ class Config:
     name: str = setting("mini", "the run's name; everything it makes lies in OUT/NAME")
     out: str = setting("runs", "folder of all runs")
     seed: int = setting(0, "every random draw is keyed by it")
-    domain: str = setting("mini", "what the problems are about", choices=("mini",))
+    domain: str = setting("mini", "what the problems are about", choices=("mini", "math", "code", "science"))
     # --- the model
     model: str = setting(
         "", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")

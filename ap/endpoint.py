@@ -17,8 +17,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import MutableMapping
 
 from ap.files import UserError, read_json, write_json
 
@@ -61,6 +63,7 @@ class Endpoint:
         if key_variable:
             self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
         self._free, self._lock = threading.BoundedSemaphore(concurrency), threading.Lock()
+        self._under_way: MutableMapping[str, threading.Lock] = weakref.WeakValueDictionary()
 
     def ask(self, prompt: str) -> str:
         """The reply to one prompt. Raises BadReply or DeadEndpoint."""
@@ -79,20 +82,27 @@ class Endpoint:
 
     def _reply(self, prompt: str, key: str) -> str:
         request = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "key": key} | self.settings
-        path = None
-        if self.cache is not None:
-            digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-            path = Path(self.cache) / digest[:2] / f"{digest}.json"
+        if self.cache is None:
+            return self._fresh(request)[0]
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        path = Path(self.cache) / digest[:2] / f"{digest}.json"
+        with self._lock:
+            alone = self._under_way.setdefault(digest, threading.Lock())
+        with alone:  # who asks the same at the same time finds the reply
             if path.exists():
                 self._count(cached=1)
                 return read_json(path)["reply"]
+            reply, usage = self._fresh(request)
+            mine = path.with_suffix(f".{os.getpid()}")  # other processes may ask the same
+            write_json(mine, {"request": request, "reply": reply, "usage": usage})
+            os.replace(mine, path)
+        return reply
+
+    def _fresh(self, request: dict) -> tuple[str, dict[str, int]]:
         with self._free:
             reply, usage = self._asked(request)
         self._count(**usage)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, {"request": request, "reply": reply, "usage": usage})
-        return reply
+        return reply, usage
 
     def _asked(self, request: dict) -> tuple[str, dict[str, int]]:
         """The reply, after as many tries as it takes, and the tokens that the server counted."""

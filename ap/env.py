@@ -10,6 +10,7 @@ Stages are not a rigid machine. *Choice*: the stage follows what happened last:
     reflection, an edit -> refine; anything else leaves the stage as it is.
 
 A check is any program of the agent; it has passed when it says of the draft what the domain's own exact check says.
+Where the domain has none, because only models can tell, it has passed when it says so; this earns nothing.
 
 An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
 """
@@ -37,6 +38,7 @@ You write problems for others to solve. Combine all active skills into one probl
 Write it between <problem> and </problem>, and submit it in the same message."""
 
 SOUND, FAULT = "Sound.", "Fault: "
+UNKNOWN = "unknown"  # the status of a draft of which programs cannot tell whether it is sound
 
 
 @dataclass
@@ -80,6 +82,7 @@ class Episode:
     draft: str | None = None
     check: object = None  # what the domain's exact check says of the current draft and skills; hidden from the agent
     passed: str | None = None  # what a program printed of the current draft, when the exact check says the same
+    said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in turn
     done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
@@ -92,6 +95,7 @@ class Episode:
         reply is the environment's text in chat format, or None when the episode has ended.
         """
         message = read_message(text)
+        self.said.append(text)
         stage, self.turns = self.stage, self.turns + 1
         if message.error:
             self.outcome = "unusable"
@@ -112,6 +116,7 @@ class Episode:
             self.outcome = "turn_limit"
             return action, stage, facts, None
         content = f"{output}\nstage: {STAGES[self.stage]}" if output else f"stage: {STAGES[self.stage]}"
+        self.said.append(content)
         return action, stage, facts, reply_text(content, to_tool=message.tool is not None)
 
     # Each action changes the state and returns (facts, output).
@@ -123,12 +128,13 @@ class Episode:
         self.draft, self.stage = message.draft, CHECK
         self._look()
         status = self.check.status
-        state = {"ok": "sound", "unreadable": "unreadable"}.get(status, "faulty")
+        state = {"ok": "sound", "unreadable": "unreadable", UNKNOWN: UNKNOWN}.get(status, "faulty")
         return {"draft": state, "fault": status, "repeated": self._again("draft", self.draft, status)}
 
     def _look(self) -> None:
         """The draft or the skills have changed: what a program said before is void."""
-        self.check = self.env.domain.check(self.draft, self.skills) if self.draft is not None else None
+        look, sandbox = self.env.domain.look, self.env.sandbox
+        self.check = look(self.draft, self.skills, sandbox) if self.draft is not None else None
         self.passed = None
 
     def _again(self, *deed) -> bool:
@@ -142,7 +148,7 @@ class Episode:
             return facts, ""
         facts["judged"] = None
         sound, fault = message.text.startswith(SOUND), message.text.startswith(FAULT)
-        if self.draft is not None and (sound or fault):
+        if self.draft is not None and (sound or fault) and self.check.status != UNKNOWN:
             named = message.text.removeprefix(FAULT).strip(" .")
             is_sound = self.check.status == "ok"
             facts["judged"] = is_sound if sound else (not is_sound and named == self.check.culprit)
@@ -160,8 +166,9 @@ class Episode:
         output = lines[-1][:200].replace("<|", "< |") if lines else "(no output)"
         # Any program can print what a check prints: its word counts only where the exact check says the same.
         passed = (
-            result.status == "ok" and self.check is not None and self.check.status == "ok"
-            and self.env.domain.passed(output) and self.env.domain.answer_of(output) == self.check.answer
+            result.status == "ok" and self.check is not None and self.env.domain.passed(output)
+            and (self.check.status == UNKNOWN
+                 or (self.check.status == "ok" and self.env.domain.answer_of(output) == self.check.answer))
         )
         self.passed, self.stage = (output, FINALIZE) if passed else (self.passed, REFINE)
         repeated = self._again("exec", code, self.draft)
@@ -194,6 +201,9 @@ class Episode:
         found = self.env.domain.answer_of(self.passed) if self.passed is not None else None
         answer = message.arguments.get("answer", found or "").strip()
         if self.draft is not None:
-            self.problem = Problem(self.draft, answer, self.skills, self.env.config.domain)
+            fields = self.env.domain.submission(self.draft, answer, found)
+            self.problem = Problem(**fields, skills=self.skills, domain=self.env.config.domain)
         backed = found is not None and answer == found
+        if self.check is not None and self.check.status == UNKNOWN:
+            backed = None
         return facts | {"checked": backed}, ""

@@ -80,7 +80,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "tokens": sum(len(t.ids) for t in trajectories) / count,
         "exec_calls": sum(turn.action == "exec" for turn in turns) / count,
         "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
-        "checked_rate": sum(t.turns[-1].facts.get("checked", False) for t in trajectories if t.turns) / count,
+        "checked_rate": sum(t.turns[-1].facts.get("checked") or False for t in trajectories if t.turns) / count,
     }
     ends = ("submitted", "turn_limit", "token_limit", "tool_timeout", "unusable")
     metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}

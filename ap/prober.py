@@ -74,17 +74,20 @@ SOLVE = "{question}\nThink step by step, and put the final answer in \\boxed{{}}
 class SampledSolver:
     """A language model as attempter. `sample`: (prompt, k, seed key) -> k replies, with fixed decoding settings.
 
-    A reply without an answer in it counts as a wrong attempt.
+    A reply without an answer in it counts as a wrong attempt. prompt: a text with {question}. read: reply -> its answer
+    or None; left out: answers.extract_answer.
     """
 
     name: str
     sample: Callable[[str, int, str], list[str]]
+    prompt: str = SOLVE
+    read: Callable[[str], str | None] | None = None
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         from ap.answers import extract_answer  # here: programs need no answer parser
 
-        replies = self.sample(SOLVE.format(question=problem.question), k, f"{seed_key}/{self.name}")
-        return [extract_answer(reply) or "" for reply in replies]
+        replies = self.sample(self.prompt.format(question=problem.question), k, f"{seed_key}/{self.name}")
+        return [(self.read or extract_answer)(reply) or "" for reply in replies]
 
 
 def checkpoint_sampler(
@@ -120,13 +123,14 @@ class Prober:
 
     def __init__(
         self, pool: Sequence[Attempter], k: int = 16, kind: str = "rate", window: int = 500, floor: float = 0.3,
-        smoothing: float = 0.5, workers: int = 1,
+        smoothing: float = 0.5, workers: int = 1, same: Callable[[str, str], bool] | None = None,
     ):
-        """workers: problems that are attempted at the same time, in threads."""
+        """workers: problems that are attempted at the same time, in threads. same: (attempt, answer) -> is it right?
+        None: verifier.same_answer."""
         if not pool:
             raise ValueError("a prober needs at least one attempter")
         self.pool, self.k, self.kind, self.window, self.floor = list(pool), k, kind, window, floor
-        self.smoothing, self.workers = smoothing, workers
+        self.smoothing, self.workers, self.same = smoothing, workers, same or same_answer
         self.level = 0  # index into the pool
         self.problems = 0  # observed so far
         self.ema: float | None = None
@@ -141,7 +145,7 @@ class Prober:
         attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
         if len(attempts) != self.k:
             raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")
-        successes = sum(same_answer(attempt, problem.answer) for attempt in attempts)
+        successes = sum(self.same(attempt, problem.answer) for attempt in attempts)
         return pass_rate(successes, n=self.k, k=self.k, kind=self.kind)
 
     def observe(self, rates: Sequence[float]) -> None:

@@ -52,6 +52,7 @@ def process_reward(action: str, facts: dict) -> float:
         think     it wrote a draft: draft = "sound"                    +1
                                     draft = "faulty"                    0   most first drafts are: to be mended
                                     draft = "unreadable"               -1
+                                    draft = "unknown"                   0   only a model could tell
                   it reflected:     judged = True                      +1   named a fault that was there, or passed a
                                                                             sound draft
                                     judged = False                     -1
@@ -61,8 +62,10 @@ def process_reward(action: str, facts: dict) -> float:
                   status = "ok", repeated = True                        0   a program already run earns nothing again
                   any other status                                     -1
         edit      legal and in_conflict                                +1
+                  legal, in_conflict = None                             0   nobody can tell
                   otherwise                                            -1
         submit    checked: what is submitted is what a check passed    +1   which no program can forge (env.py)
+                  checked = None                                        0   a check that a program could forge
                   otherwise                                            -1
         unusable                                                       -1
 
@@ -72,7 +75,7 @@ def process_reward(action: str, facts: dict) -> float:
     """
     if action == "think":
         if facts.get("draft") is not None:
-            reward = {"sound": 1.0, "faulty": 0.0, "unreadable": -1.0}[facts["draft"]]
+            reward = {"sound": 1.0, "faulty": 0.0, "unknown": 0.0, "unreadable": -1.0}[facts["draft"]]
         else:
             reward = {True: 1.0, False: -1.0, None: 0.0}[facts.get("judged")]
         return min(reward, 0.0) if facts.get("repeated") else reward
@@ -81,9 +84,9 @@ def process_reward(action: str, facts: dict) -> float:
             return -1.0
         return 0.0 if facts.get("repeated") else 1.0
     if action == "edit":
-        return 1.0 if facts["legal"] and facts["in_conflict"] else -1.0
+        return {True: 1.0, False: -1.0, None: 0.0}[facts["in_conflict"]] if facts["legal"] else -1.0
     if action == "submit":
-        return 1.0 if facts["checked"] else -1.0
+        return {True: 1.0, False: -1.0, None: 0.0}[facts["checked"]]
     if action == "unusable":
         return -1.0
     raise ValueError(f"unknown action {action!r}")

@@ -35,6 +35,8 @@ class Style:
 class ScriptedAuthor:
     """Writes the messages of expert episodes. Knows the domain's naive draw and its exact check, nothing else."""
 
+    round_size = 128  # episodes that are played before they are counted
+
     def __init__(self, env: Env, style: Style = Style()):
         self.env, self.domain, self.style = env, env.domain, style
 

@@ -19,6 +19,7 @@ class Problem:
     answer: str
     skills: tuple[str, ...] = ()  # K_T: the skills that were still active when it was submitted
     domain: str = "mini"
+    evidence: str = ""  # for the program check only: what the agent's program found, or a reference solution
 
 
 @dataclass
@@ -56,7 +57,10 @@ class Trajectory:
     advantage: float = 0.0  # A_E(i), for the report
 
     def to_dict(self) -> dict:
-        return asdict(self)
+        record = asdict(self)
+        if self.problem is not None and not self.problem.evidence:  # most have none
+            del record["problem"]["evidence"]
+        return record
 
     @classmethod
     def from_dict(cls, record: dict) -> "Trajectory":

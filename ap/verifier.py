@@ -14,7 +14,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Callable, Iterable, Sequence
 
 from ap.files import UserError
@@ -172,15 +172,16 @@ class ProgramVerifier:
 
 @dataclass(frozen=True)
 class ProgramCheck:
-    """The domain's exact check of a submission. `check`: (question, skills) -> status, answer.
+    """What the domain's programs say of a submission. `check`: problem -> an object with status and answer.
 
-    Beside soundness and the answer it looks at the skills: all that were active at the end (K_T) must be there.
+    In the miniature that is the exact check: beside soundness and the answer it looks at the skills, since all that
+    were active at the end (K_T) must be there.
     """
 
-    check: Callable[[str, Sequence[str]], object]
+    check: Callable[[Problem], object]
 
     def verify(self, problem: Problem, trace: str = "") -> Verdict:
-        result = self.check(problem.question, problem.skills)
+        result = self.check(problem)
         return Verdict(1, result.answer, VALID) if result.status == "ok" else Verdict(0, None, result.status)
 
 
@@ -206,15 +207,21 @@ class ChatVerifier:
     holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so a call that hangs is left
     behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once. So one judge delays a whole
     step by MAX_UNANSWERED * seconds at most.
+
+    request: a text with {reasons}, {trace} and {question}. read: reply -> Verdict; None: read_verdict. grade: where
+    answers are no texts to compare, (problem, its answer) -> what the committee compares instead.
     """
 
     ask: Callable[[str], str]
     seconds: float = 120.0
+    request: str = REQUEST
+    read: Callable[[str], Verdict] | None = None
+    grade: Callable[[Problem, str], str] | None = None
     unanswered: list[threading.Thread] = field(default_factory=list, compare=False, repr=False)
 
     def verify(self, problem: Problem, trace: str = "") -> Verdict:
         reasons = ", ".join(["valid", "wrong", *sorted(BLOCKING)])
-        prompt = REQUEST.format(reasons=reasons, trace=trace, question=problem.question)
+        prompt = self.request.format(reasons=reasons, trace=trace, question=problem.question)
         self.unanswered[:] = [thread for thread in self.unanswered if thread.is_alive()]
         if len(self.unanswered) >= MAX_UNANSWERED:
             return Verdict(None, None, "no reply")
@@ -227,11 +234,14 @@ class ChatVerifier:
             return Verdict(None, None, "no reply")
         if isinstance(verdicts[0], UserError):
             raise verdicts[0]
-        return verdicts[0]
+        [verdict] = verdicts
+        if self.grade is not None and verdict.vote == 1 and verdict.answer is not None:
+            return replace(verdict, answer=self.grade(problem, verdict.answer))
+        return verdict
 
     def _asked(self, prompt: str) -> Verdict | UserError:
         try:
-            return read_verdict(self.ask(prompt))
+            return (self.read or read_verdict)(self.ask(prompt))
         except UserError as error:  # a dead endpoint: for people
             return error
         except TimeoutError:
@@ -264,4 +274,5 @@ def program_committee(
     solvers: three independent ones, question -> status and answer. second_audit: the same by another road.
     """
     verifiers = [ProgramVerifier(solve) for solve in solvers]
-    return Committee(verifiers, ProgramVerifier(second_audit), ProgramCheck(check), canonical)
+    program_check = ProgramCheck(lambda problem: check(problem.question, problem.skills))
+    return Committee(verifiers, ProgramVerifier(second_audit), program_check, canonical)

@@ -21,7 +21,9 @@ def open_library(config: Config) -> tuple[dict[str, Skill], tuple[str, ...]]:
     own = [Path(config.skills)] if any(Path(config.skills).glob("*/SKILL.md")) else []
     if not own and config.skills != Config.skills:
         raise UserError(f"--skills {config.skills}: no package there; a skill is a folder NAME with a SKILL.md in it")
-    library = load_library([config.source / "skills", *own])
+    acquired = config.source / "skills"
+    none = own and (acquired / "candidates.jsonl").exists() and not any(acquired.glob("*/SKILL.md"))
+    library = load_library([*([] if none else [acquired]), *own])
     return library, domains.get(config.domain).learn({skill.name: skill.folder for skill in library.values()})
 
 
@@ -43,11 +45,14 @@ class World:
         self.env = Env(domain, self.library, self.sandbox, config)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)
-        self.cast = cast = open_cast(config)
+        self.cast = cast = open_cast(config, self.sandbox)
         self.committee = Committee(
             cast.verifiers or [ProgramVerifier(solve) for solve in domain.VERIFIERS],
-            cast.auditor or ProgramVerifier(domain.AUDITOR), ProgramCheck(domain.check), domain.canonical)
-        pool, options = cast.probers or program_pool(domain), {"window": config.prober_window, "workers": config.workers}
+            cast.auditor or ProgramVerifier(domain.AUDITOR),
+            ProgramCheck(lambda problem: domain.audit(problem, self.sandbox)), domain.canonical)
+        pool = cast.probers or program_pool(domain)
+        options = {"window": config.prober_window, "workers": config.workers,
+                   "same": domains.asking(config.domain, self.sandbox).same}
         self.prober = Prober(pool, config.prober_k, config.pass_rate, floor=config.prober_floor, **options)
         self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", floor=0.0, **options)
         sizes = range(config.skills_min, config.skills_max + 1)

@@ -2,6 +2,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -182,3 +183,13 @@ def test_bad_settings(monkeypatch):
         Endpoint("http://localhost:1/v1", "m", key_variable="JUDGE_KEY")
     with pytest.raises(UserError, match="no address"):
         Endpoint("localhost:8000", "m")
+
+
+def test_who_asks_the_same_at_the_same_time_shares_one_request(tmp_path):
+    """Two episodes of one group may submit the same text; both threads once wrote the same file, and one failed."""
+    with Server("slow") as server:
+        one = endpoint(server, cache=tmp_path, seconds=5.0, concurrency=8)
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(one.ask, ["hello"] * 8)) == {"said: hello"}
+        assert len(server.seen) == 1 and (one.counts["requests"], one.counts["cached"]) == (1, 7)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]

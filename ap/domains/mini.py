@@ -23,6 +23,7 @@ from ap.domains.agents.chainlet import (
     split, steps_of, template_of,
 )
 from ap.domains.mini_checks import SOLVERS, second_audit
+from ap.trajectory import Problem
 
 SKILLS = tuple(name for name in chainlet.OURS if name not in chainlet.NOT_SKILLS)
 CATEGORIES: dict[str, tuple[str, ...]] = {
@@ -39,6 +40,21 @@ CHECK_PROGRAM = "from chainlet import check\nprint(check(open('draft.txt').read(
 SCRIPTS = (Path(chainlet.__file__).parent,)  # folders that the agent's programs may import from, and read
 PRELOAD = ("chainlet",)  # what the sandbox's server imports once
 PHRASES = (json.dumps(CHECK_PROGRAM)[1:-1],)  # what agents write word for word: one token of a tokenizer from scratch
+
+
+def look(draft: str, skills: Sequence[str], sandbox=None) -> Check:
+    """The exact check; it needs no sandbox."""
+    return check(draft, skills)
+
+
+def submission(draft: str, answer: str, found: str | None) -> dict:
+    """The draft is the question."""
+    return {"question": draft, "answer": answer}
+
+
+def audit(problem: Problem, sandbox=None) -> Check:
+    """The exact check of what is handed in."""
+    return check(problem.question, problem.skills)
 
 
 def passed(output: str) -> bool:

@@ -1,0 +1,147 @@
+"""The whole chain in the domain math, tiny: corpus -> skills -> expert episodes -> pi_ref -> MGPO, models in all roles.
+
+The models are one scripted server on loopback; the policy is a small Qwen3 with random weights, from a folder.
+"""
+import json
+import re
+
+import pytest
+from test_endpoint import Server
+
+import run_mgpo
+import run_sft
+import run_skills
+from ap.chat import build_tokenizer, tool_call
+from ap.config import Config, UserError
+from ap.env import INSTRUCTIONS
+from ap.domains import math
+from ap.model import build_model
+
+CORPUS = [
+    {"question": "Find the least n with n = 2 mod 3 and n = 3 mod 5.", "answer": "8",
+     "solution": "By the Chinese remainder theorem n is unique mod 15, and 8 fits both congruences."},
+    {"question": "How many divisors has 12?", "answer": "6",
+     "solution": "Since 12 = 2^2 * 3, multiply the exponents plus one: 3 * 2 = 6."},
+    {"question": "What is 3 + 4?", "answer": "7", "solution": "Add."},
+]
+CONGRUENCES, DIVISORS = "join-congruences", "count-divisors"
+
+
+def entry(name, intent, quote):
+    return {"name": name, "category": "number theory", "intent": intent, "difficulty": "one step", "quote": quote,
+            "tool": "exec: brute force", "recognise": "Whole numbers.", "build": "State the numbers."}
+
+
+def teacher(prompt, seed=1):
+    if "Which reasoning skills does it show" in prompt:
+        passage = prompt.split("Passage:\n")[1]
+        if "Chinese" in passage:
+            return "Here they are:\n" + json.dumps([
+                entry(CONGRUENCES, "join congruences into one", "the Chinese remainder theorem"),
+                entry("made-up", "a skill that is not there", "Fermat's little theorem")])
+        if "divisors" in passage:
+            return json.dumps([entry(DIVISORS, "count divisors by exponents", "multiply the exponents plus one")])
+        return "[]" if "could not be used" in prompt else "There is none."
+    if "Score a reasoning skill" in prompt:
+        return '{"general": 9, "composable": 8, "checkable": 10, "faithful": 9}'
+    a, b = 1 + len(prompt) % 2, 2  # the names of the skills have different lengths
+    said = prompt.split("--- episode so far ---")[1].count("[agent]")
+    if said == 0 and seed % 4 == 0:  # a bad day: such an episode is rejected
+        return "<problem>Find the least n. It has a remainder.</problem>"
+    return [
+        f"<think>hm</think><problem>Find the least positive n with n = {a} mod 3 and n = {b} mod 5.</problem>",
+        tool_call("exec", code=f"print('answer:', next(n for n in range(1, 16) if n % 3 == {a} and n % 5 == {b}))"),
+        tool_call("submit"),
+    ][min(said, 2)]
+
+
+def solution(prompt):
+    found = re.findall(r"Find the least positive n with n = (\d) mod 3 and n = (\d) mod 5\.", prompt)
+    return next((n for n in range(1, 16) for a, b in found[-1:] if n % 3 == int(a) and n % 5 == int(b)), None)
+
+
+def play(body):
+    prompt = body["messages"][0]["content"]
+    if body["model"] == "teacher":
+        return teacher(prompt, body["seed"])
+    answer = solution(prompt)
+    if body["model"] == "prober":
+        return rf"It is \boxed{{{answer}}}." if body["seed"] % 2 else "I give up."
+    return json.dumps({"valid": answer is not None, "answer": answer, "reason": "valid" if answer else "unsolvable"})
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A corpus and a small checkpoint."""
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
+    texts = [text for record in CORPUS for text in record.values()]
+    tokenizer = build_tokenizer(texts + [teacher("[agent]--- episode so far ---" + "[agent]" * n) for n in range(3)] * 2,
+                                [INSTRUCTIONS, math.INSTRUCTIONS, *math.INSTRUCTIONS.split("\n")], 600)
+    config = Config(hidden_size=32, layers=2, heads=2, intermediate_size=64, device="cpu")
+    for part in (tokenizer, build_model(config, len(tokenizer), seed=0)):
+        part.save_pretrained(tmp_path / "policy")
+    return corpus, tmp_path / "policy"
+
+
+def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path, capsys):
+    corpus, policy = folders
+    with Server(answer=play) as server:
+        def player(name):
+            return {"endpoint": server.url, "model": name}
+
+        roles = tmp_path / "roles.json"
+        roles.write_text(json.dumps({"teacher": player("teacher"), "verifiers": [player(f"judge-{n}") for n in "abc"],
+                                     "auditor": player("auditor"), "probers": [player("prober")]}))
+        base = ["--out", str(tmp_path / "runs"), "--name", "chain", "--domain", "math", "--roles", str(roles),
+                "--corpus", str(corpus), "--model", str(policy), "--device", "cpu", "--skills", "skills"]
+        small = ["--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2", "--eval_sets", "1",
+                 "--sft_trajectories", "6", "--sft_steps", "80", "--sft_lr", "1e-2", "--sft_batch", "2", "--acq_batch", "1",
+                 "--prober_k", "4", "--groups", "2", "--group_size", "3", "--steps", "2"]
+        run = tmp_path / "runs" / "chain"
+
+        run_skills.main(base)
+        records = [json.loads(line) for line in (run / "skills" / "candidates.jsonl").read_text().splitlines()]
+        assert [(record["name"], record["kept"]) for record in records] == [
+            (DIVISORS, True), (CONGRUENCES, True), ("made-up", False)]
+        assert "does not stand in the passage" in records[2]["why"] and records[0]["score"] == 0.9
+        assert f"source: {corpus}, line 2" in (run / "skills" / DIVISORS / "SKILL.md").read_text()
+
+        run_sft.main([*base, *small])
+        expert = [json.loads(line) for line in (run / "expert.jsonl").read_text().splitlines()]
+        assert len(expert) == 6 and all(record["valid"] for record in expert)
+        assert [turn["action"] for turn in expert[0]["turns"]] == ["think", "exec", "submit"]
+        assert expert[0]["turns"][1]["facts"]["passed"] and expert[0]["problem"]["evidence"] in ("2", "7")
+        assert expert[0]["problem"]["answer"] == expert[0]["problem"]["evidence"]
+        assert 0 < sum(record["pass_rate"] for record in expert) < 6
+
+        rejected = [json.loads(line) for line in (run / "expert_rejected.jsonl").read_text().splitlines()]
+        assert rejected and {record["reason"] for record in rejected} == {"unsolvable"}
+        assert rejected[0]["problem"]["question"] == "Find the least n. It has a remainder."
+        assert json.loads((run / "expert_reasons.json").read_text()) == {
+            "valid": 16 - len(rejected), "unsolvable": len(rejected)}
+
+        run_mgpo.main([*base, *small])
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        problems = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
+        assert max(record["valid_rate"] for record in metrics) > 0  # the committee was asked, and said yes
+        assert problems and metrics[-1]["role/verifier-1/requests"] > 0
+        assert [record["step"] for record in metrics] == [1, 2]
+        assert {problem["domain"] for problem in problems} == {"math"}
+        assert (run / "report.html").stat().st_size > 0
+
+        asked = len(server.seen)
+        for left in ("sft", "mgpo", "metrics.jsonl", "problems.jsonl", "evaluation_before.json", "skills", "expert.jsonl",
+                     "evaluation_after.json", "trajectories.jsonl", "sft_metrics.jsonl"):
+            path = run / left
+            path.rename(tmp_path / f"old-{left}")
+        run_mgpo.main([*base, *small])
+        assert len(server.seen) == asked  # all replies were kept
+        assert (run / "problems.jsonl").read_bytes() == (tmp_path / "old-problems.jsonl").read_bytes()
+
+
+def test_who_is_missing_is_said_before_anything_is_asked(folders, tmp_path):
+    corpus, policy = folders
+    arguments = ["--out", str(tmp_path / "runs"), "--domain", "math", "--corpus", str(corpus), "--model", str(policy)]
+    with pytest.raises(UserError, match="no programs for the roles verifiers, auditor, probers, teacher; name models"):
+        run_skills.main(arguments)
