@@ -1,0 +1,67 @@
+"""The starter packages: each checker passes its own valid example and fails its broken one, in the sandbox."""
+import json
+from pathlib import Path
+
+import pytest
+
+from ap import domains
+from ap.domains.judged import UNKNOWN
+from ap.env import Env
+from ap.config import Config
+from ap.sandbox import Sandbox
+from ap.skills import Skill, load_library
+
+STARTER = Path(__file__).parent.parent / "skills" / "starter"
+LIBRARIES = {folder.name: load_library([folder]) for folder in sorted(STARTER.iterdir()) if folder.is_dir()}
+SKILLS = [pytest.param(name, skill, id=f"{name}/{skill.name}")
+          for name, library in LIBRARIES.items() for skill in library.values()]
+
+
+@pytest.fixture(scope="module")
+def boxes():
+    """One sandbox a domain, with the scripts of all its packages, as in a run."""
+    made = {name: Sandbox([*domains.get(name).SCRIPTS, *(skill.scripts for skill in library.values())], timeout=20.0)
+            for name, library in LIBRARIES.items()}
+    yield made
+    for box in made.values():
+        box.close()
+
+
+def said(box, skill: Skill, arguments: dict) -> str:
+    """What the checker prints, called as the package's tool line says."""
+    code = f"from {skill.name.replace('-', '_')} import check\nimport json\nprint(check(**json.loads({json.dumps(arguments)!r})))"
+    result = box.run(code)
+    assert result.status == "ok", result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("name, skill", SKILLS)
+def test_the_checker_tells_its_two_examples_apart(boxes, name, skill):
+    examples = json.loads((skill.folder / "examples.json").read_text())
+    valid, broken = examples["valid"], examples["broken"]
+    domain = domains.get(name)
+    output = said(boxes[name], skill, valid["arguments"])
+    assert domain.passed(output) and domain.answer_of(output) == valid["answer"]
+    assert said(boxes[name], skill, broken["arguments"]).startswith(f"fault: {broken['fault']}")
+
+
+@pytest.mark.parametrize("name, skill", SKILLS)
+def test_the_tool_line_runs_as_it_stands(boxes, name, skill):
+    result = boxes[name].run(skill.tool)
+    assert result.status == "ok" and result.stdout.startswith(("answer: ", "ok: ")), result
+
+
+@pytest.mark.parametrize("name, skill", SKILLS)
+def test_packages_are_short_and_complete(name, skill):
+    assert all(word in skill.body for word in ("Recognise:", "Build in:", "Effect:"))
+    assert len(skill.body) < 700 and skill.source
+    assert [script.stem for script in skill.scripts.glob("*.py")] == [skill.name.replace("-", "_")]
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_library_is_large_enough_for_a_curriculum(name):
+    library = LIBRARIES[name]
+    assert len(library) >= 12 and len({skill.category for skill in library.values()}) >= 3
+    assert domains.get(name).learn({skill.name: skill.folder for skill in library.values()}) == ()
+    text = Env(domains.get(name), library, None, Config()).messages(tuple(library)[:3])[1]["content"]
+    assert all(skill.level_1() in text for skill in list(library.values())[:3])
