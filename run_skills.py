@@ -8,7 +8,7 @@ examples for L_acq (extract a skill from a text that shows it) and, for a model 
 made here too. Your own packages in the folder `--skills` are used beside the acquired ones.
 
 The teacher is the model that --roles names for it, else the domain's own program. In the domains math, code and science
-there is none; without a --corpus they use the packages in `--skills` alone, such as skills/starter/math.
+there is none; without a --corpus they use the packages in `--skills` alone, such as starter/math.
 """
 from __future__ import annotations
 

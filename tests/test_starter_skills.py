@@ -11,7 +11,7 @@ from ap.config import Config
 from ap.sandbox import Sandbox
 from ap.skills import Skill, load_library
 
-STARTER = Path(__file__).parent.parent / "skills" / "starter"
+STARTER = Path(__file__).parent.parent / "starter"
 LIBRARIES = {folder.name: load_library([folder]) for folder in sorted(STARTER.iterdir()) if folder.is_dir()}
 SKILLS = [pytest.param(name, skill, id=f"{name}/{skill.name}")
           for name, library in LIBRARIES.items() for skill in library.values()]

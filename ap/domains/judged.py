@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from ap.config import UserError
+from ap.env import UNKNOWN
 from ap.trajectory import Problem
 
-UNKNOWN = "unknown"
 SHORTEST, LONGEST = 20, 8000  # characters of a draft. *Choice*
 SKILLS, VERIFIERS, AUDITOR = (), (), None
 SCRIPTS, PRELOAD, PHRASES = (), (), ()
@@ -97,4 +97,4 @@ def draw_problem(skills: Sequence[str], rng) -> str:
 
 def make_corpus(n: int, rng) -> list[dict]:
     raise UserError("this domain has no corpus of its own; give --corpus, a folder of .md and .txt files or a JSONL of "
-                    "{question, answer}, or --skills, a folder of finished packages such as skills/starter/math")
+                    "{question, answer}, or --skills, a folder of finished packages such as starter/math")

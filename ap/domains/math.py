@@ -10,8 +10,8 @@ from ap.domains.judged import (  # noqa: F401, the names of the interface
 
 INSTRUCTIONS = """\
 A problem is a text in plain English with formulas in LaTeX. It stands for itself, says all that is needed, asks for \
-one thing, and has exactly one final answer: a number, an expression, a set or an interval, never a proof or an essay. It \
-gives neither the answer nor the way away. Say the form of the answer where several would do. \
+one thing, and has exactly one final answer: a number, an expression, a set or an interval, never a proof or an essay. \
+It gives neither the answer nor the way away. Say the form of the answer where several would do. \
 The active skills must depend on each other: the result of one goes into the next.
 Check a draft by a program that solves it by another road, by brute force where it can: sympy and numpy are there, and \
 so are the skills' scripts (`from NAME import check`). It prints `answer: VALUE` last, or `fault: what is wrong`."""
