@@ -170,7 +170,7 @@ def _proposal(entry, number: int, document: Document) -> _Proposal:
     texts = {name: " ".join(str(entry.get(name) or "").split())[:300] for name in names}
     for name in ("name", "category"):
         texts[name] = re.sub(r"[^a-z0-9_]+", "-", texts[name].lower()).strip("-_")[:40]
-    body = f"Recognise: {texts['recognise']}\nBuild in: {texts['build']}"
+    body = f"Recognise: {texts['recognise']}\nBuild in: {texts['build']}\nCheck: {texts['tool']}"
     skill = Skill(**{name: texts[name] for name in FIELDS}, body=body, source=document.source)
     wrong = fault_of(texts)
     fault = f"field {wrong[0]} {wrong[1]}" if wrong else ""

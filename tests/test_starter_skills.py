@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from ap import domains
-from ap.domains.judged import UNKNOWN
-from ap.env import Env
+from ap.answers import match_answer
 from ap.config import Config
+from ap.env import Env
 from ap.sandbox import Sandbox
 from ap.skills import Skill, load_library
 
@@ -29,7 +29,8 @@ def boxes():
 
 def said(box, skill: Skill, arguments: dict) -> str:
     """What the checker prints, called as the package's tool line says."""
-    code = f"from {skill.name.replace('-', '_')} import check\nimport json\nprint(check(**json.loads({json.dumps(arguments)!r})))"
+    module, given = skill.name.replace("-", "_"), json.dumps(arguments)
+    code = f"from {module} import check\nimport json\nprint(check(**json.loads({given!r})))"
     result = box.run(code)
     assert result.status == "ok", result.stderr
     return result.stdout.strip()
@@ -56,6 +57,15 @@ def test_packages_are_short_and_complete(name, skill):
     assert all(word in skill.body for word in ("Recognise:", "Build in:", "Effect:"))
     assert len(skill.body) < 700 and skill.source
     assert [script.stem for script in skill.scripts.glob("*.py")] == [skill.name.replace("-", "_")]
+
+
+@pytest.mark.parametrize("name, skill", [skill for skill in SKILLS if skill.values[0] != "code"])
+def test_answers_are_read_with_their_units(name, skill):
+    answer = json.loads((skill.folder / "examples.json").read_text())["valid"]["answer"]
+    number, _, unit = answer.partition(" ")
+    assert match_answer(number, answer).equal
+    if unit:
+        assert match_answer(f"{number} kg", answer).status == "different"
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
