@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ap import checkpoint
-from ap.cast import open_cast
+from ap.cast import need
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.files import read_jsonl, write_json, write_jsonl
@@ -45,7 +45,7 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     Episode number n depends on the seed and n only, so the result does not depend on the number of ranks. UserError
     when fewer than one in FEWEST is valid, or when nobody can be the teacher.
     """
-    open_cast(config, needed=("teacher",))
+    need(world.cast, config, ("teacher",))
     model = world.cast.teacher
     author = ScriptedAuthor(world.env) if model is None else ModelAuthor(world.env, model)
     kept, rejected, reasons, number = [], [], Counter(), 0

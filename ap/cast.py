@@ -84,12 +84,17 @@ def open_cast(config: Config, sandbox=None, needed: tuple[str, ...] = ROLES[:3])
     sandbox: where the domain runs what models answer, if it does. needed: the roles that must be played where the
     domain has no programs for them.
     """
-    cast, domain = _read(config, sandbox), domains.get(config.domain)
-    missing = [role for role in needed if not getattr(cast, role)]
-    if missing and not domain.VERIFIERS:
+    cast = _read(config, sandbox)
+    need(cast, config, needed)
+    return cast
+
+
+def need(cast: Cast, config: Config, roles: tuple[str, ...]) -> None:
+    """UserError when nobody plays one of the roles: neither a model nor the domain's programs."""
+    missing = [role for role in roles if not getattr(cast, role)]
+    if missing and not domains.get(config.domain).VERIFIERS:
         raise UserError(f"the domain {config.domain} has no programs for the roles {', '.join(missing)}; name models "
                         f"for them in {config.roles or 'a file and say --roles FILE'} (ap/cast.py shows how).")
-    return cast
 
 
 def _read(config: Config, sandbox) -> Cast:

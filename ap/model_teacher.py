@@ -236,6 +236,8 @@ class ModelAuthor:
 
 
 def _message(reply: str) -> str:
-    """The agent's words in a reply. The chat format's own tokens stay text."""
+    """The agent's words in a reply; "" when it was cut while thinking. The chat format's own tokens stay text."""
     text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
+    if text.startswith("<think>"):
+        return ""
     return text.removeprefix("[agent]").strip().replace("<|", "< |")

@@ -1,7 +1,7 @@
 """Who teaches, judges and attempts: one small interface for each role. Any object with the method can play it.
 
     role        method                                       a program           a local checkpoint or an endpoint
-    teacher     candidates(documents)                        teacher.py          your class around a prompt
+    teacher     candidates(documents)                        ScriptedTeacher     ModelTeacher(player, domain)
     verifier    verify(problem, trace) -> Verdict            ProgramVerifier     ChatVerifier(ask)
     auditor     the same as a verifier
     prober      attempt(problem, k, seed_key) -> answers     ProgramSolver       SampledSolver(name, sample)

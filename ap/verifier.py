@@ -208,8 +208,8 @@ class ChatVerifier:
     behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once. So one judge delays a whole
     step by MAX_UNANSWERED * seconds at most.
 
-    request: a text with {reasons}, {trace} and {question}. read: reply -> Verdict; None: read_verdict. grade: where
-    answers are no texts to compare, (problem, its answer) -> what the committee compares instead.
+    request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> Verdict; None:
+    read_verdict. grade: where answers are no texts to compare, (problem, its answer) -> what the committee compares.
     """
 
     ask: Callable[[str], str]

@@ -22,7 +22,8 @@ SKILLS = {name: Skill(name, "c", "an intent", "d", "t", "the body") for name in 
 QUESTION = "Find the least positive $n$ that leaves the remainder 2 modulo 3."
 SUM = "Read two whole numbers from one line, each from 0 to 1000, and print their sum."
 REFERENCE = "print(sum(map(int, input().split())))"
-TESTS = [{"input": "1 2\n", "output": "3\n"}, {"input": "0 0", "output": "0"}, {"input": "1000 7", "output": "1007 \n\n"}]
+TESTS = [{"input": "1 2\n", "output": "3\n"}, {"input": "0 0", "output": "0"},
+         {"input": "1000 7", "output": "1007 \n\n"}]
 
 
 def draft_of(statement=SUM, reference=REFERENCE, tests=TESTS):
@@ -50,8 +51,8 @@ def printing(*texts):
 @pytest.mark.parametrize("name", [*domains.NAMES, *domains.OF_MODELS])
 def test_every_domain_has_the_names_of_the_interface(name):
     domain = domains.get(name)
-    for wanted in ("look submission audit passed answer_of in_conflict canonical learn step_kinds VERIFIERS AUDITOR SCRIPTS "
-                   "PRELOAD INSTRUCTIONS CHECK_PROGRAM PHRASES draw_problem make_corpus SKILLS").split():
+    for wanted in ("look submission audit passed answer_of in_conflict canonical learn step_kinds VERIFIERS AUDITOR "
+                   "SCRIPTS PRELOAD INSTRUCTIONS CHECK_PROGRAM PHRASES draw_problem make_corpus SKILLS").split():
         assert hasattr(domain, wanted), wanted
     assert set(domains.NAMES + domains.OF_MODELS) == set(Config.__dataclass_fields__["domain"].metadata["choices"])
 
@@ -94,7 +95,8 @@ def test_a_draft_that_only_models_can_judge_earns_nothing_either_way():
                  tool_call("exec", code="print('answer: 2')"), tool_call("submit", answer="2")):
         action, stage, facts, _ = one.step(text)
         rewards.append((action, stage, process_reward(action, facts)))
-    assert rewards == [("think", 0, 0), ("think", 1, 0), ("think", 1, 0), ("edit", 2, 0), ("exec", 2, 1), ("submit", 3, 0)]
+    assert rewards == [
+        ("think", 0, 0), ("think", 1, 0), ("think", 1, 0), ("edit", 2, 0), ("exec", 2, 1), ("submit", 3, 0)]
     assert one.problem == Problem(QUESTION, "2", ("one", "two"), "math", evidence="2")
 
 
@@ -131,7 +133,8 @@ class Says:
 
 
 @pytest.mark.parametrize("evidence, claimed, reason", [
-    ("", r"\frac{1}{2}", "valid"), ("0.5", "1/2", "valid"), ("1/3", "1/2", "disagreement"), ("1/2", "1/3", "wrong answer")])
+    ("", r"\frac{1}{2}", "valid"), ("0.5", "1/2", "valid"), ("1/3", "1/2", "disagreement"),
+    ("1/2", "1/3", "wrong answer")])
 def test_the_proposers_own_calculation_is_the_program_check_of_math(evidence, claimed, reason):
     committee = Committee([Says(1, "1/2")] * 3, Says(1, "1/2"), ProgramCheck(math.audit), math.canonical)
     assert committee.judge(Problem(QUESTION, claimed, evidence=evidence)).reason == reason
@@ -187,12 +190,13 @@ def test_an_episode_of_code(box):
     assert (problem.question, problem.evidence) == (SUM, REFERENCE) and json.loads(problem.answer) == TESTS
     assert code.audit(problem, box).answer == problem.answer
     assert code.audit(replace(problem, evidence="print(1)"), box).status == "reference fails"
-    assert code.audit(Problem(**code.submission("only words, without any tests", "3", None)), box).status == "unreadable"
+    words = Problem(**code.submission("only words, without any tests", "3", None))
+    assert code.audit(words, box).status == "unreadable"
 
 
 def test_verifiers_and_probers_of_code_answer_with_programs(box):
     problem = Problem(**code.submission(draft_of(), "", None))
-    good, bad = "a, b = map(int, input().split())\nprint(a + b)", "a, b = map(int, input().split())\nprint(a * b)"
+    good, bad = (f"a, b = map(int, input().split())\nprint(a {sign} b)" for sign in "+*")
     asked, asking = [], domains.asking("code", box)
 
     def judge(program, valid=True):
@@ -207,7 +211,7 @@ def test_verifiers_and_probers_of_code_answer_with_programs(box):
     assert reason(judge(good), judge(good), judge(bad, valid=False)) == "valid"
     assert reason(judge(good), judge(good), judge(bad)) == "valid"  # the auditor's program passes
     assert reason(judge(bad), judge(bad), judge(bad)) == "disagreement"  # all read the statement in another way
-    assert SUM in asked[0] and "the trace" in asked[0] and REFERENCE not in asked[0]
+    assert SUM in asked[0] and "the trace" not in asked[0]  # nor the reference, which stands there
     replies = [f"```python\n{good}\n```", f"```python\n{bad}\n```", "I cannot."]
     prober = Prober([SampledSolver("s", lambda prompt, k, key: replies[:k], **asking.solver)], k=3, same=asking.same)
     assert prober.pass_rates([problem], ["key"]) == [pytest.approx(1 / 3)]
@@ -216,6 +220,7 @@ def test_verifiers_and_probers_of_code_answer_with_programs(box):
 # ---------------------------------------------------------------- science
 
 CHOICE = "Which force acts on 2 kg at an acceleration of 3 m/s^2?\nA) 5 N\nB) 6 N\nC) 1.5 N"
+FORCE = "Which force, in newtons, acts on 2 kg at an acceleration of 3 m/s^2?"
 
 
 @pytest.mark.parametrize("question, answer, status", [
@@ -223,9 +228,7 @@ CHOICE = "Which force acts on 2 kg at an acceleration of 3 m/s^2?\nA) 5 N\nB) 6 
     (CHOICE, "6 N", "answer is no option"), (CHOICE, "", "answer is no option"),
     (CHOICE.replace("B)", "D)"), "B", "bad options"), (CHOICE.replace("5 N", "6 N"), "B", "bad options"),
     (CHOICE.rsplit("\n", 1)[0], "B", "bad options"),
-    ("Which force, in newtons, acts on 2 kg at an acceleration of 3 m/s^2?", "6 N", "ok"),
-    ("Which force, in newtons, acts on 2 kg at an acceleration of 3 m/s^2?", "", "answer is not short"),
-    ("Which force, in newtons, acts on 2 kg at an acceleration of 3 m/s^2?", "six " * 30, "answer is not short"),
+    (FORCE, "6 N", "ok"), (FORCE, "", "answer is not short"), (FORCE, "six " * 30, "answer is not short"),
 ])
 def test_questions_of_science(question, answer, status):
     assert science.audit(Problem(question, answer)).status == status
@@ -240,8 +243,7 @@ def test_options_in_another_order_are_the_same_problem():
 @pytest.mark.parametrize("evidence, reason", [("6 N", "valid"), ("6 J", "disagreement"), ("", "valid")])
 def test_units_are_compared(evidence, reason):
     committee = Committee([Says(1, "6 N")] * 3, Says(1, "6 N"), ProgramCheck(science.audit), science.canonical)
-    question = "Which force, in newtons, acts on 2 kg at an acceleration of 3 m/s^2?"
-    assert committee.judge(Problem(question, "6.0 N", evidence=evidence)).reason == reason
+    assert committee.judge(Problem(FORCE, "6.0 N", evidence=evidence)).reason == reason
 
 
 def test_the_miniature_says_what_it_said():

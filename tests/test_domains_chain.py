@@ -4,6 +4,7 @@ The models are one scripted server on loopback; the policy is a small Qwen3 with
 """
 import json
 import re
+from pathlib import Path
 
 import pytest
 from test_endpoint import Server
@@ -13,8 +14,8 @@ import run_sft
 import run_skills
 from ap.chat import build_tokenizer, tool_call
 from ap.config import Config, UserError
+from ap.domains import code, math
 from ap.env import INSTRUCTIONS
-from ap.domains import math
 from ap.model import build_model
 
 CORPUS = [
@@ -24,6 +25,7 @@ CORPUS = [
      "solution": "Since 12 = 2^2 * 3, multiply the exponents plus one: 3 * 2 = 6."},
     {"question": "What is 3 + 4?", "answer": "7", "solution": "Add."},
 ]
+STARTER = Path(__file__).parent.parent / "starter"
 CONGRUENCES, DIVISORS = "join-congruences", "count-divisors"
 
 
@@ -76,28 +78,34 @@ def folders(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
     texts = [text for record in CORPUS for text in record.values()]
-    tokenizer = build_tokenizer(texts + [teacher("[agent]--- episode so far ---" + "[agent]" * n) for n in range(3)] * 2,
-                                [INSTRUCTIONS, math.INSTRUCTIONS, *math.INSTRUCTIONS.split("\n")], 600)
+    texts += [teacher("[agent]--- episode so far ---" + "[agent]" * n) for n in range(3)] * 2
+    tokenizer = build_tokenizer(texts, [INSTRUCTIONS, math.INSTRUCTIONS, *math.INSTRUCTIONS.split("\n")], 600)
     config = Config(hidden_size=32, layers=2, heads=2, intermediate_size=64, device="cpu")
     for part in (tokenizer, build_model(config, len(tokenizer), seed=0)):
         part.save_pretrained(tmp_path / "policy")
     return corpus, tmp_path / "policy"
 
 
-def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path, capsys):
+def arguments(server, tmp_path, domain, policy):
+    """Of every script: all roles are played by the server, each under its own name."""
+    def player(name):
+        return {"endpoint": server.url, "model": name}
+
+    roles = tmp_path / "roles.json"
+    roles.write_text(json.dumps({"teacher": player("teacher"), "verifiers": [player(f"judge-{n}") for n in "abc"],
+                                 "auditor": player("auditor"), "probers": [player("prober")]}))
+    return ["--out", str(tmp_path / "runs"), "--name", "chain", "--domain", domain, "--roles", str(roles),
+            "--model", str(policy), "--device", "cpu"]
+
+
+def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
     corpus, policy = folders
     with Server(answer=play) as server:
-        def player(name):
-            return {"endpoint": server.url, "model": name}
-
-        roles = tmp_path / "roles.json"
-        roles.write_text(json.dumps({"teacher": player("teacher"), "verifiers": [player(f"judge-{n}") for n in "abc"],
-                                     "auditor": player("auditor"), "probers": [player("prober")]}))
-        base = ["--out", str(tmp_path / "runs"), "--name", "chain", "--domain", "math", "--roles", str(roles),
-                "--corpus", str(corpus), "--model", str(policy), "--device", "cpu", "--skills", "skills"]
-        small = ["--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2", "--eval_sets", "1",
-                 "--sft_trajectories", "6", "--sft_steps", "80", "--sft_lr", "1e-2", "--sft_batch", "2", "--acq_batch", "1",
-                 "--prober_k", "4", "--groups", "2", "--group_size", "3", "--steps", "2"]
+        base = [*arguments(server, tmp_path, "math", policy), "--corpus", str(corpus)]
+        small = ["--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
+                 "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "80", "--sft_lr", "1e-2",
+                 "--sft_batch", "2", "--acq_batch", "1", "--prober_k", "4", "--groups", "2", "--group_size", "3",
+                 "--steps", "2"]
         run = tmp_path / "runs" / "chain"
 
         run_skills.main(base)
@@ -131,17 +139,61 @@ def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path, capsys):
         assert (run / "report.html").stat().st_size > 0
 
         asked = len(server.seen)
-        for left in ("sft", "mgpo", "metrics.jsonl", "problems.jsonl", "evaluation_before.json", "skills", "expert.jsonl",
-                     "evaluation_after.json", "trajectories.jsonl", "sft_metrics.jsonl"):
-            path = run / left
-            path.rename(tmp_path / f"old-{left}")
+        for left in ("skills", "expert.jsonl", "sft", "sft_metrics.jsonl", "evaluation_before.json", "mgpo",
+                     "metrics.jsonl", "problems.jsonl", "trajectories.jsonl", "evaluation_after.json"):
+            (run / left).rename(tmp_path / f"old-{left}")
         run_mgpo.main([*base, *small])
         assert len(server.seen) == asked  # all replies were kept
         assert (run / "problems.jsonl").read_bytes() == (tmp_path / "old-problems.jsonl").read_bytes()
 
 
+CODE = """<problem>Read two whole numbers from one line and print their sum.
+
+### Solution
+```python
+print(sum(map(int, input().split())))
+```
+
+### Tests
+```json
+[{"input": "1 2", "output": "3"}, {"input": "0 0", "output": "0"}, {"input": "5 7", "output": "12"}]
+```</problem>"""
+SCIENCE = "<problem>Which force acts on 2 kg at 3 m/s^2?\nA) 5 N\nB) 6 N\nC) 1.5 N</problem>"
+
+
+def play_other(body):
+    """The same for code and science: one problem, which the judges solve and the prober solves every other time."""
+    prompt, is_code = body["messages"][0]["content"], "### Solution" in body["messages"][0]["content"]
+    if body["model"] == "teacher":
+        check = code.CHECK_PROGRAM if is_code else "print('answer: B')"
+        said = prompt.split("--- episode so far ---")[1].count("[agent]")
+        return [CODE if is_code else SCIENCE, tool_call("exec", code=check), tool_call("submit")][min(said, 2)]
+    if body["model"] == "prober" and "Which force" in prompt:
+        return r"\boxed{B}" if body["seed"] % 2 else r"\boxed{A}"
+    if "Which force" in prompt:
+        return json.dumps({"valid": True, "answer": "B", "reason": "valid"})
+    return "```python\na, b = map(int, input().split())\nprint(a %s b)\n```\n%s" % (
+        "*" if body["model"] == "prober" and body["seed"] % 2 else "+", '{"valid": true, "reason": "valid"}')
+
+
+@pytest.mark.parametrize("domain", ["code", "science"])
+def test_starter_packages_are_enough_to_begin(folders, tmp_path, domain):
+    """Without a corpus: no acquired skills, no L_acq; expert episodes and an update of pi_ref all the same."""
+    with Server(answer=play_other) as server:
+        base = [*arguments(server, tmp_path, domain, folders[1]), "--skills", str(STARTER / domain)]
+        run_sft.main([*base, "--max_tokens", "4000", "--sft_trajectories", "4", "--sft_steps", "1", "--sft_batch", "2",
+                      "--prober_k", "4", "--micro_batch_tokens", "8000"])
+    run = tmp_path / "runs" / "chain"
+    expert = [json.loads(line) for line in (run / "expert.jsonl").read_text().splitlines()]
+    assert [record["reason"] for record in expert] == ["valid"] * 4
+    assert [turn["action"] for turn in expert[0]["turns"]] == ["think", "exec", "submit"]
+    assert all(record["turns"][1]["facts"]["passed"] for record in expert)
+    assert 0 < sum(record["pass_rate"] for record in expert) < 4
+    assert "acq_loss" not in json.loads((run / "sft_metrics.jsonl").read_text())
+
+
 def test_who_is_missing_is_said_before_anything_is_asked(folders, tmp_path):
     corpus, policy = folders
-    arguments = ["--out", str(tmp_path / "runs"), "--domain", "math", "--corpus", str(corpus), "--model", str(policy)]
+    given = ["--out", str(tmp_path / "runs"), "--domain", "math", "--corpus", str(corpus), "--model", str(policy)]
     with pytest.raises(UserError, match="no programs for the roles verifiers, auditor, probers, teacher; name models"):
-        run_skills.main(arguments)
+        run_skills.main(given)

@@ -2,8 +2,9 @@
 
 What a program can tell is told exactly, in the sandbox: the reference passes every test, an empty program fails one.
 Whether statement and tests say the same is for the committee: each verifier solves the problem by a program of its own,
-which must pass the tests; so does each attempt of the prober. The solver sees the statement alone. A Problem has it as
-`question`, the tests (JSON) as `answer`, and the reference as `evidence`.
+which must pass the tests; so does each attempt of the prober. *Choice*: here verifiers see the statement and not the
+proposer's trace, which holds the reference: who copied that would agree with whatever the tests say. The solver sees
+the statement alone. A Problem has it as `question`, the tests (JSON) as `answer`, and the reference as `evidence`.
 """
 from __future__ import annotations
 
@@ -43,12 +44,9 @@ block."""
 
 REQUEST = """\
 Judge whether this programming problem is valid: the statement says all that is needed, and fixes what a right program \
-prints for every input within its limits. Solve it yourself from the statement, not from the reference, by a Python \
-program that reads standard input, in a ```python block. It will be run on the tests.
+prints for every input within its limits. Solve it yourself by a Python program that reads standard input, in a \
+```python block. It will be run on tests that you do not see.
 After the program reply with one JSON record: {{"valid": true or false, "reason": "one of: {reasons}"}}
-
-How it was written:
-{trace}
 
 Problem:
 {question}"""

@@ -22,8 +22,8 @@ INSTRUCTIONS = """\
 A problem is a question of physics, chemistry or biology in plain English. It says all data and constants that are \
 needed, and which idealisations hold. It has exactly one right answer, and gives neither that nor the way away. Either \
 it ends with options, one a line, `A) ...`, `B) ...`, at least three and as alike as right and nearly right are; then \
-the answer is the letter. Or it asks for a quantity, and says in which unit and with how many digits; then the answer is \
-the number with its unit.
+the answer is the letter. Or it asks for a quantity, and says in which unit and with how many digits; then the answer \
+is the number with its unit.
 The active skills must depend on each other: the result of one goes into the next. Wrong options are the results of \
 mistakes that a solver may make, never nonsense.
 Check a draft by a program that calculates the answer from the data; the skills' scripts help (`from NAME import \

@@ -1,0 +1,177 @@
+"""A model as teacher: whatever it says is data. Passages, proposals, near-duplicates, scores, messages of episodes."""
+import json
+import random
+
+import pytest
+
+from ap.chat import tool_call
+from ap.endpoint import BadReply, DeadEndpoint
+from ap.env import Episode
+from ap.model_teacher import CHUNK, ModelAuthor, ModelTeacher, chunks
+from ap.rollout import play_script
+from ap.skills import Document, acquire, load_library, read_corpus, write_library
+
+TEXT = "Write the sum as differences, so that all but the ends cancel. Then add the ends."
+ENTRY = {
+    "name": "Telescoping sum", "category": "Algebra", "intent": "write terms as differences that cancel",
+    "difficulty": "one step", "tool": "add up", "recognise": "Long sums.", "build": "Hide the split.",
+    "quote": "all but the ends  CANCEL",
+}
+MARKS = {"general": 8, "composable": 6, "checkable": 10, "faithful": 8}
+
+
+class Player:
+    """Says what `answer` says to a prompt; an exception is raised."""
+
+    def __init__(self, answer):
+        self.answer, self.prompts = answer, []
+
+    def ask(self, prompt):
+        self.prompts.append(prompt)
+        said = self.answer(prompt)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    def sample(self, prompt, k, key):
+        self.keys = [*getattr(self, "keys", []), key]
+        return [self.ask(prompt)] * k
+
+
+def teacher(entries, marks=MARKS):
+    """entries: of every passage, or a function of the prompt."""
+    def answer(prompt):
+        if "Passage:" in prompt:
+            return json.dumps(entries) if isinstance(entries, list) else entries(prompt)
+        return marks if isinstance(marks, str) else json.dumps(marks)
+
+    return ModelTeacher(Player(answer), "math")
+
+
+def propose(entries, marks=MARKS, texts=(TEXT,)):
+    documents = [Document(text, f"notes.md, part {n}") for n, text in enumerate(texts, 1)]
+    return teacher(entries, marks).candidates(documents)
+
+
+# ---------------------------------------------------------------- passages
+
+
+def test_long_texts_are_cut_between_paragraphs():
+    text = "\n\n".join(f"Paragraph {n}. " + "word " * 60 for n in range(40))
+    pieces = chunks([Document("short", "a.md"), Document(text, "b.md")])
+    assert pieces[0] == Document("short", "a.md") and len(pieces) > 3
+    assert all(len(piece.text) <= CHUNK and piece.text.startswith("Paragraph") for piece in pieces[1:])
+    assert [piece.source for piece in pieces[1:3]] == ["b.md, part 1", "b.md, part 2"]
+    assert " ".join(" ".join(piece.text for piece in pieces[1:]).split()) == " ".join(text.split())
+
+
+def test_texts_without_blanks_are_cut_too():
+    assert [len(piece.text) for piece in chunks([Document("x" * 25, "a")], size=10)] == [10, 10, 5]
+    assert [piece.text for piece in chunks([Document("one two three", "a")], size=8)] == ["one two", "three"]
+    worked = Document.from_record({"question": "q?", "answer": "7"}, "line 1")
+    assert chunks([worked]) == [worked]
+
+
+# ---------------------------------------------------------------- proposals and scores
+
+
+def test_a_proposal_becomes_a_package_with_its_source(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "notes.md").write_text(TEXT)
+    documents = chunks(read_corpus(tmp_path / "corpus"))
+    kept, rejected = acquire(teacher([ENTRY]), documents, 0.5)
+    write_library(kept, rejected, tmp_path / "skills")
+    skill = load_library([tmp_path / "skills"])["telescoping-sum"]
+    assert (skill.category, skill.score, skill.source) == ("algebra", 0.8, str(tmp_path / "corpus" / "notes.md"))
+    assert skill.body == "Recognise: Long sums.\nBuild in: Hide the split.\nCheck: add up" and rejected == []
+
+
+@pytest.mark.parametrize("change, why", [
+    ({"quote": "words that are not there"}, "does not stand in the passage"),
+    ({"quote": "the"}, "does not stand in the passage"),
+    ({"intent": ""}, "field intent must be one line"), ({"intent": None}, "field intent must be one line"),
+    ({"recognise": ""}, "field recognise is missing"), ({"name": "!!"}, "field name"),
+])
+def test_what_is_wrong_with_a_proposal_stands_beside_it(change, why):
+    [candidate] = propose([ENTRY | change])
+    assert candidate.score == 0.0 and why in candidate.why
+    kept, [rejected] = acquire(teacher([ENTRY | change]), [Document(TEXT)], 0.5)
+    assert kept == [] and why in rejected.why
+
+
+@pytest.mark.parametrize("entry", [None, 3, "x", [], {}, {"name": {"a": 1}, "intent": ["x"] * 9000}])
+def test_entries_that_are_no_proposal_are_rejected(entry):
+    [candidate] = propose([entry])
+    assert candidate.score == 0.0
+
+
+def test_near_duplicates_are_one_skill_with_all_its_passages():
+    """Other words for the same move, and another move; the fourth passage shows nothing."""
+    same = ENTRY | {"name": "telescoping", "intent": "write terms of sum as differences that cancel"}
+    other = ENTRY | {"name": "vieta", "intent": "symmetric sums of roots from coefficients"}
+    replies = {1: [ENTRY], 2: [same], 3: [other], 4: []}
+    documents = [Document(f"{TEXT} No. {n}", f"line {n}") for n in replies]
+    one = teacher(lambda prompt: json.dumps(replies[int(prompt[-1])]))
+    kept, rejected = acquire(one, documents, 0.5)
+    assert [(c.skill.name, c.examples, c.skill.source) for c in kept] == [
+        ("telescoping-sum", (0, 1), "line 1; line 2"), ("vieta", (2,), "line 3")]
+    assert [c.why for c in rejected] == ["merged into telescoping-sum"]
+    assert sum("Score a reasoning skill" in prompt for prompt in one.player.prompts) == 2  # one question a group
+
+
+@pytest.mark.parametrize("marks", ["", "{", "[8, 8]", '{"general": 8}', json.dumps(MARKS | {"general": 11}),
+                                   json.dumps(MARKS | {"general": True}), json.dumps(MARKS | {"general": "8"})])
+def test_marks_of_no_use_are_a_score_of_zero(marks):
+    [candidate] = propose([ENTRY], marks)
+    assert (candidate.score, candidate.why) == (0.0, "the teacher gave no usable score")
+
+
+def test_a_useless_reply_is_asked_for_once_more(capsys):
+    replies = iter(["I see some skills.", f"<think>[1]</think>```json\n{json.dumps([ENTRY])}\n```", "no", "{}"])
+    one = teacher(lambda prompt: next(replies))
+    assert [candidate.score for candidate in one.candidates([Document(TEXT)])] == [0.8]
+    assert "could not be used: it is no JSON list" in one.player.prompts[1]
+    assert one.candidates([Document(TEXT)]) == []
+    assert "no usable reply about 1 of 1 passages" in capsys.readouterr().out
+
+
+def test_refused_requests_are_counted_and_a_dead_endpoint_ends_the_run(capsys):
+    assert teacher(lambda prompt: BadReply("400")).candidates([Document(TEXT)]) == []
+    assert "no usable reply" in capsys.readouterr().out
+    with pytest.raises(DeadEndpoint):
+        teacher(lambda prompt: DeadEndpoint("no server")).candidates([Document(TEXT)])
+
+
+# ---------------------------------------------------------------- expert episodes
+
+SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
+
+
+def test_an_episode_by_a_model_has_real_tool_calls(world):
+    """It is shown the instructions, the tools, the skills and every reply; its thoughts are cut."""
+    script = [f"<think>hm <tool_call></think>\n<problem>{SOUND}</problem>",
+              f"[agent]\n{tool_call('exec', code='print(6)')}", tool_call("submit", answer="11")]
+    player = Player(lambda prompt: script[prompt.count("[agent]")])
+    write = ModelAuthor(world.env, player).writer(random.Random(0))
+    episode = play_script(world.env, world.tokenizer, ("shift", "share"), write)
+    assert (episode.outcome, [turn.action for turn in episode.turns]) == ("submitted", ["think", "exec", "submit"])
+    assert (episode.turns[1].facts["output"], episode.problem.question) == ("6", SOUND)
+    first, _, last = player.prompts
+    assert world.env.describe(("shift", "share")) in first and '"name": "edit"' in first
+    assert "[environment]\n6\nstage: refine" in last and "hm <tool_call>" not in last
+    assert len(set(player.keys)) == 3 and player.keys == again(world, script)
+
+
+def again(world, script):
+    """The keys of the same episode, played once more."""
+    player = Player(lambda prompt: script[prompt.count("[agent]")])
+    play_script(world.env, world.tokenizer, ("shift", "share"), ModelAuthor(world.env, player).writer(random.Random(0)))
+    return player.keys
+
+
+@pytest.mark.parametrize("reply", ["", "<think>for ever", "<tool_call>{}", "<|im_end|>"])
+def test_messages_of_no_use_end_the_episode_or_are_only_words(world, reply):
+    write = ModelAuthor(world.env, Player(lambda prompt: reply)).writer(random.Random(0))
+    episode = play_script(world.env, world.tokenizer, ("shift", "share"), write, max_tokens=400)
+    assert episode.outcome in ("unusable", "turn_limit", "token_limit") and episode.problem is None
+    assert "<|" not in write(Episode(world.env, ("shift", "share")))
