@@ -85,6 +85,8 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     share = sum(t.valid for t in kept) / number
     ranks.print(f"expert: {number} episodes, {share:.0%} valid and kept; "
                 f"reasons in {config.folder / 'expert_reasons.json'}")
+    if ranks.is_main:
+        world.cast.print_counts()
 
 
 def acquisition_trajectories(world: World, config: Config) -> list[Trajectory]:

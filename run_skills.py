@@ -7,8 +7,8 @@ become SKILL.md packages in OUT/NAME/skills; all of them, kept and rejected, are
 examples for L_acq (extract a skill from a text that shows it) and, for a model made from scratch, the tokenizer are
 made here too. Your own packages in the folder `--skills` are used beside the acquired ones.
 
-The teacher is the model that --roles names for it, else the domain's own program. In the domains math, code and science
-there is none; without a --corpus they use the packages in `--skills` alone, such as starter/math.
+The teacher is the domain's own program; in the domains math, code and science, which have none, it is the model that
+--roles names. Without a --corpus these use the packages in `--skills` alone, such as starter/math.
 """
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def build_skills(config: Config, ranks: Ranks) -> None:
     elif ranks.is_main:
         print(f"skills: none in {folder} yet, reading the corpus")
         domain = domains.get(config.domain)
-        model = open_cast(config, needed=ROLES).teacher
+        cast = open_cast(config, needed=ROLES)
+        # *Choice*: where programs decide problems, skills are what they can read, so a program acquires them, too
+        model = None if domain.VERIFIERS else cast.teacher
         documents = read_documents(config, domain)
         if model is not None:
             documents = chunks(documents)
@@ -61,6 +63,7 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             tokenizer.save_pretrained(config.folder / "tokenizer")
         write_library(kept, rejected, folder)  # last: its candidates.jsonl says that the stage is complete
         print(f"skills: {len(kept)} kept, {len(rejected)} rejected, all listed in {folder / 'candidates.jsonl'}")
+        cast.print_counts()
     ranks.barrier()
 
 

@@ -360,6 +360,17 @@ USES = (
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
 
 
+def refuse_unfit(config: Config) -> None:
+    """UserError for what needs a domain whose problems programs draw and solve."""
+    if not config.model:
+        raise UserError(f"in the domain {config.domain} the solver starts from --model, a checkpoint folder.")
+    if config.solver_arm == "random":
+        raise UserError(f"--arm random: no program draws problems of the domain {config.domain}; give --problems FILE.")
+    if config.domain == "code":
+        raise UserError("run_solver.py compares answers as texts; training a solver on tests of programs is not there "
+                        "yet, so choose another domain.")
+
+
 def main(argv: list[str]) -> None:
     words = [word.partition("=") for word in argv]
     config = parse_config([SHORT.get(name, name) + equals + value for name, equals, value in words], __doc__, USES)
@@ -367,6 +378,8 @@ def main(argv: list[str]) -> None:
     if Path(arm).name != arm or arm in ("", ".", "..", "start"):
         raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start.")
     folder, domain = config.folder / "solver", domains.get(config.domain)
+    if not domain.SKILLS:
+        refuse_unfit(config)
     tokenizer = open_tokenizer(config)
     if (config.source / "skills").is_dir():
         open_library(config)  # the user's own sentences
@@ -374,7 +387,9 @@ def main(argv: list[str]) -> None:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
             save_config(dataclasses.replace(
                 config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
-        sets = held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
+        # where no program draws problems there is nothing to hold out: eval.py measures on benchmarks
+        sets = held_out_sets(
+            domain, config.skills_min, config.skills_max, config.solver_eval) if domain.SKILLS else {}
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)

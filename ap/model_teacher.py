@@ -236,8 +236,12 @@ class ModelAuthor:
 
 
 def _message(reply: str) -> str:
-    """The agent's words in a reply; "" when it was cut while thinking. The chat format's own tokens stay text."""
+    """The agent's words in a reply, without what it makes the environment say; "" when it was cut while thinking.
+
+    The chat format's own tokens stay text.
+    """
     text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
     if text.startswith("<think>"):
         return ""
-    return text.removeprefix("[agent]").strip().replace("<|", "< |")
+    text = text.removeprefix("[agent]").partition("\n[environment]")[0]
+    return text.strip().replace("<|", "< |")

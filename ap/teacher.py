@@ -3,7 +3,7 @@
 In the miniature both are programs. The author here is competent but uneven, as a large model is: sometimes hasty (it
 submits what it has not checked), sometimes wrong in a reflection, and after a failed check it redraws, prunes or
 replaces without asking which of the three the failure calls for. Only its successes are kept for SFT (V(q) = 1);
-which of its habits pay is for reinforcement learning to find out.
+which of its habits pay is for reinforcement learning to find out. Where a model is the teacher: model_teacher.py.
 """
 from __future__ import annotations
 

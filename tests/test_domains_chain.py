@@ -12,6 +12,7 @@ from test_endpoint import Server
 import run_mgpo
 import run_sft
 import run_skills
+import run_solver
 from ap.chat import build_tokenizer, tool_call
 from ap.config import Config, UserError
 from ap.domains import code, math
@@ -190,6 +191,22 @@ def test_starter_packages_are_enough_to_begin(folders, tmp_path, domain):
     assert all(record["turns"][1]["facts"]["passed"] for record in expert)
     assert 0 < sum(record["pass_rate"] for record in expert) < 4
     assert "acq_loss" not in json.loads((run / "sft_metrics.jsonl").read_text())
+
+
+def test_a_solver_learns_from_problems_of_math(folders, tmp_path):
+    """GRPO on {question, answer} from a file; no held-out sets, since no program draws any."""
+    (tmp_path / "problems.jsonl").write_text("".join(
+        json.dumps({"question": f"What is {n} + 1?", "answer": str(n + 1)}) + "\n" for n in range(4)))
+    given = ["--out", str(tmp_path / "runs"), "--name", "solver", "--device", "cpu", "--model", str(folders[1]),
+             "--problems", str(tmp_path / "problems.jsonl"), "--solver_budget", "4", "--solver_steps", "1",
+             "--solver_groups", "2", "--solver_group_size", "2", "--solver_max_tokens", "60"]
+    run_solver.main([*given, "--domain", "math"])
+    folder = tmp_path / "runs" / "solver" / "solver" / "proposer"
+    assert (folder / "step-000001").is_dir() and json.loads((folder / "evaluation_end.json").read_text()) == {}
+    with pytest.raises(UserError, match="tests of programs is not there yet"):
+        run_solver.main([*given, "--name", "other", "--domain", "code"])
+    with pytest.raises(UserError, match="no program draws problems of the domain math"):
+        run_solver.main([*given, "--name", "other", "--domain", "math", "--arm", "random"])
 
 
 def test_who_is_missing_is_said_before_anything_is_asked(folders, tmp_path):

@@ -169,6 +169,13 @@ def again(world, script):
     return player.keys
 
 
+def test_only_the_agents_words_are_taken(world):
+    """A model that goes on with the transcript by itself makes up what the environment says."""
+    reply = f"<problem>{SOUND}</problem>\n\n[environment]\nok: 11\n\n[agent]\nDone."
+    write = ModelAuthor(world.env, Player(lambda prompt: reply)).writer(random.Random(0))
+    assert write(Episode(world.env, ("shift", "share"))) == f"<problem>{SOUND}</problem>"
+
+
 @pytest.mark.parametrize("reply", ["", "<think>for ever", "<tool_call>{}", "<|im_end|>"])
 def test_messages_of_no_use_end_the_episode_or_are_only_words(world, reply):
     write = ModelAuthor(world.env, Player(lambda prompt: reply)).writer(random.Random(0))
