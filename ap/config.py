@@ -101,7 +101,7 @@ class Config:
     prober_k: int = setting(16, "attempts of the prober at a problem (paper: 16)")
     prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
-    roles: str = setting("", "JSON file: models that verify, audit, attempt, teach (ap/cast.py); empty: the domain's programs")
+    roles: str = setting("", "JSON file of models that verify, audit, attempt and teach (ap/cast.py); empty: programs")
     workers: int = setting(4, "threads that run tools and ask judges while other rows decode")
     # --- evaluation
     problems: int = setting(0, "problems that the trained proposer shall write, besides those of its training")
