@@ -179,7 +179,7 @@ def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     model, reference = (build_model(config, 32, seed) for seed in (0, 1))
     episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
-    return update_once(model, reference, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
+    return update_once(model, reference, None, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
 
 
 WORKER = """
