@@ -12,9 +12,9 @@ processes killed at any moment leave the last good version.
 """
 from __future__ import annotations
 
-import logging
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
@@ -25,7 +25,7 @@ from ap.shard import free, is_sharded, whole
 from ap.update import Updater
 
 STATE_FILE, TENSORS = "training_state.json", "training"
-logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)  # it warns of saving without other processes
+warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dcp whenever a process is alone
 
 
 def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: int = 2) -> Path:
