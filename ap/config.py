@@ -42,7 +42,7 @@ class Config:
     intermediate_size: int = setting(384, "width of the MLP")
     vocab_size: int = setting(1024, "tokens of the mini tokenizer, at most")
     shard: str = setting(
-        "auto", "with several processes, spread the weights over them by FSDP2; auto: a model of 64 M parameters or more",
+        "auto", "several processes: the weights in pieces over them (FSDP2); auto: if they are more than 64 M",
         choices=("auto", "true", "false"))
     shard_size: int = setting(0, "neighbouring ranks that share one copy of the weights, such as a node's; 0: all")
     recompute: bool = setting(

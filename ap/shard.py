@@ -51,7 +51,7 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
                "mp_policy": MixedPrecisionPolicy(param_dtype=replica.dtype, reduce_dtype=torch.float32)}
     for layer in model.base_model.layers:
         fully_shard(layer, **options)
-    fully_shard(model, **options)  # the rest in one unit, so that a tied head stays the embedding: it, and the last norm
+    fully_shard(model, **options)  # embedding, last norm and head: one unit, so that a tied head stays the embedding
     for module in model.modules():
         if is_sharded(module):  # sums, since the loss is divided by the tokens of all ranks; by default they are means
             module.set_gradient_divide_factor(1.0)

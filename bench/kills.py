@@ -2,9 +2,9 @@
 
     python bench/kills.py [--kills 20] [--processes 2] [--shard true] [--out FOLDER]
 
-A tiny run (a minute) goes straight through once. Then its reinforcement learning is started again and again from the
-reference policy, killed by SIGKILL at a random moment, one rank or all of them, and continued with the same command.
-At the end the weights must be equal in every bit, and problems, metrics and evaluations line by line.
+A small run (some minutes) goes straight through once. Then its reinforcement learning is started from the reference
+policy, killed by SIGKILL at random moments, one rank or all processes, and continued with the same command until it
+ends. Then the weights must be equal in every bit, and problems, metrics and evaluations line by line.
 """
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT)]
 from safetensors.torch import load_file  # noqa: E402
 
 SETTINGS = {
-    "device": "cpu", "corpus_size": 120, "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64,
-    "max_tokens": 256, "max_turns": 8, "sft_trajectories": 64, "sft_steps": 120, "sft_lr": 1e-2, "sft_save_every": 60,
-    "eval_sets": 8, "groups": 4, "group_size": 4, "steps": 6, "save_every": 1,
+    "device": "cpu", "corpus_size": 120, "hidden_size": 64, "layers": 3, "heads": 2, "intermediate_size": 192,
+    "max_tokens": 256, "max_turns": 8, "skills_max": 2, "sft_trajectories": 400, "sft_steps": 800, "sft_lr": 6e-3,
+    "eval_sets": 8, "groups": 4, "group_size": 8, "steps": 12, "save_every": 1,
 }
 
 
@@ -36,8 +36,11 @@ def start(script: str, folder: Path, processes: int, shard: str) -> subprocess.P
     given = {"out": folder.parent, "name": folder.name, "shard": shard} | SETTINGS
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
                str(ROOT / script), *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    while script == "run_mgpo.py" and not process.stdout.readline().startswith("model:"):
+        assert process.poll() is None
+    return process  # reinforcement learning begins now
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -68,8 +71,8 @@ def main() -> None:
     prepared, straight, killed = (out.resolve() / name for name in ("prepared", "straight", "killed"))
     assert start("run_sft.py", prepared, options.processes, options.shard).wait() == 0
     shutil.copytree(prepared, straight)
-    began = time.monotonic()
-    assert start("run_mgpo.py", straight, options.processes, options.shard).wait() == 0
+    process, began = start("run_mgpo.py", straight, options.processes, options.shard), time.monotonic()
+    assert process.wait() == 0
     seconds, expected = time.monotonic() - began, outcome(straight)
     print(f"straight: {seconds:.0f} s, {len(expected['problems'])} problems", flush=True)
 
@@ -79,7 +82,8 @@ def main() -> None:
         shutil.copytree(prepared, killed)
         moments, ended = [], False
         while not ended:
-            process, wait = start("run_mgpo.py", killed, options.processes, options.shard), rng.uniform(0.2, 1) * seconds
+            process = start("run_mgpo.py", killed, options.processes, options.shard)
+            wait = rng.uniform(0, 0.9) * seconds
             try:
                 assert process.wait(wait if kills < options.kills else None) == 0
                 ended = True

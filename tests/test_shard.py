@@ -88,7 +88,8 @@ SHARES = {  # the groups of each rank
 ALL = range(5)
 SETTINGS = {"plain": {}, "in two copies": {"shard_size": 2}, "recompute": {"recompute": True}}
 RUNS = [  # processes, kind of model, who has what, settings
-    (2, "tied", "uneven", "plain"), (2, "tied", "the main rank has none", "plain"), (2, "untied", "uneven", "recompute"),
+    (2, "tied", "uneven", "plain"), (2, "tied", "the main rank has none", "plain"),
+    (2, "untied", "uneven", "recompute"),
     (2, "experts", "uneven", "plain"), (4, "tied", "uneven", "plain"), (4, "tied", "two ranks have none", "plain"),
     (4, "tied", "uneven", "in two copies"), (4, "experts", "two ranks have none", "recompute"),
 ]
@@ -101,7 +102,7 @@ def work(folder: Path, world: int) -> None:
         for processes, kind, share, settings in RUNS:
             if processes == world:
                 run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]))
-                assert is_sharded(run.model) and all(weight.numel() == 0 for weight in run.replica.parameters()) is False
+                assert is_sharded(run.model) and is_sharded(run.reference)
                 metrics = run.steps(SHARES[world][share][ranks.rank], 3)
                 results[kind, share, settings] = metrics, run.weights()
         half = Run(ranks, "tied", dtype=torch.bfloat16)
@@ -116,19 +117,30 @@ def work(folder: Path, world: int) -> None:
             results["from", saved] += (run.weights(), run.updater.counts())
         bad = Run(ranks, "tied")
         before = bad.weights()
-        nan = lambda: (float("nan") * token_logprobs(bad.model, torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3))[0].sum(), {})
-        skipped = bad.updater.step([nan] if ranks.rank == 1 else [], 2)["skipped"]  # one rank's gradient is NaN
+        ids = torch.ones(1, 3, dtype=torch.long)
+        nan = [lambda: (float("nan") * token_logprobs(bad.model, ids, ids)[0].sum(), {})] if ranks.rank == 1 else []
+        skipped = bad.updater.step(nan, 2)["skipped"]  # one rank's gradient is NaN, the other's 0
         results["nan"] = skipped, before, bad.weights()
+        results["nothing"] = bad.updater.step([], 0)["skipped"], before, bad.weights()
         if ranks.is_main:
             torch.save(results, folder / f"{world}.pt")
 
 
+IDS = torch.arange(20).unsqueeze(0)
+
+
 def save_two_steps(folder: Path, world: int) -> None:
+    """Checkpoints in FOLDER/by_2, of a mixture of experts and of bfloat16 in others, each with its logits beside it."""
     with Ranks.start(CONFIG) as ranks:
-        run = Run(ranks, "tied")
-        run.steps(SHARES[world]["uneven"][ranks.rank], 2)
-        checkpoint.save(folder, run.replica, None, run.updater, {"step": 2, "known": ["a"]})
-        assert all(weight.numel() == 0 for weight in run.replica.parameters())  # and its memory is free again
+        for name, kind, dtype in (("by_2", "tied", torch.float32), ("experts", "experts", torch.float32),
+                                  ("half", "tied", torch.bfloat16)):
+            run = Run(ranks, kind, dtype=dtype)
+            run.steps(SHARES[world]["uneven"][ranks.rank], 2)
+            checkpoint.save(folder / name, run.replica, None, run.updater, {"step": 2, "known": ["a"]})
+            assert all(weight.numel() == 0 for weight in run.replica.parameters())  # and its memory is free again
+            logits = whole(run.model, run.replica)(IDS).logits
+            if ranks.is_main:
+                torch.save(logits.detach(), folder / name / "logits.pt")
 
 
 def launch(world: int, function, *arguments) -> None:
@@ -169,7 +181,7 @@ import sys
 sys.path[:0] = ["tests"]
 from test_shard import Path, launch, save_two_steps, work
 folder = Path({str(folder)!r})
-launch(2, save_two_steps, folder / "by_2")
+launch(2, save_two_steps, folder)
 launch(2, work, folder)
 launch(4, work, folder)
 """
@@ -242,15 +254,13 @@ def test_any_number_of_processes_goes_on_from_a_checkpoint(results, world, saved
     assert_near(straight.weights(), end)
 
 
-def test_a_checkpoint_of_several_processes_is_an_ordinary_model(results):
-    folder = results[1] / "by_2" / "step-000002"
-    opened = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
-    assert opened.dtype == torch.float32 and opened.lm_head.weight is opened.model.embed_tokens.weight
-    run = Run(Ranks(), "tied")
-    checkpoint.load_training_state(folder, run.updater)
-    ids = torch.arange(20).unsqueeze(0)
-    run.model.set_attn_implementation("sdpa")
-    assert torch.equal(opened(ids).logits, run.model(ids).logits)
+@pytest.mark.parametrize("name, dtype", [
+    ("by_2", torch.float32), ("experts", torch.float32), ("half", torch.bfloat16)])
+def test_a_checkpoint_of_several_processes_is_an_ordinary_model(results, name, dtype):
+    folder = results[1] / name / "step-000002"
+    opened = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="ap")
+    assert opened.dtype == dtype and (opened.lm_head.weight is opened.model.embed_tokens.weight) == (name != "experts")
+    assert torch.equal(opened(IDS).logits, torch.load(folder.parent / "logits.pt"))
     assert len(list((folder / "training").iterdir())) == 2  # each rank has written its pieces
 
 
@@ -261,8 +271,9 @@ def test_saying_that_the_number_of_processes_is_another(results, capsys):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_nan_on_one_rank_is_skipped_by_all(results, world):
-    skipped, before, after = results[0][world]["nan"]
+@pytest.mark.parametrize("what", ["nan", "nothing"])
+def test_nan_on_one_rank_and_no_tokens_at_all_are_skipped(results, world, what):
+    skipped, before, after = results[0][world][what]
     assert skipped == 1.0 and same(before, after)
 
 
@@ -272,7 +283,7 @@ sys.path[:0] = ["tests"]
 from test_shard import ALL, CONFIG, Ranks, Run
 with Ranks.start(CONFIG) as ranks:
     run = Run(ranks, "tied")
-    run.steps(ALL, 1)
+    run.steps(ALL, 1)  # the weights are in pieces
     if ranks.rank == 1:
         raise ValueError("rank 1 has had enough")
     run.steps(ALL, 1)
