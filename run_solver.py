@@ -355,8 +355,8 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "shard", "shard_size", "recompute",
     "max_skipped", "hidden_size", "layers", "heads", "intermediate_size", "micro_batch_tokens", "skills_min",
-    "skills_max", "max_grad_norm", "temperature",
-    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
+    "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "save_every",
+    "sft_save_every", "reference",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}

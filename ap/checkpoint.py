@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dc
 def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: int = 2) -> Path:
     """Write FOLDER/step-000123, 123 being state["step"], and delete all but the last `keep`. Returns its path.
 
-    All ranks call it and leave it together; a folder that several machines write to must be a shared one. `replica` is
+    Nothing is deleted while updates are skipped: the weights of now may be what breaks the gradients. All ranks call it and leave it together; a folder that several machines write to must be a shared one. `replica` is
     the updater's model, or what `shard.shard` made it from. `state` holds JSON values only (numbers, strings, lists,
     dicts with string keys). UserError when the folder cannot be written.
     """
@@ -66,7 +66,8 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
                 path.rename(replaced)
             temporary.rename(path)
             sync(path.parent)
-            for old in (replaced, *_complete(path.parent)[:-keep]):
+            outdated = _complete(path.parent)[:-keep] if not updater.skipped_in_a_row else []
+            for old in (replaced, *outdated):
                 shutil.rmtree(old, ignore_errors=True)
         ranks.barrier()
     return path

@@ -110,8 +110,8 @@ class Updater:
         if self.skipped_in_a_row >= self.max_skipped:
             raise UserError(
                 f"the gradients of {self.skipped_in_a_row} updates in a row were not finite, so nothing is learned any "
-                "more; the last checkpoint is kept: run again with a lower learning rate under another --name, or look "
-                "at the data of these steps.")
+                "more; the checkpoints from before are kept; use a lower learning rate and another --name, or look at "
+                "the data of these steps.")
         return metrics | {"grad_norm": grad_norm, "num_tokens": total, "skipped": float(skipped)}
 
     def _collect_gradients(self) -> None:

@@ -116,6 +116,19 @@ def test_old_checkpoints_are_removed_and_the_highest_step_counts(tmp_path):
     assert checkpoint.latest(tmp_path / "nowhere") is None
 
 
+def test_checkpoints_from_before_the_gradients_broke_are_not_removed(tmp_path):
+    model = make_model()
+    updater = make_updater(model)
+    for step in (1, 2, 3, 4):
+        if step > 2:
+            updater.step([lambda: (model(input_ids=torch.tensor([[1]])).logits.sum() * float("nan"), {})], 1)
+        checkpoint.save(tmp_path, model, None, updater, {"step": step}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000003", "step-000004"]
+    train(model, updater, [5])
+    checkpoint.save(tmp_path, model, None, updater, {"step": 5}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000005"]
+
+
 def test_saving_a_step_again_replaces_it(tmp_path):
     for seed in (0, 1):
         model = make_model(seed)

@@ -77,6 +77,12 @@ def test_more_ranks_than_groups_of_an_update(out, monkeypatch):
     refused([*out, "--groups", "16", "--updates", "4"], "8 ranks")
 
 
+def test_ranks_that_cannot_share_weights_evenly(out, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert parse_config([*out, "--shard_size", "4"], "").shard_size == 4
+    refused([*out, "--shard_size", "3"], "--shard_size 3", "8 ranks")
+
+
 def test_a_script_has_only_the_settings_that_it_uses(out):
     uses = ("preset", "name", "out", "tau_r")
     assert parse_config([*out, "--tau_r", "0.7"], "", uses).tau_r == 0.7

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import run_mgpo
 import run_sft
 import run_skills
-from ap.config import Config, run_main
+from ap.config import Config, UserError, run_main
 from ap.files import write_jsonl
 from ap.ranks import Ranks
 from ap.trajectory import Problem, Trajectory, Turn
@@ -408,6 +408,17 @@ def test_a_skills_folder_that_was_emptied(own_tiny, monkeypatch, capsys):
         shutil.rmtree(package)
     argv = options(own_tiny.folder, {"skills": own_tiny.skills})
     refused(run_sft, argv, monkeypatch, capsys, own_tiny.folder / "skills", "no skills here")
+
+
+def test_gradients_that_stay_broken(prepared, tmp_path, monkeypatch):
+    """The run ends; the checkpoints from before the trouble are there, and another name can start from them."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "broken"))
+    shutil.rmtree(folder / "sft" / "step-000120")
+    monkeypatch.setattr(run_sft, "sft_loss", lambda logprobs, mask: logprobs.sum() * float("nan"))
+    with pytest.raises(UserError, match="gradients of 3 updates in a row were not finite.*--name"):
+        run_sft.main(options(folder, {"max_skipped": 3}))
+    assert [path.name for path in (folder / "sft").iterdir()] == ["step-000060"]
+    assert [line["skipped"] for line in metrics(folder, "sft_metrics")[60:]] == [1.0, 1.0]
 
 
 def test_a_spoilt_expert_file(own_tiny, monkeypatch, capsys):
