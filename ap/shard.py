@@ -67,6 +67,8 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     # Scoring runs the backbone and, on some positions, the head. As a forward method of the root, it finds both whole.
     model.score_tokens = types.MethodType(score_tokens, model)
     register_fsdp_forward_method(model, "score_tokens")
+    if not frozen:
+        ranks.print(f"weights: in float32 pieces over {size} of {ranks.world} processes")
     return model
 
 
