@@ -15,6 +15,7 @@ from ap.config import UserError
 from ap.ranks import Ranks
 from ap.shard import empty_pass, is_sharded
 
+
 def micro_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
     """Split rows 0..len(lengths)-1 so that rows * longest <= max_tokens in each part, with at least one row in each.
 

@@ -98,7 +98,8 @@ RUNS = [  # processes, kind of model, who has what, settings
 def work(folder: Path, world: int) -> None:
     """What each of `world` processes does. The main one writes down what came of it."""
     with Ranks.start(CONFIG) as ranks:
-        results = {}
+        small, results = make_model("tied"), {}
+        assert shard(small, ranks, replace(CONFIG, shard="auto")) is small  # not worth it
         for processes, kind, share, settings in RUNS:
             if processes == world:
                 run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]))
