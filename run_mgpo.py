@@ -30,6 +30,7 @@ from ap.judge import judge, summary, verify
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics
 from ap.model import describe, load_model, token_logprobs
+from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
@@ -331,6 +332,8 @@ def print_table(before: dict, after: dict, ranks: Ranks) -> None:
 
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
+    if config.dry_run:
+        return dry_run(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:
             save_config(config)
