@@ -2,9 +2,9 @@
 
     python run_mgpo.py --preset qwen3-4b --dry_run true [--gpus 8] [--card_gb 80] [--model FOLDER]
 
-Nothing is loaded and no GPU is needed. Parameters are counted on a model without memory (device "meta") of the published
-sizes, or of the config.json of --model. All amounts are bytes of one GPU, printed in GiB (2^30). The plan assumes that
-with several GPUs
+Nothing is loaded and no GPU is needed. Parameters are counted on a model without memory (device "meta") of the
+published sizes, or of the config.json of --model. All amounts are bytes of one GPU, printed in GiB (2^30). The plan
+assumes that with several GPUs
 
     weights, gradients and Adam's moments   are float32 and spread evenly over the GPUs (FSDP2)
     a layer                                 is gathered in --dtype while it computes, and the next one meanwhile
@@ -51,8 +51,8 @@ PUBLISHED = {
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True),
     "qwen3-30b-a3b": Qwen3MoeConfig(
         vocab_size=151936, hidden_size=2048, intermediate_size=6144, moe_intermediate_size=768, num_experts=128,
-        num_experts_per_tok=8, num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=4, head_dim=128,
-        tie_word_embeddings=False),
+        num_experts_per_tok=8, norm_topk_prob=True, num_hidden_layers=48, num_attention_heads=32, num_key_value_heads=4,
+        head_dim=128, tie_word_embeddings=False),
 }
 
 
@@ -322,7 +322,7 @@ def weak_scaling(compute: float, count: Sizes, width: int, n: int, micro_batches
     """Speed of a GPU among n, each with the work that one has alone: compute / (compute + link time).
 
     `compute`: seconds that a GPU needs for its micro-batches. The worst case, in which nothing overlaps; FSDP2 gathers
-    the next layer while one computes, so the truth lies between this and 1. Waiting for the longest rollout is not in it.
+    the next layer while one computes, so the truth lies between this and 1. Not in it: waiting for the longest rollout.
     """
     return compute / (compute + link_bytes(count, width, n, micro_batches) / LINK)
 
@@ -336,7 +336,7 @@ def device_peak(name: str) -> float | None:
 
 
 def dry_run(config: Config) -> None:
-    """Print the plan of --gpus cards of --card_gb, and advice if it does not fit. UserError then, with what to change."""
+    """Print the plan for --gpus cards of --card_gb. If it does not fit: advice, and a UserError with what to change."""
     if os.environ.get("RANK", "0") != "0":
         return
     shape = shape_of(config)
@@ -347,8 +347,8 @@ def dry_run(config: Config) -> None:
         needs = zip(PHASES, peaks(memory(shape, config, config.gpus)))
         missing = [f"{phase} needs {need / GIB:.1f}" for phase, need in needs if need > config.card_gb * GIB]
         missing = missing or [f"a row of the KV cache needs more than the {CACHE_BYTES / GIB:.0f} of CACHE_BYTES"]
-        raise UserError(f"{config.preset} does not fit on {config.gpus} x {config.card_gb:g} GiB: {', '.join(missing)}; "
-                        f"{remedy(shape, config)}.")
+        raise UserError(f"{config.preset} does not fit on {config.gpus} x {config.card_gb:g} GiB: "
+                        f"{', '.join(missing)}; {remedy(shape, config)}.")
 
 
 def fits(shape: PretrainedConfig, config: Config) -> bool:
@@ -387,14 +387,18 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
     if n > 1:
         links = traffic / LINK
         speeds = (f"{weak_scaling(compute, count, w, number, batches):.2f}" for number in (1, 2, 4, 8))
-        lines += [f"links: {traffic / 1e9:,.0f} GB a GPU, {links:.1f} s at {LINK / 1e9:.0f} GB/s a direction (NVLink 4), "
-                  f"{links / (links + compute):.0%} of the update if nothing overlaps",
+        lines += [f"links: {traffic / 1e9:,.0f} GB a GPU, {links:.1f} s at {LINK / 1e9:.0f} GB/s a direction "
+                  f"(NVLink 4), {links / (links + compute):.0%} of the update if nothing overlaps",
                   f"speed of a GPU among 1, 2, 4, 8 with the same work each, if nothing overlaps: {', '.join(speeds)}"]
     return "\n".join(lines)
 
 
 def advice(shape: PretrainedConfig, config: Config) -> str:
-    """The other ways to place a model with experts, with as many rows of cache as fit beside it in each."""
+    """The other ways to place a model with experts, each with as many rows of cache as fit beside it.
+
+    *Choice*: advised is the way in which most rows decode together and, among equals, one that trains all weights. An
+    optimiser on the host costs (4 + w) P / n bytes over PCIe a GPU and step: gradients there, weights back.
+    """
     limit, lines = config.card_gb * GIB, []
     lines.append(f"\n{'other ways, not in this repository: GiB of each GPU':50s}"
                  + "".join(f"{phase:>11s}" for phase in PHASES) + f"{'rows':>6s}{'host GiB':>10s}")
@@ -409,8 +413,8 @@ def advice(shape: PretrainedConfig, config: Config) -> str:
         if fits and (rows, not way.lora) > (best[0], False):
             best = rows, way.name
     wanted = wanted_rows(config, config.gpus)
-    lines.append(f"advice: {best[1]}; {best[0]} of {wanted} rows decode together." if best[1] else
-                 "advice: none of these fits; take more or larger cards.")
+    lines.append(f"advice: {best[1]}; {best[0]} of {wanted} rows decode together" if best[1] else
+                 "advice: none of these fits; take more or larger cards")
     return "\n".join(lines)
 
 
@@ -423,7 +427,8 @@ def remedy(shape: PretrainedConfig, config: Config) -> str:
         "micro_batch_tokens": halves(config.micro_batch_tokens, config.max_tokens),
         "max_tokens": halves(config.max_tokens, 1024),
         "groups": halves(config.groups, config.gpus * config.updates),
-        "gpus": [config.gpus << power for power in range(1, 5) if config.gpus << power <= config.groups // config.updates],
+        "gpus": [gpus for gpus in (config.gpus << power for power in range(1, 5))
+                 if gpus <= config.groups // config.updates],
         "card_gb": [card for card in (80, 141, 192) if card > config.card_gb],
     }
     found = []
@@ -436,5 +441,9 @@ def remedy(shape: PretrainedConfig, config: Config) -> str:
                 also = f" --micro_batch_tokens {changed.micro_batch_tokens}" if name == "max_tokens" else ""
                 found.append(f"--{name} {value}{also}")
                 break
-    return f"it would with {' or '.join(found)}" if found else \
-        "no change of --micro_batch_tokens, --max_tokens, --groups, --gpus or --card_gb alone helps, use a smaller --model"
+    room = config.card_gb * GIB - peaks(memory(shape, config, config.gpus, rows=0))[0]
+    rows = cache_rows(shape, config, config.gpus, room)
+    if rows and max(peaks(memory(shape, config, config.gpus, rows=rows))) <= config.card_gb * GIB:
+        found.append(f"{int(room / GIB)} GiB of CACHE_BYTES in ap/cache.py, which hold {rows} rows")
+    tried = ", ".join(f"--{name}" for name in tries)
+    return f"it would with {' or '.join(found)}" if found else f"no value of {tried} alone helps: use a smaller --model"
