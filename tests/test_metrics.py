@@ -115,7 +115,7 @@ def test_tensorboard_gets_the_numbers_of_a_line(tensorboard, tmp_path):
     metrics.write(4, {"loss": torch.tensor(0.5), "nan": float("nan"), "word": "x", "list": [1], "steps": 7})
     (writer,) = FakeWriter.made
     assert (writer.folder, writer.purge_step) == (str(tmp_path / "mini" / "tensorboard"), 4)
-    assert writer.written == [("loss", 0.5, 4), ("steps", 7, 4)]  # what is no number, or none that is finite, is left out
+    assert writer.written == [("loss", 0.5, 4), ("steps", 7, 4)]  # only finite numbers
     assert writer.flushed == 2
     assert lines(tmp_path / "m.jsonl") == [{"step": 4, "loss": 0.5, "nan": None, "word": "x", "list": [1], "steps": 7}]
 
