@@ -233,8 +233,10 @@ def memory(
     P parameters, T of them trained (P, or LoRA's), w bytes of --dtype, n pieces:
         float32 weights 4 T/n, moments 8 T/n, gradients 4 T/n;  pi_ref w P/n;  replica w P
         gathered: w times two layers and the root
-        gradients on their way: w times a layer and the root, and 4 times two layers and the root, in which they are
-        reduced. Of weights that are not cut and not float32: (w + 4) T, one micro-batch's and its float32 copy.
+        gradients on their way: w root + the larger of (w + 8) layer, while a layer's gradient is made and it and the
+        one before are reduced in float32, and 4 (layer + root), the last ones to be reduced. Of weights that are not
+        cut and not float32: (w + 4) T, a micro-batch's gradient and its float32 copy
+    AdamW's own copy of its second moments' roots, 4 T/n, comes when gathered weights and activations are gone.
     """
     count, w = sizes(shape), _width(config)
     n = pieces(config, count, gpus)
@@ -261,7 +263,7 @@ def memory(
         layer, root = (trained / shape.num_hidden_layers, 0) if way.lora else (count.layer, count.root)
         table["replica of the engine"] = (w * resident, w * resident, 0)
         table["two layers and the root, gathered"] = (0, 0, w * (2 * count.layer + count.root))
-        table["gradients on their way"] = (0, 0, w * (layer + root) + 4 * (2 * layer + root))
+        table["gradients on their way"] = (0, 0, w * root + max((w + 8) * layer, 4 * (layer + root)))
     elif w != 4:  # the float32 weights are copies of the model's own
         table["replica of the engine"] = always(w * resident)
         table["gradients on their way"] = (0, 0, (w + 4) * trained)
