@@ -234,9 +234,10 @@ def memory(
         float32 weights 4 T/n, moments 8 T/n, gradients 4 T/n;  pi_ref w P/n;  replica w P
         gathered: w times two layers and the root
         gradients on their way: w root + the larger of (w + 8) layer, while a layer's gradient is made and it and the
-        one before are reduced in float32, and 4 (layer + root), the last ones to be reduced. Of weights that are not
-        cut and not float32: (w + 4) T, a micro-batch's gradient and its float32 copy
-    AdamW's own copy of its second moments' roots, 4 T/n, comes when gathered weights and activations are gone.
+        one before are reduced in float32, and 4 (layer + root), the last ones to be reduced. One GPU: w T, those of a
+        micro-batch, and two float32 copies of one matrix, at most a layer or the root
+    AdamW's copy of its second moments' roots, 4 T/n, comes when these, gathered weights and activations are gone; it
+    counts where there is nothing else.
     """
     count, w = sizes(shape), _width(config)
     n = pieces(config, count, gpus)
@@ -266,7 +267,9 @@ def memory(
         table["gradients on their way"] = (0, 0, w * root + max((w + 8) * layer, 4 * (layer + root)))
     elif w != 4:  # the float32 weights are copies of the model's own
         table["replica of the engine"] = always(w * resident)
-        table["gradients on their way"] = (0, 0, (w + 4) * trained)
+        table["gradients on their way"] = (0, 0, w * trained + 8 * max(count.layer, count.root))
+    else:
+        table["AdamW's step"] = (0, 0, 4 * trained)
     rows = cache_rows(shape, config, gpus) if rows is None else rows
     cache = rows * row_bytes(shape, config.max_tokens, w)
     table[f"KV cache, {rows} rows of {config.max_tokens:,} tokens"] = (cache, 0, 0)

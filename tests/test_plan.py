@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 import ap.cache
+import run_mgpo
+import run_sft
 from ap import generate, model, plan
 from ap.cache import Cache
 from ap.config import PRESETS, Config, UserError, parse_config
@@ -39,6 +41,12 @@ def small(kind="dense", layers=2, **changes):
 def built(shape, dtype=torch.bfloat16):
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(shape).to(dtype).train()
+
+
+def recompute_layers(real):
+    for layer in real.base_model.layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
 
 def preset(name, **changes):
@@ -210,9 +218,7 @@ def test_no_pass_needs_more_than_planned_and_none_much_less(kind, recompute, voc
     shape = small(kind, layers=6, vocab_size=vocabulary)
     real, tokens = built(shape), 256
     if recompute:
-        for layer in real.base_model.layers:
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        recompute_layers(real)
     ids, mask = torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens)
     for weight in real.parameters():
         weight.grad = torch.zeros_like(weight)
@@ -225,6 +231,25 @@ def test_no_pass_needs_more_than_planned_and_none_much_less(kind, recompute, voc
         token_logprobs(real, ids, mask)
     planned = plan.scoring_activations(shape, tokens, 2)
     assert 0.4 * planned < scoring.most < 1.06 * planned
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_whole_update_on_one_gpu_needs_no_more_than_planned(dtype, recompute):
+    shape, tokens = small(layers=6, vocab_size=512), 128
+    config = Config(dtype=dtype, micro_batch_tokens=tokens, max_tokens=tokens)
+    real = built(shape, getattr(torch, dtype))
+    if recompute:
+        recompute_layers(real)
+    ids, mask = torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens)
+    with Peak(real.parameters()) as update:
+        updater = Updater(real, Ranks(), lr=0.1)
+        for _ in range(2):
+            updater.step([lambda: (-token_logprobs(real, ids, mask)[0].sum(), {})] * 2, 2 * tokens)
+    table = plan.memory(shape, config, gpus=1, recompute=recompute)
+    weights = sum(weight.nbytes for weight in real.parameters())  # were there before
+    planned = plan.peaks(table)[2] - plan.RESERVE - table["pi_ref"][2] - weights
+    assert 0.7 * planned < update.most < planned
 
 
 @pytest.mark.parametrize("name, tokens", [("qwen3-4b", 2048), ("qwen3-30b-a3b", 2048)])
@@ -242,9 +267,7 @@ def test_fsdp2_of_eight_ranks_needs_no_more_than_planned(name, tokens):
     try:
         with FakeTensorMode():
             real = AutoModelForCausalLM.from_config(shape).train()
-            for layer in real.base_model.layers:
-                layer.gradient_checkpointing = True
-                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            recompute_layers(real)
             for part in (*real.base_model.layers, real):
                 fully_shard(part, **options)
             ids, chunk = torch.zeros(1, tokens, dtype=torch.long), plan.LOGITS_CHUNK // shape.vocab_size
@@ -311,7 +334,7 @@ def test_the_ways_of_the_30b_model_by_hand():
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"gpus": 1}, ["rollout needs", "update needs", "--gpus 2", "--card_gb 141"]),
+    ({"gpus": 1}, ["rollout needs 98.7", "update needs 98.2", "--gpus 2", "--card_gb 141"]),
     ({"card_gb": 48.0}, ["48 GiB", "rollout needs 52.8", "26 GiB of CACHE_BYTES", "11 rows"]),
     ({"micro_batch_tokens": 262144}, ["update needs", "--micro_batch_tokens 131072"]),
     ({"max_tokens": 1 << 19, "card_gb": 1e6}, ["a row of the KV cache", "--max_tokens"]),
@@ -343,6 +366,15 @@ def test_the_command_line(tmp_path):
     (tmp_path / "own" / "config.json").write_text('{"model_type": "none-such"}')
     with pytest.raises(UserError, match="config.json cannot be used"):
         plan.shape_of(parse_config([*out, "--model", str(tmp_path / "own")], ""))
+
+
+@pytest.mark.parametrize("script", [run_mgpo, run_sft])
+def test_a_dry_run_leaves_nothing(script, tmp_path, capsys, monkeypatch):
+    script.main(["--out", str(tmp_path / "runs"), "--dry_run", "true"])
+    assert "918,912 parameters" in capsys.readouterr().out and not (tmp_path / "runs").exists()
+    monkeypatch.setenv("RANK", "3")  # torchrun's other processes
+    script.main(["--out", str(tmp_path / "runs"), "--dry_run", "true"])
+    assert capsys.readouterr().out == ""
 
 
 # ------------------------------------------------------------------------------------------- traffic and time
