@@ -28,8 +28,9 @@ from ap.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.judge import judge, summary, verify
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
-from ap.metrics import Metrics
+from ap.metrics import Metrics, Speed, open_sinks
 from ap.model import describe, load_model, token_logprobs
+from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
@@ -169,7 +170,9 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     if start == config.steps:
         return whole(model, replica)
     names = ("metrics", "problems", "trajectories")
-    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in names}
+    sinks = {"metrics": open_sinks(config, start, ranks)}
+    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks, sinks.get(name, ())) for name in names}
+    speed = Speed(model, config, ranks)
 
     progress = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.algorithm,
                     disable=not ranks.is_main)
@@ -200,9 +203,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         record = summary(everyone) | losses | clock.seconds | {
             "dead_groups": dead_groups(everyone), "prober": world.prober.level,
             "repeated_rate": 1 - len(new) / len(accepted) if accepted else 0.0,
-            "tokens_per_second/rollout": ranks.world * engine["decode_tokens"] / clock.seconds["seconds/rollout"],
-            "tokens_per_second/update": sum(len(t.ids) for t in everyone) / clock.seconds["seconds/update"],
-            **world.cast.counts(), **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
+            **speed.of_step(everyone, engine, clock.seconds), **world.cast.counts(),
+            **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
         }
         logs["metrics"].write(step + 1, record)
         logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])
@@ -342,6 +344,8 @@ def print_table(before: dict, after: dict, ranks: Ranks) -> None:
 
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
+    if config.dry_run:
+        return dry_run(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:
             save_config(config)

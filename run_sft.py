@@ -24,6 +24,7 @@ from ap.judge import judge
 from ap.losses import sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
+from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.rollout import play_script
 from ap.shard import free, shard
@@ -158,6 +159,8 @@ def loss_terms(model, batch: Batch, name: str, weight: float) -> tuple[torch.Ten
 
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
+    if config.dry_run:
+        return dry_run(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:
             save_config(config)

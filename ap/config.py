@@ -131,6 +131,12 @@ class Config:
     solver_max_tokens: int = setting(256, "an attempt of more tokens, prompt included, is cut and counts as wrong")
     solver_eval: int = setting(500, "problems in each of the domain's two held-out sets")
     solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
+    # --- planning, and what is recorded besides metrics.jsonl
+    dry_run: bool = setting(False, "print what each GPU's memory and links would hold and carry, and stop: ap/plan.py")
+    gpus: int = setting(8, "GPUs that the dry run plans for; a run has as many as torchrun starts processes")
+    card_gb: float = setting(80.0, "memory of such a GPU in GiB, for the dry run")
+    peak_tflops: float = setting(0.0, "TFLOP/s that a GPU has at best, for MFU in metrics; 0: by its name, if known")
+    wandb: str = setting("", "W&B project to report metrics to as well, when the package wandb is installed")
 
     @property
     def folder(self) -> Path:
@@ -275,7 +281,7 @@ def validate(config: Config) -> None:
 
     need(config.name not in ("", ".", "..") and Path(config.name).name == config.name,
          f"--name {config.name!r}: must be a plain folder name, without a path.")
-    need(config.preset == "mini" or config.model != "",
+    need(config.preset == "mini" or config.model != "" or config.dry_run,
          f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
     need(not config.model or (Path(config.model) / "config.json").is_file(),
          f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
@@ -293,7 +299,7 @@ def validate(config: Config) -> None:
              f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
     need("submit" in chosen, f"--actions {config.actions}: submit must be among them, or no episode can end well.")
 
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
+    ranks = config.gpus if config.dry_run else int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     need(config.group_size >= 2, f"--group_size {config.group_size}: must be at least 2, since a trajectory is "
                                  "compared with the others of its group.")
     need(config.groups % config.updates == 0,

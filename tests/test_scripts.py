@@ -60,9 +60,9 @@ def parameters(checkpoint):
 
 
 def metrics(folder, name="metrics"):
-    """The lines of a JSONL, without what a clock measured."""
+    """The lines of a JSONL, without what a clock or the system measured."""
     lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-    clocked = ("seconds", "tokens_per_second")
+    clocked = ("seconds", "tokens_per_second", "peak_memory")
     return [{key: value for key, value in line.items() if not key.startswith(clocked)} for line in lines]
 
 
