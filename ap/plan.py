@@ -27,14 +27,14 @@ from typing import Sequence
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
-from ap.cache import CACHE_BYTES
+from ap.cache import GPU_SHARE
 from ap.config import Config, UserError
 from ap.generate import PREFILL_TOKENS
+from ap.shard import SMALL
 
 GIB = 1 << 30
 RESERVE = 6 * GIB  # *choice*: CUDA's context, NCCL's buffers, fragments, and what a card of "80 GB" lacks of 80 GiB
 MAX_ROWS = 256  # of the engine
-REPLICATE = 64 << 20  # parameters up to which --shard auto leaves a model whole
 LOGITS_CHUNK = 1 << 26  # logits that token_logprobs makes at once
 BACKWARD = 1.5  # *choice*: one layer's activations and, in its backward pass, the gradients of some of them
 LINK = 450e9  # *assumption*: bytes/s that a GPU receives while it sends as many; NVLink 4 of an H100 or H200
@@ -211,24 +211,23 @@ def wanted_rows(config: Config, gpus: int) -> int:
 
 
 def cache_rows(shape: PretrainedConfig, config: Config, gpus: int, free: float = math.inf) -> int:
-    """Rows of the cache: those wanted, as far as CACHE_BYTES and `free` bytes hold them. Others wait for their turn."""
+    """Rows of the cache: those wanted, as far as GPU_SHARE of `free` bytes holds them. Others wait for their turn."""
     each = row_bytes(shape, config.max_tokens, _width(config))
-    return int(min(wanted_rows(config, gpus), CACHE_BYTES // each, max(free, 0) // each))
+    return int(min(wanted_rows(config, gpus), GPU_SHARE * max(free, 0) // each))
 
 
 def pieces(config: Config, count: Sizes, gpus: int) -> int:
     """Into how many pieces FSDP2 cuts the weights. 1: each GPU holds all of them."""
-    how = getattr(config, "shard", "auto")
-    if how == "false" or how == "auto" and count.total <= REPLICATE:
+    if config.shard == "false" or config.shard == "auto" and count.total < SMALL:
         return 1
-    return getattr(config, "shard_size", 0) or gpus
+    return config.shard_size or gpus
 
 
 def memory(
     shape: PretrainedConfig, config: Config, gpus: int, way: Way = AS_IS, recompute: bool | None = None,
     rows: int | None = None,
 ) -> dict[str, tuple[float, float, float]]:
-    """{what: bytes of a GPU during rollout, log-probs, update}. rows: of the cache, cache_rows(...) when None.
+    """{what: bytes of a GPU during rollout, log-probs, update}. rows: of the cache; None: what fits beside the rest.
 
     P parameters, T of them trained (P, or LoRA's), w bytes of --dtype, n pieces:
         float32 weights 4 T/n, moments 8 T/n, gradients 4 T/n;  pi_ref w P/n;  replica w P
@@ -241,7 +240,7 @@ def memory(
     """
     count, w = sizes(shape), _width(config)
     n = pieces(config, count, gpus)
-    recompute = getattr(config, "recompute", True) if recompute is None else recompute
+    recompute = config.recompute if recompute is None else recompute
     trained = lora_parameters(shape, way.lora) if way.lora else count.total
     resident = count.total - (count.experts * (gpus - 1) / gpus if way.spread_experts else 0)
     tokens = max(config.micro_batch_tokens, config.max_tokens)  # a micro-batch has one row at least
@@ -270,7 +269,9 @@ def memory(
         table["gradients on their way"] = (0, 0, w * trained + 8 * max(count.layer, count.root))
     else:
         table["AdamW's step"] = (0, 0, 4 * trained)
-    rows = cache_rows(shape, config, gpus) if rows is None else rows
+    if rows is None:
+        rest = peaks(memory(shape, config, gpus, way, recompute, rows=0))[0]
+        rows = cache_rows(shape, config, gpus, config.card_gb * GIB - rest)
     cache = rows * row_bytes(shape, config.max_tokens, w)
     table[f"KV cache, {rows} rows of {config.max_tokens:,} tokens"] = (cache, 0, 0)
     drawing = 32 * rows * shape.vocab_size  # a token is drawn in float64
@@ -351,15 +352,15 @@ def dry_run(config: Config) -> None:
             print(advice(shape, config), flush=True)
         needs = zip(PHASES, peaks(memory(shape, config, config.gpus)))
         missing = [f"{phase} needs {need / GIB:.1f}" for phase, need in needs if need > config.card_gb * GIB]
-        missing = missing or [f"a row of the KV cache needs more than the {CACHE_BYTES / GIB:.0f} of CACHE_BYTES"]
+        missing = missing or ["the KV cache has no room for a row of --max_tokens"]
         raise UserError(f"{config.preset} does not fit on {config.gpus} x {config.card_gb:g} GiB: "
                         f"{', '.join(missing)}; {remedy(shape, config)}.")
 
 
 def fits(shape: PretrainedConfig, config: Config) -> bool:
     """Does each phase fit on the card, with the rows that the engine would take, one at least?"""
-    most = max(peaks(memory(shape, config, config.gpus)))
-    return most <= config.card_gb * GIB and cache_rows(shape, config, config.gpus) > 0
+    limit, rest = config.card_gb * GIB, peaks(memory(shape, config, config.gpus, rows=0))
+    return max(rest) <= limit and cache_rows(shape, config, config.gpus, limit - rest[0]) > 0
 
 
 def plan(shape: PretrainedConfig, config: Config) -> str:
@@ -380,8 +381,8 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
     each = row_bytes(shape, config.max_tokens, w)
     free = config.card_gb * GIB - peaks(memory(shape, config, gpus, rows=0))[0]
     lines += ["", f"KV cache: {each / config.max_tokens / 1024:.0f} KiB a token, {each / GIB:.2f} GiB a row; "
-              f"{wanted_rows(config, gpus)} rows wanted, {CACHE_BYTES // each} in CACHE_BYTES, "
-              f"{max(int(free // each), 0)} in what is free"]
+              f"{wanted_rows(config, gpus)} rows wanted, {cache_rows(shape, config, gpus, free)} fit "
+              f"in {GPU_SHARE:.0%} of what is free"]
 
     rows = max(1, config.micro_batch_tokens // config.max_tokens)  # of a micro-batch, all at full length
     batches = -(-episodes // rows)
@@ -446,9 +447,5 @@ def remedy(shape: PretrainedConfig, config: Config) -> str:
                 also = f" --micro_batch_tokens {changed.micro_batch_tokens}" if name == "max_tokens" else ""
                 found.append(f"--{name} {value}{also}")
                 break
-    room = config.card_gb * GIB - peaks(memory(shape, config, config.gpus, rows=0))[0]
-    rows = cache_rows(shape, config, config.gpus, room)
-    if rows and max(peaks(memory(shape, config, config.gpus, rows=rows))) <= config.card_gb * GIB:
-        found.append(f"{int(room / GIB)} GiB of CACHE_BYTES in ap/cache.py, which hold {rows} rows")
     tried = ", ".join(f"--{name}" for name in tries)
     return f"it would with {' or '.join(found)}" if found else f"no value of {tried} alone helps: use a smaller --model"
