@@ -28,11 +28,13 @@ from ap.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.judge import judge, summary, verify
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
-from ap.metrics import Metrics
+from ap.metrics import Metrics, Speed, open_sinks
 from ap.model import describe, load_model, token_logprobs
+from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
+from ap.shard import free, shard, whole
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches
 from ap.world import World
@@ -65,46 +67,55 @@ def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> Non
 
 
 @torch.no_grad()
-def score(model, batch: Batch, micro: list[list[int]], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probs and entropies (B, T) of a whole batch, in micro-batches, without gradient."""
-    logprobs, entropy = torch.zeros_like(batch.old_logprobs), torch.zeros_like(batch.old_logprobs)
-    for rows in micro:
+def score(model, batch: Batch | None, config: Config) -> torch.Tensor | None:
+    """Log-probs (B, T) of a whole batch, in micro-batches, without gradient."""
+    if batch is None:
+        return None
+    logprobs = torch.zeros_like(batch.old_logprobs)
+    for rows in micro_batches(batch.lengths.tolist(), config.micro_batch_tokens):
         length = int(batch.lengths[rows].max())
-        logprobs[rows, :length], entropy[rows, :length] = token_logprobs(
-            model, batch.ids[rows, :length], batch.loss_mask[rows, :length], temperature)
-    return logprobs, entropy
+        logprobs[rows, :length], _ = token_logprobs(
+            model, batch.ids[rows, :length], batch.loss_mask[rows, :length], config.temperature)
+    return logprobs
 
 
-def update(model, reference, updater: Updater, trajectories: list[Trajectory], config: Config, pad_id: int) -> dict:
+def update(
+    model, reference, replica, updater: Updater, trajectories: list[Trajectory], config: Config, pad_id: int
+) -> dict:
     """One or more policy updates on this rank's groups of one rollout. Returns the metrics of the last one."""
     groups = sorted({trajectory.group for trajectory in trajectories})
     metrics: dict[str, float] = {}
     for part in range(config.updates):
         chosen = set(groups[part::config.updates])
         mine = [t for t in trajectories if t.group in chosen and sum(t.loss_mask) > 0]
-        metrics = update_once(model, reference, updater, mine, config, pad_id, on_policy=part == 0)
+        metrics = update_once(model, reference, replica, updater, mine, config, pad_id, on_policy=part == 0)
     return metrics
 
 
-def update_once(model, reference, updater, trajectories, config: Config, pad_id: int, on_policy: bool) -> dict:
+def update_once(
+    model, reference, replica, updater: Updater, trajectories, config: Config, pad_id: int, on_policy: bool
+) -> dict:
     """One policy update. All ranks must call it, each with its own whole groups, or with none: a gradient of zero."""
+    batch = collate(trajectories, pad_id).to(model.device) if trajectories else None
+    # All ranks gather the weights together, also one that has nothing to score.
+    ref_logprobs = score(whole(reference, replica), batch, config)
+    # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
+    logprobs = None if on_policy else score(whole(model, replica), batch, config)
+    free(model, replica)
     losses, num_tokens, by_action = [], 0, torch.zeros(3, 0, dtype=torch.float64)
     if trajectories:
-        losses, num_tokens, by_action = losses_of(model, reference, trajectories, config, pad_id, on_policy)
+        logprobs = batch.old_logprobs if on_policy else logprobs
+        losses, num_tokens, by_action = losses_of(model, trajectories, batch, logprobs, ref_logprobs, config)
     by_action = torch.cat(updater.ranks.gather(by_action), dim=1)  # (3, actions of all ranks)
     return updater.step(losses, num_tokens) | weight_statistics(by_action)
 
 
 def losses_of(
-    model, reference, trajectories: list[Trajectory], config: Config, pad_id: int, on_policy: bool
+    model, trajectories: list[Trajectory], batch: Batch, logprobs: torch.Tensor, ref_logprobs: torch.Tensor,
+    config: Config,
 ) -> tuple[list[Callable], int, torch.Tensor]:
     """For Updater.step: the losses of the micro-batches and their tokens; and what weight_statistics needs."""
-    batch = collate(trajectories, pad_id).to(model.device)
     action_ids = batch.action_ids  # (B, T)
-    micro = micro_batches(batch.lengths.tolist(), config.micro_batch_tokens)
-    ref_logprobs, _ = score(reference, batch, micro, config.temperature)
-    # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
-    logprobs = batch.old_logprobs if on_policy else score(model, batch, micro, config.temperature)[0]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     advantages = torch.tensor([turn.advantage for turn in turns], device=model.device)  # (num_actions,) float32
     action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
@@ -133,6 +144,7 @@ def losses_of(
             }
         return loss, sums
 
+    micro = micro_batches(batch.lengths.tolist(), config.micro_batch_tokens)
     return [lambda rows=rows: loss_of(rows) for rows in micro], batch.num_tokens, by_action
 
 
@@ -143,21 +155,24 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     """The reinforcement learning loop. Returns the trained proposer; all that it leaves lies in the run's folder."""
     tokenizer, folder = world.tokenizer, config.folder / "mgpo"
     found = checkpoint.latest(folder)
-    model = load_model(found or reference_folder, config)
-    reference = load_model(reference_folder, config).requires_grad_(False)
-    ranks.print(f"model: {describe(model)}")
-    updater = Updater(model, ranks, lr=config.lr, max_grad_norm=config.max_grad_norm)
+    reference = shard(load_model(reference_folder, config), ranks, config, frozen=True)
+    replica = load_model(found or reference_folder, config)
+    model = shard(replica, ranks, config)
+    ranks.print(f"model: {describe(replica)}")
+    updater = Updater(model, ranks, config.lr, config.max_grad_norm, config.max_skipped)
     start, known = 0, set(world.known)
     if found:
-        state = checkpoint.load_training_state(found, model, updater)
+        state = checkpoint.load_training_state(found, updater)
         start, known = state["step"], known | set(state["known"])
         world.curriculum.load_state(state["curriculum"])
         world.prober.load_state(state["prober"])
         ranks.print(f"{config.algorithm}: continuing after step {start} of {config.steps}")
     if start == config.steps:
-        return model
+        return whole(model, replica)
     names = ("metrics", "problems", "trajectories")
-    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks) for name in names}
+    sinks = {"metrics": open_sinks(config, start, ranks)}
+    logs = {name: Metrics(config.folder / f"{name}.jsonl", start, ranks, sinks.get(name, ())) for name in names}
+    speed = Speed(model, config, ranks)
 
     progress = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=config.algorithm,
                     disable=not ranks.is_main)
@@ -167,7 +182,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         starts = draw(world, config, ranks, key)
         # roll out
         trajectories, engine = roll_out(
-            world.env, model, tokenizer, starts, config, verify=lambda t: verify(t, tokenizer, world.committee, known))
+            world.env, whole(model, replica), tokenizer, starts, config,
+            verify=lambda t: verify(t, tokenizer, world.committee, known))
         clock.tick("rollout")
         # judge
         judge(trajectories, tokenizer, world.committee, world.prober, known, config, key)
@@ -175,7 +191,7 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         # compare
         compare(trajectories, config, key)
         # update
-        losses = update(model, reference, updater, trajectories, config, tokenizer.pad_token_id)
+        losses = update(model, reference, replica, updater, trajectories, config, tokenizer.pad_token_id)
         clock.tick("update")
 
         everyone = gathered(trajectories, ranks)
@@ -187,9 +203,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         record = summary(everyone) | losses | clock.seconds | {
             "dead_groups": dead_groups(everyone), "prober": world.prober.level,
             "repeated_rate": 1 - len(new) / len(accepted) if accepted else 0.0,
-            "tokens_per_second/rollout": ranks.world * engine["decode_tokens"] / clock.seconds["seconds/rollout"],
-            "tokens_per_second/update": sum(len(t.ids) for t in everyone) / clock.seconds["seconds/update"],
-            **world.cast.counts(), **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
+            **speed.of_step(everyone, engine, clock.seconds), **world.cast.counts(),
+            **{f"mastery/{category}": value for category, value in world.curriculum.mastery.items()},
         }
         logs["metrics"].write(step + 1, record)
         logs["problems"].write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])
@@ -197,13 +212,11 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         logs["trajectories"].write_all(step + 1, shown)
         progress.set_postfix(valid=f"{record['valid_rate']:.2f}", reward=f"{record['reward']:.2f}")
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            if ranks.is_main:
-                checkpoint.save(folder, model, tokenizer, updater, {
-                    "step": step + 1, "known": sorted(known - world.known), "curriculum": world.curriculum.state(),
-                    "prober": world.prober.state(),
-                })
-            ranks.barrier()
-    return model
+            checkpoint.save(folder, replica, tokenizer, updater, {
+                "step": step + 1, "known": sorted(known - world.known), "curriculum": world.curriculum.state(),
+                "prober": world.prober.state(),
+            })
+    return whole(model, replica)
 
 
 def draw(world: World, config: Config, ranks: Ranks, key: str) -> list[tuple[tuple[str, ...], int, str]]:
@@ -331,6 +344,8 @@ def print_table(before: dict, after: dict, ranks: Ranks) -> None:
 
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
+    if config.dry_run:
+        return dry_run(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:
             save_config(config)

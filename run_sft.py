@@ -27,8 +27,10 @@ from ap.losses import sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
 from ap.model_teacher import ModelAuthor
+from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.rollout import play_script, transcript
+from ap.shard import free, shard
 from ap.teacher import ScriptedAuthor
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
@@ -142,9 +144,11 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     extraction = acquisition_trajectories(world, config)
     found = checkpoint.latest(folder)
     start_from = found or config.model
-    model = load_model(start_from, config) if start_from else build_model(config, len(tokenizer), config.seed)
-    updater = Updater(model, ranks, lr=config.sft_lr, max_grad_norm=config.max_grad_norm)
-    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    replica = load_model(start_from, config) if start_from else build_model(config, len(tokenizer), config.seed)
+    model = shard(replica, ranks, config)
+    free(model, replica)
+    updater = Updater(model, ranks, config.sft_lr, config.max_grad_norm, config.max_skipped)
+    start = checkpoint.load_training_state(found, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "sft_metrics.jsonl", start, ranks)
     progress = tqdm(range(start, config.sft_steps), initial=start, total=config.sft_steps, desc="SFT",
                     disable=not ranks.is_main)
@@ -168,9 +172,7 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
         metrics.write(step + 1, record | {"lr": lr})
         progress.set_postfix(loss=f"{record['sft_loss']:.3f}", extract=f"{record.get('acq_loss', 0.0):.3f}")
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.sft_steps:
-            if ranks.is_main:
-                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
-            ranks.barrier()
+            checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
 
 
 def loss_terms(model, batch: Batch, name: str, weight: float) -> tuple[torch.Tensor, dict]:
@@ -181,6 +183,8 @@ def loss_terms(model, batch: Batch, name: str, weight: float) -> tuple[torch.Ten
 
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__)
+    if config.dry_run:
+        return dry_run(config)
     with Ranks.start(config) as ranks:
         if ranks.is_main:
             save_config(config)

@@ -37,6 +37,7 @@ from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
 from ap.prober import SOLVE
 from ap.ranks import Ranks
+from ap.shard import free, shard, whole
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
 from ap.world import World, open_library
@@ -133,9 +134,11 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
         ranks.print(f"start of the solver: found in {final}")
         return final
     domain, found = domains.get(config.domain), checkpoint.latest(folder)
-    model = load_model(found, config) if found else build_model(config, len(tokenizer), config.seed + 1)
-    updater = Updater(model, ranks, lr=config.solver_sft_lr, max_grad_norm=config.max_grad_norm)
-    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    replica = load_model(found, config) if found else build_model(config, len(tokenizer), config.seed + 1)
+    model = shard(replica, ranks, config)
+    free(model, replica)
+    updater = Updater(model, ranks, config.solver_sft_lr, config.max_grad_norm, config.max_skipped)
+    start = checkpoint.load_training_state(found, updater)["step"] if found else 0
     metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
     drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
     pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
@@ -158,9 +161,7 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
                               num_tokens=sum(sum(example.loss_mask) for example in examples), lr=lr)
         metrics.write(step + 1, record | {"lr": lr})
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.solver_sft_steps:
-            if ranks.is_main:
-                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
-            ranks.barrier()
+            checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
     metrics.close()
     return final
 
@@ -246,9 +247,10 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
     """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder."""
     folder = config.folder / "solver" / config.solver_arm
     found = checkpoint.latest(folder)
-    model = load_model(found or start_folder, config)
-    updater = Updater(model, ranks, lr=config.solver_lr, max_grad_norm=config.max_grad_norm)
-    start = checkpoint.load_training_state(found, model, updater)["step"] if found else 0
+    replica = load_model(found or start_folder, config)
+    model = shard(replica, ranks, config)
+    updater = Updater(model, ranks, config.solver_lr, config.max_grad_norm, config.max_skipped)
+    start = checkpoint.load_training_state(found, updater)["step"] if found else 0
     if start:
         ranks.print(f"solver, {config.solver_arm}: continuing after step {start} of {config.solver_steps}")
     metrics = Metrics(folder / "solver_metrics.jsonl", start, ranks)
@@ -259,8 +261,9 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
         began = time.perf_counter()
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         # roll out, judge: reward 1 for a right answer
-        attempts = attempt(model, tokenizer, mine, size, f"{config.seed}/{step}", config.solver_max_tokens,
-                           config.temperature)
+        attempts = attempt(whole(model, replica), tokenizer, mine, size, f"{config.seed}/{step}",
+                           config.solver_max_tokens, config.temperature)
+        free(model, replica)
         trajectories = [a.trajectory for a in attempts]
         rolled_out = time.perf_counter()
         # compare
@@ -279,11 +282,9 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
         metrics.write(step + 1, record)
         progress.set_postfix(solved=f"{record['solved']:.3f}")
         if (step + 1) % config.save_every == 0 or step + 1 == config.solver_steps:
-            if ranks.is_main:
-                checkpoint.save(folder, model, tokenizer, updater, {"step": step + 1})
-            ranks.barrier()
+            checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
     metrics.close()
-    return model
+    return whole(model, replica)
 
 
 def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
@@ -352,9 +353,10 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 # --------------------------------------------------------------------------------------------------- main
 
 USES = (
-    "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "hidden_size", "layers", "heads",
-    "intermediate_size", "micro_batch_tokens", "skills_min", "skills_max", "max_grad_norm", "temperature",
-    "normalise_std", "clip_low", "clip_high", "save_every", "sft_save_every", "reference",
+    "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "shard", "shard_size", "recompute",
+    "max_skipped", "hidden_size", "layers", "heads", "intermediate_size", "micro_batch_tokens", "skills_min",
+    "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "save_every",
+    "sft_save_every", "reference",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}

@@ -1,55 +1,75 @@
 """Exact and atomic: the checkpoints of a training run.
 
-A checkpoint is an ordinary Hugging Face folder (`AutoModelForCausalLM.from_pretrained` opens it) with one more file,
-training_state.pt: the optimiser and whatever else the next step depends on. No random state is in it, because every
-random draw is keyed by (seed, step, index). Everything is written under a temporary name and renamed when complete,
-so a process killed at any moment leaves the last good version.
+A checkpoint is an ordinary Hugging Face folder (`AutoModelForCausalLM.from_pretrained` opens it) with two more parts:
+
+    training/             float32 weights and Adam's moments; of a sharded model each rank writes its pieces
+    training_state.json   counters, and whatever else the next step depends on
+
+torch.distributed.checkpoint finds pieces by their place in the whole tensor, so any number of ranks can go on. It is
+told to write safetensors, since its own format is read by pickle, which may run code. No random state is saved: every
+random draw is keyed by (seed, step, index). Everything is written under a temporary name and renamed when complete, so
+processes killed at any moment leave the last good version.
 """
 from __future__ import annotations
 
-import json
-import pickle
 import re
 import shutil
+import warnings
 from pathlib import Path
 
-import torch
+import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
-from ap.files import UserError, sync, told_when_unwritable
+from ap.files import UserError, read_json, sync, told_when_unwritable, write_json
+from ap.shard import free, is_sharded, whole
 from ap.update import Updater
 
-STATE_FILE = "training_state.pt"
+STATE_FILE, TENSORS = "training_state.json", "training"
+warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dcp whenever a process is alone
 
 
-def save(folder: Path, model, tokenizer, updater: Updater | None, state: dict, keep: int = 2) -> Path:
+def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: int = 2) -> Path:
     """Write FOLDER/step-000123, 123 being state["step"], and delete all but the last `keep`. Returns its path.
 
-    `state` holds JSON values only (numbers, strings, lists, dicts with string keys). Only one rank may call it; a
-    barrier afterwards is the caller's. UserError when the folder cannot be written.
+    Nothing is deleted while updates are skipped: the weights of now may be what breaks the gradients. All ranks call it and leave it together; a folder that several machines write to must be a shared one. `replica` is
+    the updater's model, or what `shard.shard` made it from. `state` holds JSON values only (numbers, strings, lists,
+    dicts with string keys). UserError when the folder cannot be written.
     """
-    path = Path(folder) / f"step-{state['step']:06d}"
+    path, ranks = Path(folder) / f"step-{state['step']:06d}", updater.ranks
     temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    together = is_sharded(updater.model)
     with told_when_unwritable(path):
-        for leftover in (temporary, replaced):
-            if leftover.exists():  # of a process that was killed here
-                shutil.rmtree(leftover)
-        temporary.mkdir(parents=True)
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        # Through JSON and back: what resumes is what was saved, not, say, a tuple that comes back as a list.
-        record = {"updater": updater.state() if updater else None, "state": json.loads(json.dumps(state))}
-        torch.save(record, temporary / STATE_FILE)
-        for file in temporary.rglob("*"):
-            sync(file)
-        sync(temporary)
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
-        sync(path.parent)
-        for old in (replaced, *_complete(path.parent)[:-keep]):
-            shutil.rmtree(old, ignore_errors=True)
+        model = whole(updater.model, replica)
+        if ranks.is_main:
+            for leftover in (temporary, replaced):
+                if leftover.exists():  # of a process that was killed here
+                    shutil.rmtree(leftover)
+            temporary.mkdir(parents=True)
+            model.save_pretrained(temporary)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(temporary)
+            write_json(temporary / STATE_FILE, {"ranks": ranks.world, "updater": updater.counts(), "state": state})
+        free(updater.model, replica)
+        ranks.barrier()  # the folder is there
+        if together or ranks.is_main:
+            writer = dcp.HuggingFaceStorageWriter(str(temporary / TENSORS), save_distributed=True)
+            try:
+                dcp.save(updater.tensors(), storage_writer=writer, no_dist=not together)
+            except dcp.CheckpointException as error:
+                raise OSError(_first_line(error)) from error
+        ranks.barrier()  # all pieces are there
+        if ranks.is_main:
+            for file in temporary.rglob("*"):
+                sync(file)
+            sync(temporary)
+            if path.exists():
+                path.rename(replaced)
+            temporary.rename(path)
+            sync(path.parent)
+            outdated = _complete(path.parent)[:-keep] if not updater.skipped_in_a_row else []
+            for old in (replaced, *outdated):
+                shutil.rmtree(old, ignore_errors=True)
+        ranks.barrier()
     return path
 
 
@@ -59,31 +79,32 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_training_state(path: Path, model, updater: Updater | None) -> dict:
-    """Set `model` and `updater` to what they were when `path` was saved, bit for bit. Returns the saved `state`.
+def load_training_state(path: Path, updater: Updater) -> dict:
+    """Set `updater` and its model to what they were when `path` was saved, bit for bit. Returns the saved `state`.
 
-    Weights are copied in place, so tied ones stay tied and the optimiser keeps its hold on them. UserError when the
-    folder is not a whole checkpoint or was made with other model sizes.
+    Any number of ranks may have saved it: from there on the same is computed, up to the order of sums. Weights are
+    copied in place, so tied ones stay tied. UserError when the folder is not a whole checkpoint or was made with other
+    model sizes.
     """
-    path = Path(path)
-    record = _read_training_state(path)
+    path, tensors = Path(path), updater.tensors()
+    record = read_json(path / STATE_FILE)
+    reader = dcp.HuggingFaceStorageReader(str(path / TENSORS))
     try:
-        saved = type(model).from_pretrained(path, dtype=model.dtype, local_files_only=True).state_dict()
-    except (OSError, SafetensorError) as error:
+        saved = {name: tuple(tensor.size) for name, tensor in reader.read_metadata().state_dict_metadata.items()}
+        own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        for name in sorted(saved.keys() | own.keys()):
+            theirs, ours = saved.get(name, "absent"), own.get(name, "absent")
+            if theirs != ours:
+                raise UserError(f"{path}: {name} is {theirs} in the checkpoint and {ours} in the model; "
+                                "use the model settings that this run was started with, or another --name.")
+        dcp.load(tensors, storage_reader=reader, no_dist=not is_sharded(updater.model))
+    except (OSError, SafetensorError, dcp.CheckpointException) as error:
         raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}): delete this folder and run again; "
                         "an older checkpoint or the stage before will be used.") from error
-    own = model.state_dict()
-    for name in sorted(saved.keys() | own.keys()):
-        theirs, ours = (tuple(weights[name].shape) if name in weights else "absent" for weights in (saved, own))
-        if theirs != ours:
-            raise UserError(f"{path}: {name} is {theirs} in the checkpoint and {ours} in the model; "
-                            "use the model settings that this run was started with, or another --name.")
-    model.load_state_dict(saved)
-    if updater is not None:
-        if record["updater"] is None:
-            raise UserError(f"{path} was saved without an optimiser, so training cannot continue from it; "
-                            "give it as --model of another --name instead.")
-        updater.load_state(record["updater"])
+    updater.resume(record["updater"])
+    if record["ranks"] != updater.ranks.world:
+        updater.ranks.print(f"{path}: saved by {record['ranks']} processes, going on with {updater.ranks.world}; from "
+                            "here on sums are made in another order, so numbers differ in their last digits")
     return record["state"]
 
 
@@ -92,17 +113,9 @@ def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
-    whole = [path for path in named if (path / STATE_FILE).is_file()]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+    found = [path for path in named if (path / STATE_FILE).is_file()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _read_training_state(path: Path) -> dict:
-    try:
-        return torch.load(path / STATE_FILE, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path / STATE_FILE} cannot be read ({_first_line(error)}): delete the folder {path} and run "
-                        "again; an older checkpoint or the stage before will be used.") from error
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -41,6 +41,13 @@ class Config:
     heads: int = setting(4, "attention heads; half as many key-value heads")
     intermediate_size: int = setting(384, "width of the MLP")
     vocab_size: int = setting(1024, "tokens of the mini tokenizer, at most")
+    shard: str = setting(
+        "auto", "several processes: the weights in pieces over them (FSDP2); auto: if they are more than 64 M",
+        choices=("auto", "true", "false"))
+    shard_size: int = setting(0, "neighbouring ranks that share one copy of the weights, such as a node's; 0: all")
+    recompute: bool = setting(
+        False, "compute activations again in the backward pass instead of keeping them: less memory, more time")
+    max_skipped: int = setting(10, "updates in a row that are skipped, their gradient not being finite, end the run")
     micro_batch_tokens: int = setting(4096, "padded tokens in one forward-backward pass; lower it when memory is short")
     # --- stage 1: skills
     skills: str = setting("skills", "folder of your own SKILL.md packages, used beside the acquired ones")
@@ -124,6 +131,12 @@ class Config:
     solver_max_tokens: int = setting(256, "an attempt of more tokens, prompt included, is cut and counts as wrong")
     solver_eval: int = setting(500, "problems in each of the domain's two held-out sets")
     solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
+    # --- planning, and what is recorded besides metrics.jsonl
+    dry_run: bool = setting(False, "print what each GPU's memory and links would hold and carry, and stop: ap/plan.py")
+    gpus: int = setting(8, "GPUs that the dry run plans for; a run has as many as torchrun starts processes")
+    card_gb: float = setting(80.0, "memory of such a GPU in GiB, for the dry run")
+    peak_tflops: float = setting(0.0, "TFLOP/s that a GPU has at best, for MFU in metrics; 0: by its name, if known")
+    wandb: str = setting("", "W&B project to report metrics to as well, when the package wandb is installed")
 
     @property
     def folder(self) -> Path:
@@ -141,8 +154,8 @@ class Config:
 # values are plans made from the paper and from memory arithmetic, untested until they have run on such a node.
 _BIG = {
     "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0,
-    "max_turns": 24, "reproducible": False, "workers": 32, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32,
-    "save_every": 10,
+    "max_turns": 24, "reproducible": False, "workers": 32, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400,
+    "sft_batch": 32, "save_every": 10, "recompute": True,
 }
 PRESETS: dict[str, dict] = {
     "mini": {},
@@ -257,7 +270,7 @@ def validate(config: Config) -> None:
         value = getattr(config, field.name)
         shown = f"--{field.name} {value}: must be"
         if field.type == "int":
-            least = 0 if field.name in ("seed", "problems") else 1
+            least = 0 if field.name in ("seed", "problems", "shard_size") else 1
             need(value >= least, f"{shown} at least {least}.")
         if field.type == "float":
             need(0 <= value < math.inf, f"{shown} a number of at least 0.")
@@ -268,7 +281,7 @@ def validate(config: Config) -> None:
 
     need(config.name not in ("", ".", "..") and Path(config.name).name == config.name,
          f"--name {config.name!r}: must be a plain folder name, without a path.")
-    need(config.preset == "mini" or config.model != "",
+    need(config.preset == "mini" or config.model != "" or config.dry_run,
          f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
     need(not config.model or (Path(config.model) / "config.json").is_file(),
          f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
@@ -286,7 +299,7 @@ def validate(config: Config) -> None:
              f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
     need("submit" in chosen, f"--actions {config.actions}: submit must be among them, or no episode can end well.")
 
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
+    ranks = config.gpus if config.dry_run else int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     need(config.group_size >= 2, f"--group_size {config.group_size}: must be at least 2, since a trajectory is "
                                  "compared with the others of its group.")
     need(config.groups % config.updates == 0,
@@ -295,6 +308,8 @@ def validate(config: Config) -> None:
     need(per_update >= ranks,
          f"--groups {config.groups} in --updates {config.updates} are {per_update} an update, for {ranks} ranks: use "
          "more groups, fewer updates or fewer processes.")
+    need(config.shard_size == 0 or ranks % config.shard_size == 0,
+         f"--shard_size {config.shard_size}: the {ranks} ranks cannot be split evenly into such parts.")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -87,7 +87,7 @@ def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(shape)
-    return model.to(_dtype(config)).to(_device(config)).train()
+    return _ready(model.to(_dtype(config)), config)
 
 
 def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
@@ -104,6 +104,23 @@ def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
     if report["missing_keys"]:  # transformers only warns, and fills them with random numbers
         raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")
     _refuse_other_attention(folder, model.config)
+    return _ready(model, config)
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """From now on keep what goes into a layer only, and compute the layer again in the backward pass."""
+    def run(layer, *inputs):
+        if not torch.is_grad_enabled():
+            return layer(*inputs)
+        return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)  # no randomness in there
+
+    for layer in model.base_model.layers:  # transformers' own switch
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, run
+
+
+def _ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    if config.recompute:
+        checkpoint_layers(model)
     return model.to(_device(config)).train()
 
 
@@ -137,6 +154,15 @@ def token_logprobs(
     LM head runs on scored positions only, `chunk` of them at a time (None: 256 MiB of logits) and, when there are
     several chunks, again in the backward pass, so the logits of a whole batch never exist. Entropy carries no gradient.
     """
+    if hasattr(model, "score_tokens"):  # in pieces (shard.py): the same function, while the weights are whole
+        return model.score_tokens(ids, mask, temperature, chunk)
+    return score_tokens(model, ids, mask, temperature, chunk)
+
+
+def score_tokens(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What token_logprobs does, for a model whose weights are whole."""
     chunk = chunk or max(1, 2**26 // model.config.vocab_size)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state  # (B, T, H)

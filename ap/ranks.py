@@ -1,7 +1,8 @@
 """The processes of a run: who am I, and the few things that all of us do together.
 
 `torchrun --nproc_per_node 8 run_mgpo.py` starts eight of them, one a GPU; `torchrun run_mgpo.py` and plain
-`python run_mgpo.py` start one. One process makes no process group and otherwise takes the same road.
+`python run_mgpo.py` start one. One process makes no process group and otherwise takes the same road. On several nodes
+with a shared folder, torchrun's own rendezvous (--nnodes, --rdzv_endpoint) starts them; nothing here differs.
 """
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ class Ranks:
         else:
             torch.set_num_threads(config.threads)  # results are the same bits only for the same number of threads
         if world > 1:
-            # Objects, counts and barriers always travel through gloo, so nccl only ever carries gradients. The long
-            # timeout is for the others to wait while the main rank alone builds a stage or saves.
+            # Objects, counts and barriers always travel through gloo, so nccl only ever carries weights and gradients.
+            # The long timeout is for the others to wait while the main rank alone builds a stage or saves.
             backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
             dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(hours=4))
         return cls(rank, world, local_rank, device)

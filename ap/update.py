@@ -7,11 +7,13 @@ gradient, and a long sequence counts as much as its tokens do.
 from __future__ import annotations
 
 import math
-from typing import Callable, Iterable
+from typing import Callable, Sequence
 
 import torch
 
+from ap.config import UserError
 from ap.ranks import Ranks
+from ap.shard import empty_pass, is_sharded
 
 
 def micro_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
@@ -41,17 +43,22 @@ def warmup_cosine(step: int, steps: int, peak: float, warmup: float = 0.03, floo
 
 
 class Updater:
-    """AdamW on the trainable parameters of `model`, whose weights are alike on all ranks and stay so.
+    """AdamW on the trainable parameters of `model`, which all ranks hold alike: whole, or each its pieces (shard.py).
 
     Weights that are not float32 are trained through float32 copies (`masters`): an update of lr 1e-6 is far below the
-    resolution of a bfloat16 weight, and would be lost in it.
+    resolution of a bfloat16 weight, and would be lost in it. The pieces of a sharded model are float32 themselves.
 
+    max_skipped: so many updates in a row without a finite gradient are a UserError.
     *Choices* (the paper is silent): betas (0.9, 0.99), no weight decay.
     """
 
-    def __init__(self, model: torch.nn.Module, ranks: Ranks, lr: float, max_grad_norm: float = 1.0):
-        self.ranks, self.max_grad_norm, self.skipped_updates = ranks, max_grad_norm, 0
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+    def __init__(
+        self, model: torch.nn.Module, ranks: Ranks, lr: float, max_grad_norm: float = 1.0, max_skipped: int = 10
+    ):
+        self.model, self.ranks, self.max_grad_norm, self.max_skipped = model, ranks, max_grad_norm, max_skipped
+        self.skipped_updates = self.skipped_in_a_row = 0
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.names, self.weights = list(trained), list(trained.values())
         self.masters = [
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self.weights
@@ -59,7 +66,7 @@ class Updater:
         self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
 
     def step(
-        self, losses: Iterable[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None
+        self, losses: Sequence[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None
     ) -> dict[str, float]:
         """One update. All ranks must call it, each with its own part, which may be empty.
 
@@ -69,13 +76,17 @@ class Updater:
         lr: the learning rate from now on, when given.
 
         Returns, the same on all ranks: `loss` and the statistics per token, `grad_norm` before clipping, `num_tokens`
-        N, and `skipped`: 1.0 if the weights were left alone because the gradient was not finite or N was 0.
+        N, and `skipped`: 1.0 if the weights were left alone because the gradient was not finite or N was 0. Raises
+        UserError, on all ranks, for the last of max_skipped updates in a row whose gradient was not finite.
         """
         if lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
         (total,) = self.ranks.sum([num_tokens])
         divisor = total or 1.0
+        if is_sharded(self.model):  # each pass gathers weights: a rank with fewer would leave the others waiting
+            missing = max(self.ranks.gather(len(losses))) - len(losses)
+            losses = [*losses, *[lambda: empty_pass(self.model)] * missing]
         sums: dict[str, float] = {}
         for compute in losses:
             loss, statistics = compute()
@@ -96,6 +107,12 @@ class Updater:
             self.optimizer.step()
             self._copy_to_weights()
         self.optimizer.zero_grad()
+        self.skipped_in_a_row = 0 if math.isfinite(grad_norm) else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise UserError(
+                f"the gradients of {self.skipped_in_a_row} updates in a row were not finite, so nothing is learned any "
+                "more; the checkpoints from before are kept; use a lower learning rate and another --name, or look at "
+                "the data of these steps.")
         return metrics | {"grad_norm": grad_norm, "num_tokens": total, "skipped": float(skipped)}
 
     def _collect_gradients(self) -> None:
@@ -107,16 +124,17 @@ class Updater:
                 weight.grad = None
 
     def _sum_and_clip_gradients(self) -> float:
-        """Sum the gradients over the ranks in one flat all-reduce and clip them. Returns their global norm."""
+        """Sum the gradients over the ranks and clip them. Returns their global norm."""
         for master in self.masters:  # no part, or not reached by the loss: a gradient of zero, as on the other ranks
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         gradients = [master.grad for master in self.masters]
-        if self.ranks.world > 1:
+        if self.ranks.world > 1 and not is_sharded(self.model):  # FSDP2 has summed its pieces in the backward passes
             flat = self.ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
                 gradient.copy_(part.view_as(gradient))
-        return float(torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm))
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        return float(norm.full_tensor() if is_sharded(self.model) else norm)
 
     @torch.no_grad()
     def _copy_to_weights(self) -> None:
@@ -124,17 +142,27 @@ class Updater:
             if weight is not master:
                 weight.copy_(master)
 
-    def state(self) -> dict:
-        """Everything that the next step depends on, besides the weights of the model."""
-        masters = [None if weight is master else master.detach() for weight, master in zip(self.weights, self.masters)]
-        return {"optimizer": self.optimizer.state_dict(), "masters": masters, "skipped_updates": self.skipped_updates}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The masters and Adam's two moments by name, in pieces where the model is: to be saved, or to be filled."""
+        found = {}
+        for name, master in zip(self.names, self.masters):
+            moments = self.optimizer.state[master]
+            if not moments:  # before the first update
+                moments |= {"step": torch.tensor(0.0)} | {
+                    moment: torch.zeros_like(master, requires_grad=False) for moment in ("exp_avg", "exp_avg_sq")}
+            found |= {f"{name}.master": master.detach(), f"{name}.exp_avg": moments["exp_avg"],
+                      f"{name}.exp_avg_sq": moments["exp_avg_sq"]}
+        return found
 
-    @torch.no_grad()
-    def load_state(self, state: dict) -> None:
-        """Continue from `state()`. The weights of the model are loaded before."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.skipped_updates = state["skipped_updates"]
-        for weight, master, saved in zip(self.weights, self.masters, state["masters"]):
-            if weight is not master:
-                # a checkpoint of a float32 run has no masters: its weights, just loaded, are the nearest thing
-                master.copy_(weight if saved is None else saved)
+    def counts(self) -> dict[str, int]:
+        """The rest of what the next step depends on."""
+        adam = self.optimizer.state[self.masters[0]].get("step", 0)  # one for all, as all are updated in every step
+        return {"updates": int(adam), "skipped_updates": self.skipped_updates,
+                "skipped_in_a_row": self.skipped_in_a_row}
+
+    def resume(self, counts: dict[str, int]) -> None:
+        """Continue from `counts()`, after `tensors()` have been filled. The weights of the model become the masters."""
+        self.skipped_updates, self.skipped_in_a_row = counts["skipped_updates"], counts["skipped_in_a_row"]
+        for master in self.masters:
+            self.optimizer.state[master]["step"].fill_(counts["updates"])
+        self._copy_to_weights()

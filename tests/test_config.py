@@ -77,6 +77,12 @@ def test_more_ranks_than_groups_of_an_update(out, monkeypatch):
     refused([*out, "--groups", "16", "--updates", "4"], "8 ranks")
 
 
+def test_ranks_that_cannot_share_weights_evenly(out, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert parse_config([*out, "--shard_size", "4"], "").shard_size == 4
+    refused([*out, "--shard_size", "3"], "--shard_size 3", "8 ranks")
+
+
 def test_a_script_has_only_the_settings_that_it_uses(out):
     uses = ("preset", "name", "out", "tau_r")
     assert parse_config([*out, "--tau_r", "0.7"], "", uses).tau_r == 0.7
@@ -119,8 +125,9 @@ def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
 def test_every_setting_belongs_to_a_stage_or_is_free():
     """A new setting must be given its place: may it still change when a stage is there?"""
     fixed = {name for _, names in _STAGES.values() for name in names}
-    free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "save_every", "sft_save_every",
-            "problems", "solver_arm", "solver_problems", "allow_unsafe_exec", "reproducible", "workers"}
+    free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "recompute",
+            "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
+            "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "peak_tflops", "wandb"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import run_mgpo
 import run_sft
 import run_skills
-from ap.config import Config, run_main
+from ap.config import Config, UserError, run_main
 from ap.files import write_jsonl
 from ap.ranks import Ranks
 from ap.trajectory import Problem, Trajectory, Turn
@@ -60,9 +60,9 @@ def parameters(checkpoint):
 
 
 def metrics(folder, name="metrics"):
-    """The lines of a JSONL, without what a clock measured."""
+    """The lines of a JSONL, without what a clock or the system measured."""
     lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
-    clocked = ("seconds", "tokens_per_second")
+    clocked = ("seconds", "tokens_per_second", "peak_memory")
     return [{key: value for key, value in line.items() if not key.startswith(clocked)} for line in lines]
 
 
@@ -185,11 +185,19 @@ def test_stages_1_and_2_again_and_from_their_middle(prepared, runs):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_two_ranks_are_one(finished, prepared):
-    """torchrun with two processes: the same trajectories and, up to the order of sums, the same parameters."""
-    straight, _ = finished
-    folder = copy(prepared, "two_ranks")
-    run("run_mgpo.py", folder, STAGE_3, ranks=2)
+@pytest.fixture(scope="module")
+def two_ranks(prepared):
+    """Stage 3 by torchrun with two processes: with whole weights on each, and with weights in pieces."""
+    folders = {shard: copy(prepared, f"two_ranks_{shard}") for shard in ("false", "true")}
+    for shard, folder in folders.items():
+        run("run_mgpo.py", folder, STAGE_3 | {"shard": shard}, ranks=2)
+    return folders
+
+
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_two_ranks_are_one(finished, two_ranks, shard):
+    """The same trajectories and, up to the order of sums, the same parameters."""
+    straight, folder = finished[0], two_ranks[shard]
     for one, two in zip(metrics(straight), metrics(folder), strict=True):
         for name in one:
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
@@ -197,6 +205,29 @@ def test_two_ranks_are_one(finished, prepared):
     # 3 updates of lr 1e-3: Adam makes a full step even of a gradient that is only rounding. Gradients are
     # compared in test_update.py.
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
+
+
+def test_one_of_two_ranks_is_killed_and_all_start_again(two_ranks, prepared):
+    """SIGKILL of a rank whose weights are in pieces: torchrun ends the other; the same command ends with the same bits
+    and problems as the run of two ranks that nobody disturbed. bench/kills.py does this at random moments."""
+    straight, folder = two_ranks["true"], copy(prepared, "one_killed")
+    settings = STAGE_3 | {"shard": "true"}
+    with subprocess.Popen(command("run_mgpo.py", folder, settings, ranks=2), env=environment(), text=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "mgpo" / "step-000001").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.005)
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        os.kill(int(listed.stdout.split()[-1]), signal.SIGKILL)
+        began = time.monotonic()
+        assert process.wait(60) != 0 and time.monotonic() - began < 60
+    assert not (folder / "evaluation_after.json").exists()
+    assert "continuing after step" in run("run_mgpo.py", folder, settings, ranks=2)
+    whole, again = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    for name in ("metrics", "problems", "trajectories"):
+        assert metrics(folder, name) == metrics(straight, name)
 
 
 def test_a_problem_written_twice_in_one_step_is_kept_once():
@@ -377,6 +408,17 @@ def test_a_skills_folder_that_was_emptied(own_tiny, monkeypatch, capsys):
         shutil.rmtree(package)
     argv = options(own_tiny.folder, {"skills": own_tiny.skills})
     refused(run_sft, argv, monkeypatch, capsys, own_tiny.folder / "skills", "no skills here")
+
+
+def test_gradients_that_stay_broken(prepared, tmp_path, monkeypatch):
+    """The run ends; the checkpoints from before the trouble are there, and another name can start from them."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "broken"))
+    shutil.rmtree(folder / "sft" / "step-000120")
+    monkeypatch.setattr(run_sft, "sft_loss", lambda logprobs, mask: logprobs.sum() * float("nan"))
+    with pytest.raises(UserError, match="gradients of 3 updates in a row were not finite.*--name"):
+        run_sft.main(options(folder, {"max_skipped": 3}))
+    assert [path.name for path in (folder / "sft").iterdir()] == ["step-000060"]
+    assert [line["skipped"] for line in metrics(folder, "sft_metrics")[60:]] == [1.0, 1.0]
 
 
 def test_a_spoilt_expert_file(own_tiny, monkeypatch, capsys):

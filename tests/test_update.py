@@ -139,6 +139,21 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     assert metrics["skipped"] == 0.0 and math.isfinite(metrics["grad_norm"])
 
 
+def test_gradients_that_stay_broken_end_the_run():
+    """The third in a row is an error; a good one in between starts the count anew, and a step of no tokens is none."""
+    model, rows = make_model(), make_rows()
+    updater = Updater(model, Ranks(), lr=0.05, max_skipped=3)
+    good, bad = [lambda: loss_of(model, rows)], [lambda: (model(rows[0]).sum() * float("nan"), {})]
+    for losses in (bad, bad, good, bad, bad):
+        updater.step(losses, 15)
+    with pytest.raises(UserError, match="gradients of 3 updates in a row were not finite.*checkpoints from before are kept.*--name"):
+        updater.step(bad, 15)
+    assert updater.skipped_updates == 5
+    updater = Updater(model, Ranks(), lr=0.05, max_skipped=3)
+    for _ in range(4):
+        assert updater.step([], 0)["skipped"] == 1.0
+
+
 def test_a_step_without_any_token_changes_nothing():
     """Adam would otherwise move on by momentum."""
     model, rows = make_model(), make_rows()
@@ -179,7 +194,7 @@ def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     model, reference = (build_model(config, 32, seed) for seed in (0, 1))
     episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
-    return update_once(model, reference, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
+    return update_once(model, reference, None, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
 
 
 WORKER = """

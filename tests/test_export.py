@@ -1,0 +1,148 @@
+"""Problems in other trainers' layouts: field by field, and read back by those who will read them."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ap import export
+from ap.config import Config, UserError, save_config
+from ap.files import write_jsonl
+
+PROBLEM = {
+    "step": 3, "question": "a is 52. b is a minus 5. Find b.", "answer": "47", "domain": "mini",
+    "skills": ["least", "shift"], "kept_skills": ["shift"], "pass_rate": 0.625,
+}
+PROMPT = [{"role": "user", "content": "a is 52. b is a minus 5. Find b.\n"
+           "Think step by step, and put the final answer in \\boxed{}."}]
+KNOWN = {"step": 3, "skills": ["least", "shift"], "kept_skills": ["shift"], "pass_rate": 0.625}
+EXPECTED = {
+    "verl": {
+        "data_source": "agentic-proposing", "prompt": PROMPT, "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "47"},
+        "extra_info": {"split": "train", "index": 1, "question": PROBLEM["question"], "answer": "47"} | KNOWN,
+    },
+    "trl": {"prompt": PROMPT, "solution": "\\boxed{47}", "answer": "47"} | KNOWN,
+    "chat": {"messages": [*PROMPT, {"role": "assistant", "content": "\\boxed{47}"}]},
+}
+
+
+@pytest.fixture
+def problems(tmp_path):
+    """A run's folder with two problems; the first with less known about it."""
+    save_config(Config(out=str(tmp_path), name="run", seed=7, groups=4, reference=str(tmp_path / "other")))
+    bare = {"question": "a is 1. Find a.", "answer": "1", "domain": "mini"}
+    write_jsonl(tmp_path / "run" / "problems.jsonl", [bare, PROBLEM])
+    return tmp_path / "run" / "problems.jsonl"
+
+
+def exported(problems, kind, ending, *options):
+    out = problems.parent / "to" / f"data.{ending}"
+    export.main([str(problems), "--format", kind, "--out", str(out), *options])
+    return out
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_every_field_of_a_line(problems, kind):
+    lines = exported(problems, kind, "jsonl").read_text().splitlines()
+    assert len(lines) == 2 and json.loads(lines[1]) == EXPECTED[kind]
+    assert json.loads(lines[0]).keys() == EXPECTED[kind].keys()
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_parquet_holds_the_same(problems, kind):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(exported(problems, kind, "parquet")).to_pylist()
+    assert rows == [json.loads(line) for line in exported(problems, kind, "jsonl").read_text().splitlines()]
+    assert rows[1] == EXPECTED[kind]
+    left = sorted(path.name for path in (problems.parent / "to").iterdir())
+    assert left == ["data.jsonl", "data.md", "data.parquet"]
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+@pytest.mark.parametrize("ending, loader", [("parquet", "parquet"), ("jsonl", "json")])
+def test_datasets_loads_it(problems, kind, ending, loader, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    file = exported(problems, kind, ending)
+    loaded = datasets.load_dataset(loader, data_files=str(file), cache_dir=str(tmp_path / "cache"), split="train")
+    assert loaded[1] == EXPECTED[kind]
+
+
+def test_verl_is_what_its_own_scripts_write(problems, tmp_path):
+    """The columns and types of verl's GSM8K script: strings, a list of messages, an integer index."""
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset("parquet", data_files=str(exported(problems, "verl", "parquet")),
+                                   cache_dir=str(tmp_path / "cache"), split="train")
+    text, message = datasets.Value("string"), {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    assert loaded.features["data_source"] == loaded.features["ability"] == text
+    assert loaded.features["prompt"] in ([message], datasets.List(message))
+    assert loaded.features["reward_model"] == {"style": text, "ground_truth": text}
+    assert loaded.features["extra_info"]["index"] == datasets.Value("int64")
+    assert loaded.features["extra_info"]["split"] == text
+
+
+def test_trl_takes_it_for_a_conversation_and_finds_its_answers(problems, tmp_path):
+    pytest.importorskip("trl")
+    pytest.importorskip("math_verify")
+    from trl import is_conversational
+    from trl.rewards import accuracy_reward
+
+    rows = [json.loads(line) for line in exported(problems, "trl", "jsonl").read_text().splitlines()]
+    assert all(is_conversational(row) for row in rows)
+    said = [[{"role": "assistant", "content": f"So it is \\boxed{{{answer}}}."}] for answer in ("2", "47")]
+    assert accuracy_reward(said, [row["solution"] for row in rows]) == [0.0, 1.0]
+
+
+def test_the_data_card(problems):
+    card = exported(problems, "verl", "jsonl", "--license", "cc-by-4.0").with_suffix(".md").read_text()
+    assert card.startswith("---\nlicense: cc-by-4.0\n---\n")
+    for words in ("| problems | 2 |", "preset mini, seed 7", "algorithm | mgpo", "seed 7, groups 4, reference other",
+                  "enumerate_worlds", "second_audit", "slip-0.12", "mean 0.625", "verl", "made from scratch", "| 16 |"):
+        assert words in card, words
+    assert str(problems.parent.parent) not in card  # no path of this machine
+
+
+def test_without_a_run_around_it_the_card_says_so(tmp_path):
+    write_jsonl(tmp_path / "mine.jsonl", [{"question": "1 + 1?", "answer": "2"}])
+    export.main([str(tmp_path / "mine.jsonl"), "--format", "chat", "--out", str(tmp_path / "chat.jsonl")])
+    card = (tmp_path / "chat.md").read_text()
+    assert "no config.json" in card and "license: unknown" in card and "verifier, domain" not in card
+
+
+def test_verl_picks_its_reward_by_the_name_of_the_data(problems):
+    out = exported(problems, "verl", "jsonl", "--data_source", "lighteval/MATH", "--split", "test")
+    row = json.loads(out.read_text().splitlines()[0])
+    assert row["data_source"] == "lighteval/MATH" and row["extra_info"]["split"] == "test"
+
+
+@pytest.mark.parametrize("line, out, words", [
+    ('{"question": "?", "answer": 4}', "a.jsonl", ["line 2", "'answer'"]),
+    ('{"answer": "4"}', "a.jsonl", ["line 2", "'question'"]),
+    ("{", "a.jsonl", ["line 2", "JSON"]),
+    (None, "a.csv", [".parquet or .jsonl"]),
+    ("", "a.jsonl", ["no problem"]),
+])
+def test_bad_input_is_told_in_one_sentence(tmp_path, line, out, words):
+    good = json.dumps(PROBLEM)
+    (tmp_path / "p.jsonl").write_text({None: good, "": ""}.get(line, f"{good}\n{line}\n"))
+    with pytest.raises(UserError) as caught:
+        export.main([str(tmp_path / "p.jsonl"), "--format", "trl", "--out", str(tmp_path / out)])
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+    assert not (tmp_path / out).exists()
+
+
+def test_parquet_without_pyarrow(problems, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install pyarrow, or give a .jsonl file"):
+        exported(problems, "verl", "parquet")
+
+
+def test_the_command_line(problems):
+    command = [sys.executable, "-m", "ap.export", str(problems), "--format", "trl"]
+    root = Path(__file__).parent.parent
+    out = problems.parent / "x.jsonl"
+    done = subprocess.run([*command, "--out", str(out)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("2 problems: ")
+    done = subprocess.run([*command, "--out", "x.csv"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
