@@ -50,6 +50,7 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
     need(world.cast, config, ("teacher",))
     model = world.cast.teacher
     author = ScriptedAuthor(world.env) if model is None else ModelAuthor(world.env, model)
+    known = set() if model is None else world.known  # a model may copy a problem out of the corpus that it has read
     kept, rejected, reasons, number = [], [], Counter(), 0
 
     def play(n: int) -> tuple[int, Trajectory]:
@@ -57,7 +58,7 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
         skills = world.curriculum.draw(rng)
         write = author.writer(rng)
         trajectory = play_script(world.env, world.tokenizer, skills, write, group=n, max_tokens=config.max_tokens)
-        verify(trajectory, world.tokenizer, world.committee, set())  # here, since judges may be slow
+        verify(trajectory, world.tokenizer, world.committee, known)  # here, since judges may be slow
         return n, trajectory
 
     progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)

@@ -35,6 +35,9 @@ def entry(name, intent, quote):
             "tool": "exec: brute force", "recognise": "Whole numbers.", "build": "State the numbers."}
 
 
+DRAFT = re.compile(r"(?i)Find the least (?:positive )?n with n = (\d) mod 3 and n = (\d) mod 5\.")
+
+
 def teacher(prompt, seed=1):
     if "Which reasoning skills does it show" in prompt:
         passage = prompt.split("Passage:\n")[1]
@@ -47,10 +50,13 @@ def teacher(prompt, seed=1):
         return "[]" if "could not be used" in prompt else "There is none."
     if "Score a reasoning skill" in prompt:
         return '{"general": 9, "composable": 8, "checkable": 10, "faithful": 9}'
-    a, b = 1 + len(prompt) % 2, 2  # the names of the skills have different lengths
-    said = prompt.split("--- episode so far ---")[1].count("[agent]")
-    if said == 0 and seed % 4 == 0:  # a bad day: such an episode is rejected
+    episode = prompt.split("--- episode so far ---")[1]
+    said, drafts = episode.count("[agent]"), DRAFT.findall(episode)
+    a, b = drafts[-1] if drafts else (1 + len(prompt) % 2, 2)  # the names of the skills have different lengths
+    if said == 0 and seed % 8 == 0:  # a bad day: such an episode is rejected
         return "<problem>Find the least n. It has a remainder.</problem>"
+    if said == 0 and seed % 8 == 4:  # a lazy one
+        return f"<problem>{CORPUS[0]['question'].lower()} </problem>"
     return [
         f"<think>hm</think><problem>Find the least positive n with n = {a} mod 3 and n = {b} mod 5.</problem>",
         tool_call("exec", code=f"print('answer:', next(n for n in range(1, 16) if n % 3 == {a} and n % 5 == {b}))"),
@@ -59,7 +65,7 @@ def teacher(prompt, seed=1):
 
 
 def solution(prompt):
-    found = re.findall(r"Find the least positive n with n = (\d) mod 3 and n = (\d) mod 5\.", prompt)
+    found = DRAFT.findall(prompt)
     return next((n for n in range(1, 16) for a, b in found[-1:] if n % 3 == int(a) and n % 5 == int(b)), None)
 
 
@@ -125,10 +131,11 @@ def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
         assert 0 < sum(record["pass_rate"] for record in expert) < 6
 
         rejected = [json.loads(line) for line in (run / "expert_rejected.jsonl").read_text().splitlines()]
-        assert rejected and {record["reason"] for record in rejected} == {"unsolvable"}
-        assert rejected[0]["problem"]["question"] == "Find the least n. It has a remainder."
-        assert json.loads((run / "expert_reasons.json").read_text()) == {
-            "valid": 16 - len(rejected), "unsolvable": len(rejected)}
+        assert {(record["reason"], record["problem"]["question"]) for record in rejected} == {
+            ("unsolvable", "Find the least n. It has a remainder."),
+            ("known problem", CORPUS[0]["question"].lower())}
+        reasons = json.loads((run / "expert_reasons.json").read_text())
+        assert reasons["valid"] == 16 - len(rejected) and sum(reasons.values()) == 16
 
         run_mgpo.main([*base, *small])
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
