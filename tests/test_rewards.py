@@ -56,6 +56,7 @@ def test_pass_rate_refuses_nonsense(successes, n, k, kind):
     ("think", {"draft": "sound", "fault": "ok"}, 1),
     ("think", {"draft": "faulty", "fault": "fraction"}, 0),
     ("think", {"draft": "unreadable", "fault": "unreadable"}, -1),
+    ("think", {"draft": "unknown", "fault": "unknown"}, 0),  # where only models can tell, nothing is paid on a claim
     ("think", {"draft": "sound", "repeated": True}, 0),  # a draft earns once
     ("think", {"draft": "unreadable", "repeated": True}, -1),
     ("think", {"judged": True}, 1),
@@ -72,8 +73,10 @@ def test_pass_rate_refuses_nonsense(successes, n, k, kind):
     ("edit", {"legal": True, "in_conflict": True}, 1),
     ("edit", {"legal": True, "in_conflict": False}, -1),
     ("edit", {"legal": False}, -1),
+    ("edit", {"legal": True, "in_conflict": None}, 0),
     ("submit", {"checked": True}, 1),
     ("submit", {"checked": False}, -1),
+    ("submit", {"checked": None}, 0),
     ("unusable", {"error": "cut"}, -1),
 ])
 def test_process_reward(action, facts, expected):
