@@ -55,7 +55,7 @@ class Source(NamedTuple):
 
     def text(self, *names: str) -> str:
         """The first of the named fields that there is, as text. UserError."""
-        name = first_field(self.record, names, self.where, "--benchmark to the one of this file")
+        name = first_field(self.record, names, self.where, "is this the file of another benchmark?")
         return text_of(self.record, name, self.where, "correct or remove the row")
 
     def wrong(self, name: str, needed: str) -> UserError:
@@ -150,9 +150,12 @@ def olympic_arena(source: Source) -> dict | str:
     if record.get("modality") != "text-only" or record.get("language") != "EN" or kind == "OT":
         return "needs a judge" if kind == "OT" else "not text only and English"
     if kind == "CODE":
-        if not are_tests(record.get("test_cases")):
+        cases = record.get("test_cases")
+        if isinstance(cases, dict):  # as the hub's library writes a list of objects
+            cases = [{"input": i, "output": o} for i, o in zip(cases.get("input") or (), cases.get("output") or ())]
+        if not are_tests(cases):
             raise source.wrong("test_cases", "a list of tests with input and output; only val has them")
-        tests = {"public": record["test_cases"], "private": "[]", "function": None}
+        tests = {"public": cases, "private": "[]", "function": None}
         return {"question": source.text("prompt"), "answer": "passes its tests", "tests": tests}
     answer = record.get("answer")
     parts = [answer] if isinstance(answer, (str, int, float)) else source.texts(

@@ -199,8 +199,8 @@ def load_problems(
     problems, seen = [], set()
     for number, record in records(path):
         where = place(path, number)
-        question_field = question_field or first_field(record, QUESTION_FIELDS, where, "question_field")
-        answer_field = answer_field or first_field(record, ANSWER_FIELDS, where, "answer_field")
+        question_field = question_field or first_field(record, QUESTION_FIELDS, where, "set question_field")
+        answer_field = answer_field or first_field(record, ANSWER_FIELDS, where, "set answer_field")
         problem = {"id": str(next((record[name] for name in ID_FIELDS if name in record), number))}
         for name, source in (("question", question_field), ("answer", answer_field)):
             problem[name] = text_of(record, source, where, f"name the field that holds the {name}")
@@ -213,13 +213,13 @@ def load_problems(
     return problems
 
 
-def first_field(record: dict, names: Sequence[str], where: str, setting: str) -> str:
+def first_field(record: dict, names: Sequence[str], where: str, advice: str) -> str:
     """The first of the names that a record has. UserError when it has none."""
     for name in names:
         if name in record:
             return name
     raise UserError(f"{where}: none of the fields {', '.join(names)}; "
-                    f"it has {', '.join(map(str, record)) or 'none'}. Set {setting}")
+                    f"it has {', '.join(map(str, record)) or 'none'}; {advice}")
 
 
 def text_of(record: dict, name: str, where: str, advice: str) -> str:
