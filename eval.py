@@ -191,7 +191,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
     add("--problems", metavar="FILE",
-        help="JSONL with a question and an answer a line; none: the domain's held-out sets")
+        help="JSONL, CSV, Parquet: a question and an answer a row; none: the domain's held-out sets")
     add("--question_field", metavar="TEXT", help="field that holds the question (default: the first known name)")
     add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
     add("--benchmark", choices=BENCHMARKS, help="instead of --problems: a public benchmark, whose rows are --data")

@@ -59,7 +59,7 @@ class Source(NamedTuple):
         return text_of(self.record, name, self.where, "correct or remove the row")
 
     def wrong(self, name: str, needed: str) -> UserError:
-        shown = json.dumps(self.record.get(name), default=str)[:40]
+        shown = json.dumps(self.record[name], default=str)[:40] if name in self.record else "missing"
         return UserError(f"{self.where}: field {name!r} is {shown}, not {needed}; correct or remove the row")
 
     def texts(self, name: str, needed: str = "a list of 2 to 10 texts", least: int = 2, most: int = 10) -> list[str]:
@@ -234,9 +234,11 @@ def load(name: str, data: str | Path, sandbox: Sandbox | None = None) -> tuple[l
 
 def identity(source: Source) -> str:
     """A row's id: the first of ID_FIELDS, or else a hash of what it says, whatever file it stands in."""
-    given = next((source.record[name] for name in ID_FIELDS if source.record.get(name) not in (None, "")), None)
+    for name in ID_FIELDS:
+        if source.record.get(name) not in (None, ""):
+            return str(source.record[name])
     text = json.dumps(source.record, sort_keys=True, default=str)
-    return str(given) if given is not None else hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def data_files(benchmark: Benchmark, data: str) -> list[Path]:
