@@ -6,8 +6,8 @@ import pytest
 
 from ap.config import UserError
 from ap.evaluation import (
-    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records, sign_test,
-    write_correctness,
+    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records,
+    sign_test, write_correctness,
 )
 
 
@@ -145,7 +145,8 @@ def test_load_problems_without_a_readable_file(tmp_path):
 def test_load_problems_of_tables(tmp_path):
     """CSV with quoted line breaks, Parquet: rows are counted, not lines."""
     (tmp_path / "p.csv").write_text('\ufeffProblem,Answer\n"1+1?\nOr\u2028so",2\n2+2?,4\n', encoding="utf-8")
-    problems = [{"id": "1", "question": "1+1?\nOr\u2028so", "answer": "2"}, {"id": "2", "question": "2+2?", "answer": "4"}]
+    problems = [{"id": "1", "question": "1+1?\nOr\u2028so", "answer": "2"},
+                {"id": "2", "question": "2+2?", "answer": "4"}]
     assert load_problems(tmp_path / "p.csv") == problems
     (tmp_path / "bad.csv").write_text('Problem,Answer\n"1+1?\n",2\n2+2?,\n')
     with pytest.raises(UserError, match="bad.csv, row 2: field 'Answer'"):
