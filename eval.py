@@ -1,26 +1,30 @@
 r"""Evaluate a solver: sampled attempts at problems with a known answer.
 
     python eval.py --model FOLDER --problems FILE.jsonl [--k 8] [--temperature 1.0]
+    python eval.py --model FOLDER --benchmark aime24 --data FILE_OR_FOLDER   as published; k as in the paper
     python eval.py --model FOLDER                                two held-out sets of the miniature world
     python eval.py --correctness A.jsonl --compare B.jsonl       compare two earlier evaluations, without a model
 
 For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % intervals over problems, and the shares of attempts
-that were cut at the token limit and that hold no readable answer. The problem x sample matrix goes to OUT/SET.jsonl:
-every one of these figures can be computed again from it, and --compare pairs two of them problem by problem.
+that were cut at the token limit and that hold no readable answer. ap/benchmarks.py says how each benchmark is read and
+graded, and what is left out of it. The problem x sample matrix goes to OUT/SET.jsonl: every one of these figures can be
+computed again from it, and --compare pairs two of them problem by problem.
 """
 from __future__ import annotations
 
 import argparse
 import random
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from ap import domains
-from ap.answers import extract_answer, match_answer
+from ap.benchmarks import BENCHMARKS, ask, load
 from ap.chat import decode_message, prompt_ids, stop_id
 from ap.files import told_when_unwritable
 from ap.config import Config, UserError, run_main
@@ -29,6 +33,7 @@ from ap.evaluation import (
     sign_test, write_correctness,
 )
 from ap.generate import sample
+from ap.grading import Grade, Grader, code_sandbox
 from ap.model import load_model
 from ap.prober import SOLVE
 from ap.trajectory import Trajectory
@@ -41,21 +46,26 @@ class Attempt(NamedTuple):
 
     trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
     answer: str | None  # as extracted
-    status: str  # of match_answer
+    status: str  # of ap.grading.Grade
+
+
+def solve_prompt(problem: dict) -> str:
+    return SOLVE.format(question=problem["question"])
 
 
 def attempt(
     model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None,
-    top_p: float = 1.0, top_k: int = 0,
+    top_p: float = 1.0, top_k: int = 0, prompt_of: Callable[[dict], str] = solve_prompt,
+    grade: Callable[[str | None, dict], Grade] = Grader(),
 ) -> list[Attempt]:
     """k attempts at each problem, those at the same problem beside each other; `group` is the problem's index.
 
-    problems: {"id", "question", "answer"}. The solver sees the question only. An attempt depends on the key, on its
-    problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt included, and
-    one that was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs. UserError when a question leaves no room for an answer.
+    problems: {"id", "question", "answer", ...}. The solver sees prompt_of(problem) only. An attempt depends on the key,
+    on its problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt
+    included, and one that was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs.
+    UserError when a question leaves no room for an answer.
     """
-    questions = [SOLVE.format(question=problem["question"]) for problem in problems]
-    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": question}]) for question in questions]
+    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": prompt_of(problem)}]) for problem in problems]
     for problem, prompt in zip(problems, prompts):
         if len(prompt) >= max_tokens:
             raise UserError(f"problem {problem['id']}: its prompt of {len(prompt)} tokens leaves no room for an answer "
@@ -69,12 +79,11 @@ def attempt(
         group = index // k
         cut = conversation.stopped == "length"
         text = decode_message(tokenizer, conversation.ids[len(prompts[group]):])
-        answer = None if cut else extract_answer(text)
-        match = match_answer(answer, problems[group]["answer"])
+        answer, status = grade(None if cut else text, problems[group])
         trajectory = Trajectory(
             conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask],
-            [], (), group=group, outcome="token_limit" if cut else "submitted", reward=float(match.equal))
-        attempts.append(Attempt(trajectory, answer, match.status))
+            [], (), group=group, outcome="token_limit" if cut else "submitted", reward=float(status == "equal"))
+        attempts.append(Attempt(trajectory, answer, status))
     return attempts
 
 
@@ -87,11 +96,13 @@ def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> li
 
 
 def shares(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too)."""
+    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too); and the programs that
+    failed, by how (timeout, error, memory, ...), if any did."""
     count = max(len(attempts), 1)
+    failed = sorted({a.status for a in attempts} - {"equal", "different", "unparsed"})
     return {
         "truncated": sum(a.trajectory.outcome == "token_limit" for a in attempts) / count,
-        "unparsed": sum(a.status == "unparsed" for a in attempts) / count,
+        **{status: sum(a.status == status for a in attempts) / count for status in ("unparsed", *failed)},
     }
 
 
@@ -144,10 +155,12 @@ def draw_sound(domain: ModuleType, sizes: Sequence[int], rng: random.Random, tak
 # ------------------------------------------------------------------------------------------------- report
 
 
-def print_table(name: str, rows: Sequence[Row], extra: dict[str, float]) -> None:
+def print_table(name: str, rows: Sequence[Row], extra: dict[str, float], marked: str = "") -> None:
+    """The statistics; `marked` names the one that the paper reports of this benchmark."""
     print(f"\n{name}: {len(rows)} problems")
     for statistic, (estimate, low, high) in summarise(rows).items():
-        print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]")
+        mark = "  <- what the paper reports" if statistic == marked else ""
+        print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]{mark}")
     for statistic, value in extra.items():
         print(f"  {statistic:10s} {value:.3f}")
 
@@ -178,17 +191,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
     add("--problems", metavar="FILE",
-        help="JSONL with a question and an answer a line; none: the domain's held-out sets")
+        help="JSONL, CSV, Parquet: a question and an answer a row; none: the domain's held-out sets")
     add("--question_field", metavar="TEXT", help="field that holds the question (default: the first known name)")
     add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
-    add("--k", type=int, default=8, metavar="INT", help="attempts at each problem (default: 8)")
+    add("--benchmark", choices=BENCHMARKS, help="instead of --problems: a public benchmark, whose rows are --data")
+    add("--data", metavar="PATH",
+        help="its file (JSONL, CSV, Parquet, Arrow) or folder as published; hub, hub:OWNER/NAME[@REVISION]: fetch it")
+    add("--allow_unsafe_exec", choices=("true", "false"), default="false",
+        help="run the solver's programs where the machine allows no isolation (default: false)")
+    add("--k", type=int, metavar="INT", help="attempts at each problem (default: 8; of a benchmark, as in the paper)")
     add("--temperature", type=float, default=1.0, metavar="FLOAT",
         help="of sampling (default: 1.0)")
     add("--top_p", type=float, default=1.0, metavar="FLOAT",
         help="sample from the likeliest tokens that reach this share (default: 1.0, from all)")
     add("--top_k", type=int, default=0, metavar="INT", help="sample from so many tokens at most (default: 0, all)")
-    add("--max_tokens", type=int, default=256, metavar="INT",
-        help="of prompt and answer together (default: 256; take 32768 for a reasoning model)")
+    add("--max_tokens", type=int, metavar="INT",
+        help="of prompt and answer together (default: 256; of a benchmark 32768, as is usual)")
     add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
     add("--domain", default="mini", choices=domains.NAMES, help="whose held-out sets (default: mini)")
     add("--count", type=int, default=300, metavar="INT", help="problems in each held-out set (default: 300)")
@@ -200,6 +218,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--compare", metavar="FILE",
         help="correctness file of another model on the same problems: prints the paired difference")
     options = parser.parse_args(argv)
+    if bool(options.benchmark) != bool(options.data) or options.benchmark and options.problems:
+        raise UserError("--benchmark NAME and --data FILE_OR_FOLDER belong together, without --problems; "
+                        "--help lists the options.")
+    benchmark = BENCHMARKS.get(options.benchmark)
+    options.k = options.k if options.k is not None else benchmark.k if benchmark else 8
+    options.max_tokens = options.max_tokens if options.max_tokens is not None else 32768 if benchmark else 256
     for name in ("k", "count", "max_tokens"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: must be at least 1.")
@@ -223,6 +247,43 @@ def load_tokenizer(folder: Path | str):
                         "give the folder of a whole Hugging Face checkpoint.") from error
 
 
+def reported(name: str, k: int) -> str:
+    """The statistic of a benchmark that the paper reports, or "" when there are not as many samples as it took."""
+    benchmark = BENCHMARKS[name]
+    return f"{benchmark.statistic}@{k}" if k == benchmark.k else ""
+
+
+def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, tuple[list[Row], dict[str, float]]]:
+    """Attempt every set, write its correctness file: name -> rows, shares. The stack closes the sandbox."""
+    how = {}
+    if options.benchmark:
+        name = options.benchmark
+        sandbox = None
+        if BENCHMARKS[name].runs_code:
+            sandbox = stack.enter_context(code_sandbox(options.allow_unsafe_exec == "true"))
+        problems, left_out = load(name, options.data, sandbox)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        print(f"{name}: {len(problems)} problems; rows left out: {reasons or 'none'}")
+        sets, how = {name: problems}, {"prompt_of": partial(ask, name), "grade": Grader(sandbox)}
+    elif options.problems:
+        problems = load_problems(options.problems, options.question_field, options.answer_field)
+        sets = {Path(options.problems).stem: problems}
+    else:
+        sets = held_out_sets(domains.get(options.domain), Config.skills_min, Config.skills_max, options.count)
+    tokenizer = load_tokenizer(options.model)
+    model = load_model(options.model, Config(device=options.device, dtype=options.dtype))
+    with told_when_unwritable(Path(options.out)):
+        Path(options.out).mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name, problems in sets.items():
+        with tqdm(total=len(problems) * options.k, desc=name, unit="attempt") as progress:
+            attempts = attempt(model, tokenizer, problems, options.k, f"{options.seed}/eval", options.max_tokens,
+                               options.temperature, progress, options.top_p, options.top_k, **how)
+        results[name] = rows_of(problems, attempts, options.k), shares(attempts)
+        write_correctness(Path(options.out) / f"{name}.jsonl", results[name][0])
+    return results
+
+
 def main(argv: list[str]) -> None:
     options = parse(argv)
     others = read_correctness(options.compare) if options.compare else None  # first: a wrong path is told at once
@@ -230,23 +291,10 @@ def main(argv: list[str]) -> None:
     if options.correctness:
         results[Path(options.correctness).stem] = read_correctness(options.correctness), {}
     else:
-        if options.problems:
-            problems = load_problems(options.problems, options.question_field, options.answer_field)
-            sets = {Path(options.problems).stem: problems}
-        else:
-            sets = held_out_sets(domains.get(options.domain), Config.skills_min, Config.skills_max, options.count)
-        tokenizer = load_tokenizer(options.model)
-        model = load_model(options.model, Config(device=options.device, dtype=options.dtype))
-        with told_when_unwritable(Path(options.out)):
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-        for name, problems in sets.items():
-            with tqdm(total=len(problems) * options.k, desc=name, unit="attempt") as progress:
-                attempts = attempt(model, tokenizer, problems, options.k, f"{options.seed}/eval", options.max_tokens,
-                                   options.temperature, progress, options.top_p, options.top_k)
-            results[name] = rows_of(problems, attempts, options.k), shares(attempts)
-            write_correctness(Path(options.out) / f"{name}.jsonl", results[name][0])
+        with ExitStack() as stack:
+            results = evaluate(options, stack)
     for name, (rows, extra) in results.items():
-        print_table(name, rows, extra)
+        print_table(name, rows, extra, reported(name, options.k) if name == options.benchmark else "")
     if others is not None:
         ids = {row.id for row in others}
         name, rows = next(((name, rows) for name, (rows, _) in results.items() if rows[0].id in ids), (None, []))

@@ -8,16 +8,18 @@ difference.
 """
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from math import comb
 from pathlib import Path
-from typing import Iterable, NamedTuple, Sequence
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.files import UserError, numbered_records, write_jsonl
+from ap.files import UserError, numbered_records, read_text, write_jsonl
 
 
 class Interval(NamedTuple):
@@ -146,35 +148,64 @@ def read_correctness(path: Path | str) -> list[Row]:
     return rows
 
 
-QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "prompt")
+QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "question_content", "prompt")
 ANSWER_FIELDS = ("answer", "Answer", "expected_answer", "gold", "Correct Answer")
-ID_FIELDS = ("id", "problem_idx", "question_id", "uuid")
+ID_FIELDS = ("id", "ID", "problem_idx", "question_id", "uuid", "Record ID")
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow")  # of files that `records` reads; any other is taken for JSONL
+
+
+def records(path: Path | str) -> Iterator[tuple[int, dict]]:
+    """(number, fields) of every record of a file, from 1: lines of JSONL, rows of CSV, Parquet and Arrow streams.
+
+    Raises UserError: the file is missing or not of its kind; pyarrow, which the last two need, is not installed.
+    """
+    suffix = Path(path).suffix
+    if suffix == ".csv":
+        try:
+            yield from enumerate(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 1)
+        except csv.Error as error:
+            raise UserError(f"{path} is not a CSV file that can be read ({error}); convert it to JSONL.") from error
+    elif suffix in (".parquet", ".arrow"):
+        try:
+            from pyarrow import ipc, parquet
+        except ImportError:
+            raise UserError(f"{path}: reading {suffix} needs pyarrow; pip install pyarrow, or convert it to JSONL."
+                            ) from None
+        try:
+            with open(path, "rb") as file:
+                batches = parquet.ParquetFile(file).iter_batches(256) if suffix == ".parquet" else ipc.open_stream(file)
+                yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as {suffix} ({str(error).splitlines()[0]}); "
+                            "check the path, or convert it to JSONL.") from error
+    else:
+        yield from numbered_records(path)
+
+
+def place(path: Path | str, number: int) -> str:
+    """Where a record of `records` stands, for messages."""
+    return f"{path}, {'row' if Path(path).suffix in SUFFIXES[1:] else 'line'} {number}"
 
 
 def load_problems(
     path: Path | str, question_field: str | None = None, answer_field: str | None = None
 ) -> list[dict[str, str]]:
-    """Problems of a JSONL file as {"id", "question", "answer"}, all strings.
+    """Problems of a file that `records` reads as {"id", "question", "answer"}, all strings.
 
     Fields that are not named are the first of QUESTION_FIELDS and ANSWER_FIELDS that the first line has. The id is the
     first of ID_FIELDS, or else the line number. Raises UserError with file, line and field: no file, no JSON, a
     missing, empty or nested field, two problems with one id, no problem at all.
     """
     problems, seen = [], set()
-    for number, record in numbered_records(path):
-        question_field = question_field or _first(record, QUESTION_FIELDS, path, number, "question_field")
-        answer_field = answer_field or _first(record, ANSWER_FIELDS, path, number, "answer_field")
+    for number, record in records(path):
+        where = place(path, number)
+        question_field = question_field or first_field(record, QUESTION_FIELDS, where, "set question_field")
+        answer_field = answer_field or first_field(record, ANSWER_FIELDS, where, "set answer_field")
         problem = {"id": str(next((record[name] for name in ID_FIELDS if name in record), number))}
         for name, source in (("question", question_field), ("answer", answer_field)):
-            value = record.get(source)
-            if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-                what = "missing" if source not in record else f"{json.dumps(value)[:40]}, not a text or number"
-                raise UserError(f"{path}, line {number}: field {source!r} is {what}; "
-                                f"name the field that holds the {name}")
-            problem[name] = str(value).strip()
+            problem[name] = text_of(record, source, where, f"name the field that holds the {name}")
         if problem["id"] in seen:
-            raise UserError(f"{path}, line {number}: the id {problem['id']!r} was already used; "
-                            "every problem needs its own")
+            raise UserError(f"{where}: the id {problem['id']!r} was already used; every problem needs its own")
         seen.add(problem["id"])
         problems.append(problem)
     if not problems:
@@ -182,9 +213,19 @@ def load_problems(
     return problems
 
 
-def _first(record: dict, names: Sequence[str], path: Path | str, number: int, setting: str) -> str:
+def first_field(record: dict, names: Sequence[str], where: str, advice: str) -> str:
+    """The first of the names that a record has. UserError when it has none."""
     for name in names:
         if name in record:
             return name
-    raise UserError(f"{path}, line {number}: none of the fields {', '.join(names)}; "
-                    f"it has {', '.join(record) or 'none'}. Set {setting}")
+    raise UserError(f"{where}: none of the fields {', '.join(names)}; "
+                    f"it has {', '.join(map(str, record)) or 'none'}; {advice}")
+
+
+def text_of(record: dict, name: str, where: str, advice: str) -> str:
+    """A field as text, without blanks around it. UserError when it is missing, empty, or no text and no number."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+        what = "missing" if name not in record else f"{json.dumps(value, default=str)[:40]}, not a text or number"
+        raise UserError(f"{where}: field {name!r} is {what}; {advice}")
+    return str(value).strip()

@@ -6,8 +6,8 @@ import pytest
 
 from ap.config import UserError
 from ap.evaluation import (
-    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, sign_test,
-    write_correctness,
+    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records,
+    sign_test, write_correctness,
 )
 
 
@@ -140,3 +140,22 @@ def test_load_problems_without_a_readable_file(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
         load_problems(tmp_path / "binary")
+
+
+def test_load_problems_of_tables(tmp_path):
+    """CSV with quoted line breaks, Parquet: rows are counted, not lines."""
+    (tmp_path / "p.csv").write_text('\ufeffProblem,Answer\n"1+1?\nOr\u2028so",2\n2+2?,4\n', encoding="utf-8")
+    problems = [{"id": "1", "question": "1+1?\nOr\u2028so", "answer": "2"},
+                {"id": "2", "question": "2+2?", "answer": "4"}]
+    assert load_problems(tmp_path / "p.csv") == problems
+    (tmp_path / "bad.csv").write_text('Problem,Answer\n"1+1?\n",2\n2+2?,\n')
+    with pytest.raises(UserError, match="bad.csv, row 2: field 'Answer'"):
+        load_problems(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text('Problem,Answer\n"1+1?"x,2\n')
+    with pytest.raises(UserError, match="bad.csv is not a CSV file"):
+        load_problems(tmp_path / "bad.csv")
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(problems), tmp_path / "p.parquet")
+    assert load_problems(tmp_path / "p.parquet") == problems
+    assert [number for number, _ in records(tmp_path / "p.parquet")] == [1, 2]
