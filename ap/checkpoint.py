@@ -31,9 +31,10 @@ warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dc
 def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: int = 2) -> Path:
     """Write FOLDER/step-000123, 123 being state["step"], and delete all but the last `keep`. Returns its path.
 
-    Nothing is deleted while updates are skipped: the weights of now may be what breaks the gradients. All ranks call it and leave it together; a folder that several machines write to must be a shared one. `replica` is
-    the updater's model, or what `shard.shard` made it from. `state` holds JSON values only (numbers, strings, lists,
-    dicts with string keys). UserError when the folder cannot be written.
+    Nothing is deleted while updates are skipped: the weights of now may be what breaks the gradients. All ranks call it
+    and leave it together; a folder that several machines write to must be a shared one. `replica` is the updater's
+    model, or what `shard.shard` made it from. `state` holds JSON values only (numbers, strings, lists, dicts with
+    string keys). UserError when the folder cannot be written.
     """
     path, ranks = Path(folder) / f"step-{state['step']:06d}", updater.ranks
     temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")

@@ -246,7 +246,8 @@ class Engine:
             logits = graphs(last, starts, decoding)
         else:
             positions = cache.aim(range(decoding), [row.cached for row in rows], 1)
-            logits = self._logits(cache, torch.tensor([row.ids[-1:] for row in rows], device=positions.device), positions)
+            ids = torch.tensor([row.ids[-1:] for row in rows], device=positions.device)
+            logits = self._logits(cache, ids, positions)
         logprobs = self._distribution(logits.float() / self.temperature)  # (B, V)
         tokens = logprobs.argmax(-1) if self.greedy else _draw(logprobs, [row.uniforms[len(row.ids)] for row in rows])
         chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)

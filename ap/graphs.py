@@ -38,7 +38,7 @@ class DecodeGraphs:
         self.pool = None  # graphs never run at the same time, so they share their memory
 
     def __call__(self, ids: Sequence[int], starts: Sequence[int], count: int) -> torch.Tensor:
-        """Logits (count, V) of the first `count` rows. ids, starts: of all rows of the cache; a free row has start 0."""
+        """Logits (count, V) of the first `count` rows. ids, starts: of all rows of the cache; 0 for a free one."""
         rows = min(-(-count // ROWS) * ROWS, self.cache.rows)
         seen = KEYS
         while seen < max(starts[:rows]) + 1:

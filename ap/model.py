@@ -40,7 +40,7 @@ def describe(model: PreTrainedModel) -> str:
 
 
 def may_record(model: PreTrainedModel) -> bool:
-    """May a decode step be recorded as a CUDA graph? Not when experts are chosen: who computes depends on the tokens."""
+    """May a decode step be recorded as a CUDA graph? Not with experts: which of them compute depends on the tokens."""
     experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
     return model.device.type == "cuda" and not experts
 

@@ -249,7 +249,8 @@ def gap(options: argparse.Namespace) -> None:
             logprobs, _ = token_logprobs(model, torch.tensor([c.ids]), torch.tensor([c.loss_mask]))
             gaps.append((logprobs[0] - torch.tensor(c.logprobs)).abs()[torch.tensor(c.loss_mask) > 0])
         gaps = torch.cat(gaps)
-        print(f"{str(dtype).removeprefix('torch.'):9} {len(gaps)} tokens: |difference of log-probs| mean {gaps.mean():.1e}, "
+        name = str(dtype).removeprefix("torch.")
+        print(f"{name:9} {len(gaps)} tokens: |difference of log-probs| mean {gaps.mean():.1e}, "
               f"99 % below {gaps.quantile(0.99):.1e}, largest {gaps.max():.1e}")
 
 

@@ -48,7 +48,8 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
 
         config = with_roles(own_tiny, tmp_path, {
             "verifiers": [player("right-11"), player("right-11"), player("unreadable")],
-            "auditor": {"checkpoint": checkpoint, "max_tokens": 4}, "probers": [player("right-11"), player("right-12")]})
+            "auditor": {"checkpoint": checkpoint, "max_tokens": 4},
+            "probers": [player("right-11"), player("right-12")]})
         with World(config) as world:
             script = iter([f"<problem>{SOUND}</problem>", tool_call("submit", answer="11")])
             episode = play_script(world.env, world.tokenizer, ("shift", "share"), lambda _: next(script))

@@ -133,8 +133,8 @@ def test_the_cache_is_the_bytes_of_a_real_cache(dtype):
 
 
 def test_cache_by_hand():
-    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. Of 10 GiB that are free 8
-    are taken: 3 rows."""
+    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. Of 10 GiB that are
+    free 8 are taken: 3 rows."""
     shape, config = plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b")
     assert plan.row_bytes(shape, 1, 2) == 144 * 1024
     assert plan.row_bytes(shape, 16384, 2) == 2.25 * GIB

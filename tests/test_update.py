@@ -146,7 +146,8 @@ def test_gradients_that_stay_broken_end_the_run():
     good, bad = [lambda: loss_of(model, rows)], [lambda: (model(rows[0]).sum() * float("nan"), {})]
     for losses in (bad, bad, good, bad, bad):
         updater.step(losses, 15)
-    with pytest.raises(UserError, match="gradients of 3 updates in a row were not finite.*checkpoints from before are kept.*--name"):
+    told = "gradients of 3 updates in a row were not finite.*checkpoints from before are kept.*--name"
+    with pytest.raises(UserError, match=told):
         updater.step(bad, 15)
     assert updater.skipped_updates == 5
     updater = Updater(model, Ranks(), lr=0.05, max_skipped=3)
@@ -194,7 +195,8 @@ def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     model, reference = (build_model(config, 32, seed) for seed in (0, 1))
     episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
-    return update_once(model, reference, None, Updater(model, ranks, lr=0.01), episodes, config, pad_id=0, on_policy=False)
+    updater = Updater(model, ranks, lr=0.01)
+    return update_once(model, reference, None, updater, episodes, config, pad_id=0, on_policy=False)
 
 
 WORKER = """

@@ -13,7 +13,8 @@ PREFIXES = {"kilo": "k", "centi": "c", "milli": "m", "micro": "u", "nano": "n", 
 METRIC = {  # symbol: its words. With any prefix
     "m": "meter metre", "g": "gram gramme", "s": "second sec", "L": "liter litre l", "J": "joule", "W": "watt",
     "V": "volt", "A": "ampere amp", "Hz": "hertz", "Pa": "pascal", "N": "newton", "mol": "mole",
-    "eV": "electronvolt", "F": "farad", "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "", "cal": "calorie", "B": "byte",
+    "eV": "electronvolt", "F": "farad", "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "",
+    "cal": "calorie", "B": "byte",
     "H": "henry"}
 OTHER = """in inch inches|ft foot feet|yd yard|mi mile|lb pound lbs|oz ounce|min minute mins|h hour hr hrs|day|week|
     month|yr year yrs|gal gallon|K kelvin|celsius|fahrenheit|mi/h mph|km/h kph|rad radian|degree deg|unit|cent|
