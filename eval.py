@@ -27,7 +27,7 @@ from ap import domains
 from ap.benchmarks import BENCHMARKS, ask, load
 from ap.chat import decode_message, prompt_ids, stop_id
 from ap.files import told_when_unwritable
-from ap.config import Config, UserError, run_main
+from ap.config import Config, Parser, UserError, run_main
 from ap.evaluation import (
     Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
     sign_test, write_correctness,
@@ -180,14 +180,8 @@ def compare(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
 # --------------------------------------------------------------------------------------------------- main
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; --help lists the options.")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-                     usage="%(prog)s --model FOLDER [--option value ...]")
+    parser = Parser(description=__doc__, usage="%(prog)s --model FOLDER [--option value ...]")
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
     add("--problems", metavar="FILE",

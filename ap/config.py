@@ -312,18 +312,24 @@ def validate(config: Config) -> None:
          f"--shard_size {config.shard_size}: the {ranks} ranks cannot be split evenly into such parts.")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A command line without abbreviations, whose help keeps the description's lines, and whose errors are UserErrors.
+
+    listed: what --help lists, in the words of the error.
+    """
+
+    def __init__(self, listed: str = "options", **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        self.listed = listed
+
     def error(self, message: str):
-        raise UserError(f"{message}; --help lists the settings.")
+        raise UserError(f"{message}; --help lists the {self.listed}.")
 
 
 def _options(argv: list[str], names: tuple[str, ...], description: str) -> dict:
     """What the command line gives, converted: {setting: value}. Help shows the defaults of the preset asked for."""
     fields = {field.name: field for field in dataclasses.fields(Config)}
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(
-        description=description, usage="%(prog)s [--setting value ...]", formatter_class=formatter, allow_abbrev=False,
-        add_help=False)
+    parser = Parser("settings", description=description, usage="%(prog)s [--setting value ...]", add_help=False)
     for name in names:
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", default=argparse.SUPPRESS, help="print this and leave")

@@ -16,13 +16,12 @@ FILE.jsonl needs nothing. Beside it lies FILE.md, a data card: where the problem
 """
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Callable, Sequence
 
 from ap import domains
-from ap.config import PRESETS, Config, UserError, load_config, run_main
+from ap.config import PRESETS, Config, Parser, UserError, load_config, run_main
 from ap.files import numbered_records, told_when_unwritable, write_jsonl, write_text
 from ap.prober import SOLVE, program_pool
 
@@ -149,14 +148,8 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
 # --------------------------------------------------------------------------------------------------- main
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; --help lists the options.")
-
-
 def main(argv: list[str]) -> None:
-    parser = _Parser(prog="python -m ap.export", description=__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m ap.export", description=__doc__)
     add = parser.add_argument
     add("problems", metavar="PROBLEMS", help="problems.jsonl of a run, or lines with a question and an answer")
     add("--format", required=True, choices=tuple(FORMATS), help="the layout")

@@ -19,7 +19,6 @@ Eq. (Jaccard): J = |A and B| / |A or B|.   Eq. (band): P(candidate) = 1 - (1 - J
 """
 from __future__ import annotations
 
-import argparse
 import re
 import unicodedata
 import zlib
@@ -28,7 +27,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.config import run_main
+from ap.config import Parser, run_main
 from ap.evaluation import QUESTION_FIELDS, first_field, place, records, text_of
 from ap.files import UserError, write_jsonl
 
@@ -129,14 +128,8 @@ def read(path: str) -> list[tuple[str, dict, list[str]]]:
     return rows
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise UserError(f"{message}; --help lists the options.")
-
-
 def main(argv: list[str]) -> None:
-    parser = _Parser(prog="python -m ap.hygiene", description=__doc__, allow_abbrev=False,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m ap.hygiene", description=__doc__)
     parser.add_argument("problems", metavar="FILE", help="the problems: JSONL, CSV, Parquet or Arrow")
     parser.add_argument("--against", nargs="+", default=[], metavar="FILE", help="benchmarks, of the same kinds")
     parser.add_argument("--near", type=float, default=0.7, metavar="FLOAT", help="least similarity (default: 0.7)")

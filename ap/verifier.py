@@ -15,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Sequence
+from typing import Callable, Sequence
 
 from ap.files import UserError
 from ap.roles import Verifier
@@ -263,16 +263,3 @@ def read_verdict(reply: str) -> Verdict:
             reason = str(record.get("reason") or "").strip().lower()
             return Verdict(int(record["valid"]), (str(answer).strip() or None) if usable else None, reason)
     return Verdict(None, None, "unreadable verdict")
-
-
-def program_committee(
-    solvers: Iterable[Callable[[str], object]], second_audit: Callable[[str], object],
-    check: Callable[[str, Sequence[str]], object], canonical: Callable[[str], str],
-) -> Committee:
-    """A committee of programs, for a domain that a program can decide.
-
-    solvers: three independent ones, question -> status and answer. second_audit: the same by another road.
-    """
-    verifiers = [ProgramVerifier(solve) for solve in solvers]
-    program_check = ProgramCheck(lambda problem: check(problem.question, problem.skills))
-    return Committee(verifiers, ProgramVerifier(second_audit), program_check, canonical)

@@ -7,15 +7,15 @@ import re
 
 import pytest
 import torch
+from test_benchmarks import scripted
 
 import eval as evaluation_script
 import run_solver
 from ap import domains
-from ap.chat import build_tokenizer, encode
+from ap.chat import build_tokenizer
 from ap.config import Config, UserError, save_config
 from ap.evaluation import Row, read_correctness, write_correctness
 from ap.files import read_jsonl, write_jsonl
-from ap.generate import Conversation
 from ap.model import build_model, load_model
 from ap.ranks import Ranks
 from ap.trajectory import Trajectory
@@ -251,14 +251,7 @@ def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
     texts = [
         "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
 
-    def scripted(model, prompts, stop_ids, seeds, *rest, **options):
-        conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        for conversation, text in zip(conversations, texts, strict=True):
-            conversation.append(encode(tokenizer, text), 1)
-            conversation.stopped = "stop" if text.endswith("<|im_end|>") else "length"
-        return conversations
-
-    monkeypatch.setattr(evaluation_script, "sample", scripted)
+    scripted(tokenizer, texts, monkeypatch)
     problem = {"id": "1", "question": "a is 7. Find a.", "answer": "7"}
     attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0)
     (row,) = rows_of([problem], attempts, 5)

@@ -10,8 +10,8 @@ from ap.domains import mini_checks
 from ap.domains.agents import chainlet
 from ap.trajectory import Problem
 from ap.verifier import (
-    BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, program_committee,
-    read_verdict, same_answer,
+    BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, read_verdict,
+    same_answer,
 )
 
 PROBLEM = Problem("a is 20. b is 5 more than a. Find b.", "25", ("shift",))
@@ -219,7 +219,9 @@ def test_programs_abstain_when_they_give_up():
 @pytest.fixture(scope="module")
 def committee():
     mini = domains.get("mini")
-    return program_committee(mini_checks.SOLVERS.values(), mini_checks.second_audit, chainlet.check, mini.canonical)
+    program_check = ProgramCheck(lambda problem: chainlet.check(problem.question, problem.skills))
+    return Committee([ProgramVerifier(solve) for solve in mini_checks.SOLVERS.values()],
+                     ProgramVerifier(mini_checks.second_audit), program_check, mini.canonical)
 
 
 @pytest.mark.parametrize("question, answer, skills, reason", [
