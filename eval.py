@@ -1,6 +1,6 @@
 r"""Evaluate a solver: sampled attempts at problems with a known answer.
 
-    python eval.py --model FOLDER --problems FILE.jsonl [--k 8] [--temperature 1.0]
+    python eval.py --model FOLDER --problems FILE.jsonl [--domain math] [--k 8] [--temperature 1.0]
     python eval.py --model FOLDER --benchmark aime24 --data FILE_OR_FOLDER   as published; k as in the paper
     python eval.py --model FOLDER                                two held-out sets of the miniature world
     python eval.py --correctness A.jsonl --compare B.jsonl       compare two earlier evaluations, without a model
@@ -8,13 +8,20 @@ r"""Evaluate a solver: sampled attempts at problems with a known answer.
 For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % intervals over problems, and the shares of attempts
 that were cut at the token limit and that hold no readable answer. ap/benchmarks.py says how each benchmark is read and
 graded, and what is left out of it. The problem x sample matrix goes to OUT/SET.jsonl: every one of these figures can be
-computed again from it, and --compare pairs two of them problem by problem.
+computed again from it, and --compare pairs two of them problem by problem. Killed at any moment, the same command goes
+on with the problems that are left, and gives the same numbers.
 """
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
 import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +33,7 @@ from transformers import AutoTokenizer
 from ap import domains
 from ap.benchmarks import BENCHMARKS, ask, load
 from ap.chat import decode_message, prompt_ids, stop_id
-from ap.files import told_when_unwritable
+from ap.files import read_jsonl, write_jsonl
 from ap.config import Config, Parser, UserError, run_main
 from ap.evaluation import (
     Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
@@ -46,64 +53,76 @@ class Attempt(NamedTuple):
 
     trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
     answer: str | None  # as extracted
-    status: str  # of ap.grading.Grade
+    status: str  # of ap.grading.Grade, or "cut"
 
 
-def solve_prompt(problem: dict) -> str:
-    return SOLVE.format(question=problem["question"])
+def solve_prompt(problem: dict, template: str = SOLVE) -> str:
+    return template.format(question=problem["question"])
+
+
+def of_domain(
+    name: str, problems: Sequence[dict], stack: ExitStack, allow_unsafe: bool
+) -> tuple[list[dict], dict[str, Callable]]:
+    """The problems of a domain's file as they are graded, and `prompt_of` and `grade` of attempt().
+
+    Programs run in a sandbox that the stack closes.
+    """
+    asking = domains.asking(name, None)
+    problems = [asking.graded(problem) for problem in problems]
+    runs_code = any("tests" in problem for problem in problems)
+    sandbox = stack.enter_context(code_sandbox(allow_unsafe)) if runs_code else None
+    template = asking.solver.get("prompt", SOLVE)
+    return problems, {"prompt_of": partial(solve_prompt, template=template), "grade": Grader(sandbox)}
 
 
 def attempt(
     model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None,
     top_p: float = 1.0, top_k: int = 0, prompt_of: Callable[[dict], str] = solve_prompt,
-    grade: Callable[[str | None, dict], Grade] = Grader(),
+    grade: Callable[[str | None, dict], Grade] = Grader(), workers: int = 1,
 ) -> list[Attempt]:
     """k attempts at each problem, those at the same problem beside each other; `group` is the problem's index.
 
     problems: {"id", "question", "answer", ...}. The solver sees prompt_of(problem) only. An attempt depends on the key,
-    on its problem's id and on its number, not on what else is attempted; it may have `max_tokens` tokens, prompt
-    included, and one that was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs.
-    UserError when a question leaves no room for an answer.
+    on its problem's id and on its number, not on what else is attempted; it may write `max_tokens` tokens, and one that
+    was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs. workers: threads that grade,
+    for programs take their time.
     """
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": prompt_of(problem)}]) for problem in problems]
-    for problem, prompt in zip(problems, prompts):
-        if len(prompt) >= max_tokens:
-            raise UserError(f"problem {problem['id']}: its prompt of {len(prompt)} tokens leaves no room for an answer "
-                            f"within {max_tokens}; allow more tokens or leave it out.")
     conversations = sample(
         model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)},
         [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)], max_tokens, temperature,
         progress=progress, top_p=top_p, top_k=top_k)
+    texts = [None if conversation.stopped == "length" else  # cut
+             decode_message(tokenizer, conversation.ids[len(prompts[index // k]):])
+             for index, conversation in enumerate(conversations)]
+    with ThreadPoolExecutor(workers) as pool:
+        grades = list(pool.map(grade, texts, (problem for problem in problems for _ in range(k))))
     attempts = []
-    for index, conversation in enumerate(conversations):
-        group = index // k
-        cut = conversation.stopped == "length"
-        text = decode_message(tokenizer, conversation.ids[len(prompts[group]):])
-        answer, status = grade(None if cut else text, problems[group])
+    for index, (conversation, text, (answer, status)) in enumerate(zip(conversations, texts, grades)):
         trajectory = Trajectory(
             conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask],
-            [], (), group=group, outcome="token_limit" if cut else "submitted", reward=float(status == "equal"))
-        attempts.append(Attempt(trajectory, answer, status))
+            [], (), group=index // k, outcome="token_limit" if text is None else "submitted",
+            reward=float(status == "equal"))
+        attempts.append(Attempt(trajectory, answer, "cut" if text is None else status))
     return attempts
 
 
 def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> list[Row]:
     """The problem x sample matrix of `attempt`'s result."""
     return [
-        Row(problem["id"], problem["answer"], [a.answer for a in mine], [int(a.trajectory.reward) for a in mine])
+        Row(problem["id"], problem["answer"], [a.answer for a in mine], [int(a.trajectory.reward) for a in mine],
+            [a.status for a in mine])
         for problem, mine in ((problem, attempts[i * k:(i + 1) * k]) for i, problem in enumerate(problems))
     ]
 
 
-def shares(attempts: Sequence[Attempt]) -> dict[str, float]:
+def shares(statuses: Sequence[str]) -> dict[str, float]:
     """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too); and the programs that
     failed, by how (timeout, error, memory, ...), if any did."""
-    count = max(len(attempts), 1)
-    failed = sorted({a.status for a in attempts} - {"equal", "different", "unparsed"})
-    return {
-        "truncated": sum(a.trajectory.outcome == "token_limit" for a in attempts) / count,
-        **{status: sum(a.status == status for a in attempts) / count for status in ("unparsed", *failed)},
-    }
+    counts, total = Counter(statuses), max(len(statuses), 1)
+    failed = sorted(counts.keys() - {"equal", "different", "unparsed", "cut"})
+    return {"truncated": counts["cut"] / total, "unparsed": (counts["cut"] + counts["unparsed"]) / total,
+            **{status: counts[status] / total for status in failed}}
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
@@ -155,13 +174,14 @@ def draw_sound(domain: ModuleType, sizes: Sequence[int], rng: random.Random, tak
 # ------------------------------------------------------------------------------------------------- report
 
 
-def print_table(name: str, rows: Sequence[Row], extra: dict[str, float], marked: str = "") -> None:
+def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
     """The statistics; `marked` names the one that the paper reports of this benchmark."""
     print(f"\n{name}: {len(rows)} problems")
     for statistic, (estimate, low, high) in summarise(rows).items():
         mark = "  <- what the paper reports" if statistic == marked else ""
         print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]{mark}")
-    for statistic, value in extra.items():
+    statuses = [status for row in rows for status in row.statuses]
+    for statistic, value in shares(statuses).items() if statuses else ():
         print(f"  {statistic:10s} {value:.3f}")
 
 
@@ -200,9 +220,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="sample from the likeliest tokens that reach this share (default: 1.0, from all)")
     add("--top_k", type=int, default=0, metavar="INT", help="sample from so many tokens at most (default: 0, all)")
     add("--max_tokens", type=int, metavar="INT",
-        help="of prompt and answer together (default: 256; of a benchmark 32768, as is usual)")
+        help="of an answer (default: 256; of a benchmark 32768, as is usual)")
     add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
-    add("--domain", default="mini", choices=domains.NAMES, help="whose held-out sets (default: mini)")
+    add("--domain", default="mini", choices=(*domains.NAMES, *domains.OF_MODELS),
+        help="of --problems: how they are asked and graded; else whose held-out sets (default: mini)")
     add("--count", type=int, default=300, metavar="INT", help="problems in each held-out set (default: 300)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto, cuda when there is one")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="default: float32")
@@ -226,6 +247,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         "the second not below 0.")
     if not options.temperature > 0:
         raise UserError(f"--temperature {options.temperature}: must be more than 0.")
+    if options.domain not in domains.NAMES and not options.problems:
+        raise UserError(f"--domain {options.domain} has no held-out sets of its own; give --problems FILE, or choose a "
+                        "--benchmark and leave --domain out.")
     if bool(options.model) == bool(options.correctness):
         raise UserError("give either --model FOLDER, to evaluate it, or --correctness FILE of an earlier evaluation; "
                         "--help lists the options.")
@@ -247,51 +271,75 @@ def reported(name: str, k: int) -> str:
     return f"{benchmark.statistic}@{k}" if k == benchmark.k else ""
 
 
-def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, tuple[list[Row], dict[str, float]]]:
-    """Attempt every set, write its correctness file: name -> rows, shares. The stack closes the sandbox."""
-    how = {}
+PORTION = 1024  # attempts between two looks at the disk. *Choice*: the engine decodes 256 at once
+
+
+def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Row]]:
+    """Attempt every set, write its correctness file: name -> rows. The stack closes the sandbox."""
+    unsafe, how = options.allow_unsafe_exec == "true", {}
     if options.benchmark:
         name = options.benchmark
-        sandbox = None
-        if BENCHMARKS[name].runs_code:
-            sandbox = stack.enter_context(code_sandbox(options.allow_unsafe_exec == "true"))
+        sandbox = stack.enter_context(code_sandbox(unsafe)) if BENCHMARKS[name].runs_code else None
         problems, left_out = load(name, options.data, sandbox)
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         print(f"{name}: {len(problems)} problems; rows left out: {reasons or 'none'}")
         sets, how = {name: problems}, {"prompt_of": partial(ask, name), "grade": Grader(sandbox)}
     elif options.problems:
         problems = load_problems(options.problems, options.question_field, options.answer_field)
+        problems, how = of_domain(options.domain, problems, stack, unsafe)
         sets = {Path(options.problems).stem: problems}
     else:
         sets = held_out_sets(domains.get(options.domain), Config.skills_min, Config.skills_max, options.count)
     tokenizer = load_tokenizer(options.model)
     model = load_model(options.model, Config(device=options.device, dtype=options.dtype))
-    with told_when_unwritable(Path(options.out)):
-        Path(options.out).mkdir(parents=True, exist_ok=True)
     results = {}
     for name, problems in sets.items():
-        with tqdm(total=len(problems) * options.k, desc=name, unit="attempt") as progress:
-            attempts = attempt(model, tokenizer, problems, options.k, f"{options.seed}/eval", options.max_tokens,
-                               options.temperature, progress, options.top_p, options.top_k, **how)
-        results[name] = rows_of(problems, attempts, options.k), shares(attempts)
-        write_correctness(Path(options.out) / f"{name}.jsonl", results[name][0])
+        unfinished = Path(options.out) / f".{name}.unfinished.jsonl"  # what was asked, then rows
+        asked = what_was_asked(options, problems)
+        found = read_jsonl(unfinished) if unfinished.exists() else []
+        rows = [Row(**record) for record in found[1:]] if found[:1] == [asked] else []
+        if rows:
+            print(f"{name}: continuing after {len(rows)} of {len(problems)} problems")
+        write_jsonl(unfinished, [asked, *map(asdict, rows)])  # first: a folder that cannot be written is told at once
+        with tqdm(total=len(problems) * options.k, initial=len(rows) * options.k, desc=name, unit="attempt") as progress:
+            while len(rows) < len(problems):
+                portion = problems[len(rows):len(rows) + max(PORTION // options.k, 1)]
+                attempts = attempt(model, tokenizer, portion, options.k, f"{options.seed}/eval", options.max_tokens,
+                                   options.temperature, progress, options.top_p, options.top_k,
+                                   workers=os.cpu_count() or 1, **how)
+                rows += rows_of(portion, attempts, options.k)
+                write_jsonl(unfinished, [asked, *map(asdict, rows)])
+        results[name] = rows
+        write_correctness(Path(options.out) / f"{name}.jsonl", rows)
+        unfinished.unlink()
     return results
+
+
+def what_was_asked(options: argparse.Namespace, problems: Sequence[dict]) -> dict:
+    """All that answers depend on, to go on from the rows of the same evaluation only: options, problems, and when the
+    model's files were written."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(json.dumps(problem, sort_keys=True).encode())
+    files = {path.name: path.stat().st_mtime_ns for path in sorted(Path(options.model).glob("*")) if path.is_file()}
+    settings = {name: value for name, value in vars(options).items() if name not in ("out", "compare")}
+    return settings | {"problems": digest.hexdigest(), "files": files}
 
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
     others = read_correctness(options.compare) if options.compare else None  # first: a wrong path is told at once
-    results = {}  # name -> rows, shares
+    results = {}  # name -> rows
     if options.correctness:
-        results[Path(options.correctness).stem] = read_correctness(options.correctness), {}
+        results[Path(options.correctness).stem] = read_correctness(options.correctness)
     else:
         with ExitStack() as stack:
             results = evaluate(options, stack)
-    for name, (rows, extra) in results.items():
-        print_table(name, rows, extra, reported(name, options.k) if name == options.benchmark else "")
+    for name, rows in results.items():
+        print_table(name, rows, reported(name, options.k) if name == options.benchmark else "")
     if others is not None:
         ids = {row.id for row in others}
-        name, rows = next(((name, rows) for name, (rows, _) in results.items() if rows[0].id in ids), (None, []))
+        name, rows = next(((name, rows) for name, rows in results.items() if rows[0].id in ids), (None, []))
         print(f"\ndifference to {options.compare}: {compare(rows, others, options.compare)}")
     if options.model:
         print(f"correctness files: {options.out}")

@@ -5,7 +5,8 @@
 The arm chooses the data and names the folder OUT/NAME/solver/ARM; the start, the number of problems, the steps and
 all other settings are the same for every arm of a run, so that data are what is compared. One step is four verbs:
 
-    roll out (attempts at each problem)  ->  judge (the boxed answer)  ->  compare (within a problem)  ->  update (GRPO)
+    roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
+    update (GRPO)
 
 The start is --model, or else a small model that learns from worked solutions how to read and calculate. Both ends are
 evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed at any moment, the same
@@ -18,6 +19,7 @@ import itertools
 import random
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Sequence
@@ -42,7 +44,8 @@ from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, warmup_cosine
 from ap.world import World, open_library
 from eval import (
-    Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise,
+    Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, of_domain, rows_of, shares,
+    summarise,
 )
 
 # --------------------------------------------------------------------------------------------------- data
@@ -243,8 +246,13 @@ def update(
 # --------------------------------------------------------------------------------------------------- loop
 
 
-def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems: list[dict]) -> torch.nn.Module:
-    """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder."""
+def train(
+    config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems: list[dict], **how
+) -> torch.nn.Module:
+    """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder.
+
+    how: `prompt_of` and `grade` of eval.attempt().
+    """
     folder = config.folder / "solver" / config.solver_arm
     found = checkpoint.latest(folder)
     replica = load_model(found or start_folder, config)
@@ -260,9 +268,9 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
     for step in progress:
         began = time.perf_counter()
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
-        # roll out, judge: reward 1 for a right answer
+        # roll out, judge: reward 1 for a right answer, or a program that passes the tests
         attempts = attempt(whole(model, replica), tokenizer, mine, size, f"{config.seed}/{step}",
-                           config.solver_max_tokens, config.temperature)
+                           config.solver_max_tokens, config.temperature, workers=config.workers, **how)
         free(model, replica)
         trajectories = [a.trajectory for a in attempts]
         rolled_out = time.perf_counter()
@@ -276,7 +284,7 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
         losses = update(model, updater, trajectories, config, tokenizer.pad_token_id, lr)
 
         everyone = [a for part in ranks.gather(attempts) for a in part]
-        record = solved(everyone, size) | shares(everyone) | losses | {
+        record = solved(everyone, size) | shares([a.status for a in everyone]) | losses | {
             "seconds/rollout": rolled_out - began, "seconds/update": time.perf_counter() - rolled_out,
         }
         metrics.write(step + 1, record)
@@ -327,7 +335,7 @@ def evaluate(
                 folder.mkdir(parents=True, exist_ok=True)
                 write_correctness(folder / f"{phase}_{name}.jsonl", rows)
                 summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
-                record[name] = summary | shares(attempts)
+                record[name] = summary | shares([a.status for a in attempts])
         if ranks.is_main:
             write_json(path, record)
         ranks.barrier()
@@ -356,7 +364,7 @@ USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "shard", "shard_size", "recompute",
     "max_skipped", "hidden_size", "layers", "heads", "intermediate_size", "micro_batch_tokens", "skills_min",
     "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "save_every",
-    "sft_save_every", "reference",
+    "sft_save_every", "reference", "workers", "allow_unsafe_exec",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
@@ -368,9 +376,6 @@ def refuse_unfit(config: Config) -> None:
         raise UserError(f"in the domain {config.domain} the solver starts from --model, a checkpoint folder.")
     if config.solver_arm == "random":
         raise UserError(f"--arm random: no program draws problems of the domain {config.domain}; give --problems FILE.")
-    if config.domain == "code":
-        raise UserError("run_solver.py compares answers as texts; training a solver on tests of programs is not there "
-                        "yet, so choose another domain.")
 
 
 def main(argv: list[str]) -> None:
@@ -385,7 +390,7 @@ def main(argv: list[str]) -> None:
     tokenizer = open_tokenizer(config)
     if (config.source / "skills").is_dir():
         open_library(config)  # the user's own sentences
-    with Ranks.start(config) as ranks:
+    with Ranks.start(config) as ranks, ExitStack() as stack:
         if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
             save_config(dataclasses.replace(
                 config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
@@ -396,10 +401,11 @@ def main(argv: list[str]) -> None:
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems = training_problems(config, taken)
+        problems, how = of_domain(
+            config.domain, training_problems(config, taken), stack, config.allow_unsafe_exec)
         start_folder = build_start(config, ranks, tokenizer, taken)
         start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
-        model = train(config, ranks, tokenizer, start_folder, problems)
+        model = train(config, ranks, tokenizer, start_folder, problems, **how)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:
             print_results(config, start, end)

@@ -128,7 +128,7 @@ class Config:
     solver_groups: int = setting(32, "problems of a step, over all ranks")
     solver_group_size: int = setting(8, "attempts at each problem of a step")
     solver_lr: float = setting(4e-4, "peak learning rate of the solver's GRPO; cosine to a tenth of it")
-    solver_max_tokens: int = setting(256, "an attempt of more tokens, prompt included, is cut and counts as wrong")
+    solver_max_tokens: int = setting(256, "an answer of more tokens is cut and counts as wrong")
     solver_eval: int = setting(500, "problems in each of the domain's two held-out sets")
     solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
     # --- planning, and what is recorded besides metrics.jsonl

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import comb
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Sequence
@@ -124,6 +124,7 @@ class Row:
     gold: str
     answers: list[str | None]  # as extracted, None where nothing was
     correct: list[int]  # parallel to answers, 0 or 1
+    statuses: list[str] = field(default_factory=list)  # parallel, of eval.Attempt; [] where they are not known
 
 
 def write_correctness(path: Path | str, rows: Iterable[Row]) -> None:
@@ -137,13 +138,14 @@ def read_correctness(path: Path | str) -> list[Row]:
     for number, record in numbered_records(path):
         try:
             correct = [int(bool(entry)) for entry in record["correct"]]
-            row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct)
+            row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct,
+                      list(record.get("statuses", ())))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: not a row of a correctness file ({error}); "
                             "write it again with eval.py") from None
-        if len(row.answers) != len(row.correct) or not row.answers:
-            raise UserError(f"{path}, line {number}: {len(row.answers)} answers and {len(row.correct)} in correct; "
-                            "they must be parallel and not empty")
+        if not len(row.answers) == len(row.correct) == len(row.statuses or correct) or not row.answers:
+            raise UserError(f"{path}, line {number}: {len(row.answers)} answers, {len(row.correct)} in correct and "
+                            f"{len(row.statuses)} statuses; they must be parallel and not empty")
         rows.append(row)
     return rows
 

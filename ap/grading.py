@@ -1,26 +1,28 @@
 """Grading of solutions: free answers, option letters, programs.
 
-How a solution is graded follows from what its problem has. "tests": its last fenced block must pass each of them, in
-the sandbox. "choices": its final answer must be the letter. Else ap.answers decides, and "type" says what is special.
+How a solution is graded follows from what its problem has. "tests": its program must pass each of them, in the
+sandbox. "choices": its final answer must be the letter. Else ap.answers decides, and "type" says what is special.
 
-*Choices*: numbers in the output of a program must be the same exactly, and a program has the names and the 6 seconds
-for a test that LiveCodeBench gives it. Each test is a run of its own, and what is expected never enters the sandbox, so
-a program that knows of its judge gains nothing.
+`program_of` and `run_tests` say for all what a reply's program is and when it passes: benchmarks, solvers in training,
+and the judges and probers of the domain code. *Choices*: numbers in its output must be the same exactly, and it has the
+names that LiveCodeBench gives it. Each test is a run of its own, and what is expected never enters the sandbox, so a
+program that knows of its judge gains nothing.
 """
 from __future__ import annotations
 
 import json
 import math
 import re
+import threading
 from decimal import Decimal
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from ap.answers import extract_answer, match_answer
 from ap.files import UserError
 from ap.sandbox import Sandbox
 
 LETTERS = "ABCDEFGHIJ"
-FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 # Runs in the sandbox only: to unpickle is to run what the file says.
 DECODE = ("import base64, pickle, sys, zlib\n"
@@ -67,6 +69,26 @@ def are_tests(value: Any) -> bool:
                                            and isinstance(test.get("output"), str) for test in value)
 
 
+def program_of(reply: str) -> str | None:
+    """The last fenced block behind a reply's thoughts that is marked as Python; where none is, that has no mark."""
+    blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(reply.rpartition("</think>")[2])]
+    programs = [body for mark, body in blocks if mark.startswith("py")] or [body for mark, body in blocks if not mark]
+    return programs[-1] if programs and programs[-1].strip() else None
+
+
+def run_tests(program: str, tests: Sequence[Mapping], sandbox: Sandbox, function: str | None = None) -> str:
+    """"equal" when a program does what every test {"input", "output"} expects; else, of the first that fails,
+    "different" or what the sandbox says. function: the one to call; None: the program reads and prints."""
+    program = PRELUDE + program + (CALL.format(name=function) if function else "")
+    for test in tests:
+        result = sandbox.run(program, stdin=test["input"])
+        if result.status != "ok":
+            return result.status
+        if not (_same_value if function else _same_lines)(result.stdout, test["output"]):
+            return "different"
+    return "equal"
+
+
 class Grade(NamedTuple):
     """status: "equal", "different", "unparsed" (no answer can be read); of programs also what the sandbox says."""
 
@@ -75,16 +97,18 @@ class Grade(NamedTuple):
 
 
 class Grader:
-    """grade(solution, problem) -> Grade. A solution of None (cut) is unparsed. sandbox: for problems with tests."""
+    """grade(solution, problem) -> Grade, from any thread. A solution of None (cut) is unparsed. sandbox: for problems
+    with tests."""
 
     def __init__(self, sandbox: Sandbox | None = None):
-        self.sandbox, self._latest = sandbox, ("", [])
+        self.sandbox, self._latest, self._lock = sandbox, ("", []), threading.Lock()
 
     def __call__(self, text: str | None, problem: Mapping) -> Grade:
         if text is None:
             return Grade(None, "unparsed")
         if "tests" in problem:
-            return self._program(text, problem)
+            program = program_of(text)
+            return Grade(program, self._passes(program, problem) if program else "unparsed")
         answer = extract_answer(text)
         if "choices" in problem:
             letters = LETTERS[:len(problem["choices"])]
@@ -98,22 +122,12 @@ class Grader:
         status = match_answer(given, problem["answer"]).status
         return Grade(answer, "equal" if kind == "NV" and _close(given, problem["answer"]) else status)
 
-    def _program(self, text: str, problem: Mapping) -> Grade:
-        """Run the last fenced block on every test until one fails. Expected outputs never enter the sandbox."""
-        blocks = FENCED.findall(text.rpartition("</think>")[2])
-        if not blocks:
-            return Grade(None, "unparsed")
-        if self._latest[0] != problem["id"]:  # decoded once for its k solutions
-            self._latest = problem["id"], all_tests(problem["tests"], self.sandbox, f"problem {problem['id']}")
-        name = problem["tests"]["function"]
-        program = PRELUDE + blocks[-1] + (CALL.format(name=name) if name else "")
-        for test in self._latest[1]:
-            result = self.sandbox.run(program, stdin=test["input"])
-            if result.status != "ok":
-                return Grade(blocks[-1], result.status)
-            if not (_same_value if name else _same_lines)(result.stdout, test["output"]):
-                return Grade(blocks[-1], "different")
-        return Grade(blocks[-1], "equal")
+    def _passes(self, program: str, problem: Mapping) -> str:
+        with self._lock:  # decoded once for the k solutions of a problem, which come one after the other
+            if self._latest[0] != problem["id"]:
+                self._latest = problem["id"], all_tests(problem["tests"], self.sandbox, f"problem {problem['id']}")
+            tests = self._latest[1]
+        return run_tests(program, tests, self.sandbox, problem["tests"]["function"])
 
 
 def _close(one: str, other: str) -> bool:

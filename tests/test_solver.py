@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from ap.ranks import Ranks
 from ap.trajectory import Trajectory
 from ap.update import Updater
 from ap.world import World
-from eval import attempt, compare, held_out_sets, parse, rows_of, summarise
+from eval import attempt, compare, held_out_sets, of_domain, parse, rows_of, summarise
 from run_skills import build_skills
 
 MINI = domains.get("mini")
@@ -256,9 +258,44 @@ def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
     attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0)
     (row,) = rows_of([problem], attempts, 5)
     assert row.correct == [1, 1, 0, 0, 0] and row.answers == ["7", "14/2", "8", None, None]
-    assert evaluation_script.shares(attempts) == {"truncated": 0.2, "unparsed": 0.4}
-    with pytest.raises(UserError, match="problem 1.*no room"):
-        attempt(None, tokenizer, [problem], 5, "key", 5, 1.0)
+    assert row.statuses == ["equal", "equal", "different", "cut", "unparsed"]
+    assert evaluation_script.shares(row.statuses) == {"truncated": 0.2, "unparsed": 0.4}
+
+
+SUM = {"id": "1", "question": "Print the sum of two numbers.", "answer": json.dumps(
+    [{"input": "1 2", "output": "3"}, {"input": "5 7\n", "output": "12\n"}, {"input": "2 2", "output": "4"}])}
+
+
+def test_attempts_at_code_are_programs_that_must_pass_the_tests(config, monkeypatch):
+    """Right; right for one test only; one that fails; none; right, but cut. The tests are not shown, not even as the
+    answer of a row."""
+    tokenizer = run_solver.open_tokenizer(config)
+
+    def program(text, end="<|im_end|>"):
+        return f"I add.\n```python\n{text}\n```\n{end}"
+
+    scripted(tokenizer, [program("print(sum(map(int, input().split())))"), program("print(3)"), program("print(x)"),
+                         "print(3)<|im_end|>", program("print(sum(map(int, input().split())))", "")], monkeypatch)
+    with ExitStack() as stack:
+        (problem,), how = of_domain("code", [SUM], stack, False)
+        attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0, workers=3, **how)
+    assert [a.status for a in attempts] == ["equal", "different", "error", "unparsed", "cut"]
+    assert [a.trajectory.reward for a in attempts] == [1, 0, 0, 0, 0]
+    assert "program that reads standard input" in how["prompt_of"](problem) and "5 7" not in how["prompt_of"](problem)
+    assert rows_of([problem], attempts, 5)[0].gold == "passes its tests"
+    for answer in ("3", "[]", '[{"input": 1, "output": "2"}]'):
+        with pytest.raises(UserError, match="problem 1: its answer is no JSON list of tests"):
+            of_domain("code", [SUM | {"answer": answer}], ExitStack(), False)
+
+
+def test_programs_of_several_problems_are_graded_at_the_same_time():
+    """Each against its own tests, whichever thread reads them first."""
+    problems = [SUM | {"id": str(n), "answer": json.dumps([{"input": "", "output": str(n)}])} for n in range(4)]
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        problems, how = of_domain("code", problems, stack, False)
+        asked = [(f"```python\nprint({n})\n```", problem) for problem in problems for n in range(4)]
+        grades = list(pool.map(lambda pair: how["grade"](*pair).status, asked))
+    assert grades == ["equal" if i % 4 == i // 4 else "different" for i in range(16)]
 
 
 def test_the_summary_by_hand():
@@ -295,8 +332,63 @@ def test_eval_of_a_checkpoint_on_a_file(config, tmp_path, capsys):
     assert "problems: 10 problems" in capsys.readouterr().out
 
 
+def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, monkeypatch, capsys):
+    """Killed while it attempts the third of five portions: those before are not attempted again. A finished one, or one
+    with other settings, begins anew."""
+    _, start = start_of(config)
+    out, portions = tmp_path / "evaluation", []
+    monkeypatch.setattr(evaluation_script, "PORTION", 5)  # two problems of two attempts
+    real = evaluation_script.attempt
+
+    def attempts(model, tokenizer, problems, *rest, **options):
+        portions.append([problem["id"] for problem in problems])
+        if len(portions) == kill:
+            raise KeyboardInterrupt
+        return real(model, tokenizer, problems, *rest, **options)
+
+    def evaluated(*more):
+        evaluation_script.main(["--model", str(start), "--problems", str(config.folder / "problems.jsonl"), "--k", "2",
+                                "--max_tokens", "30", "--out", str(out), "--device", "cpu", *more])
+        return (out / "problems.jsonl").read_bytes(), capsys.readouterr().out
+
+    monkeypatch.setattr(evaluation_script, "attempt", attempts)
+    kill = 0
+    straight, table = evaluated()
+    assert len(portions) == 5 and "continuing" not in table
+    (out / "problems.jsonl").unlink()
+    kill = 8
+    with pytest.raises(KeyboardInterrupt):
+        evaluated()
+    assert not (out / "problems.jsonl").exists() and "0.000" not in capsys.readouterr().out
+    kill = 0
+    del portions[:]
+    again, printed = evaluated()
+    assert again == straight and portions == [["5", "6"], ["7", "8"], ["9", "10"]]
+    assert printed == f"problems: continuing after 4 of 10 problems\n{table}"
+    assert [path.name for path in out.iterdir()] == ["problems.jsonl"]
+
+    kill, portions[:] = 2, []
+    with pytest.raises(KeyboardInterrupt):
+        evaluated()
+    kill, portions[:] = 0, []
+    assert evaluated("--seed", "1")[0] != straight and len(portions) == 5
+
+
+def test_cut_and_unparsed_shares_come_from_the_file_too(tmp_path, capsys):
+    path = tmp_path / "a.jsonl"
+    write_correctness(path, [Row("1", "5", ["5", None], [1, 0], ["equal", "cut"])])
+    evaluation_script.main(["--correctness", str(path)])
+    assert "truncated  0.500" in capsys.readouterr().out
+    write_correctness(path, [Row("1", "5", ["5", None], [1, 0])])  # an older file
+    evaluation_script.main(["--correctness", str(path)])
+    assert "truncated" not in capsys.readouterr().out
+    write_correctness(path, [Row("1", "5", ["5", None], [1, 0], ["equal"])])
+    with pytest.raises(UserError, match="1 statuses; they must be parallel"):
+        read_correctness(path)
+
+
 @pytest.mark.parametrize("argv, words", [
-    ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
+    (["--model", "m", "--domain", "code"], "no held-out sets"), ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
     (["--model", "m", "--temperature", "nan"], "--temperature"), (["--model", "m", "--kk", "3"], "--kk"),
     (["--model", "m", "--k", "two"], "--k"),
 ])

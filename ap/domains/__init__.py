@@ -29,11 +29,12 @@ OF_MODELS = ("math", "code", "science")
 
 @dataclass(frozen=True)
 class Asking:
-    """How models are asked in a domain: more arguments of ChatVerifier and SampledSolver, and of Prober."""
+    """How models are asked and graded in a domain: more arguments of ChatVerifier and SampledSolver, and of Prober."""
 
     verifier: dict = field(default_factory=dict)
     solver: dict = field(default_factory=dict)
     same: Callable[[str, str], bool] | None = None  # is an attempt right? None: verifier.same_answer
+    graded: Callable[[dict], dict] = lambda problem: problem  # {id, question, answer} as ap.grading.Grader takes it
 
 
 def get(name: str):

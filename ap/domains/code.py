@@ -9,18 +9,19 @@ the statement alone. A Problem has it as `question`, the tests (JSON) as `answer
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
 from ap.domains import Asking, drafts
 from ap.domains.drafts.code_draft import check as check_in_sandbox  # noqa: F401, so that a test can compare both
-from ap.domains.drafts.code_draft import fault_of_tests, lines, parse
+from ap.domains.drafts.code_draft import fault_of_tests, parse
 from ap.domains.judged import (  # noqa: F401, the names of the interface
     AUDITOR, LONGEST, SHORTEST, SKILLS, VERIFIERS, Check, canonical, draw_problem, in_conflict, learn, make_corpus,
     step_kinds,
 )
+from ap.files import UserError
+from ap.grading import are_tests, program_of, run_tests
 from ap.trajectory import Problem
 from ap.verifier import Verdict, read_verdict
 
@@ -88,12 +89,7 @@ def _judged(statement: str, reference: str, tests, sandbox) -> Check:
 
 
 def passes(program: str, tests: Sequence[dict], sandbox) -> bool:
-    """Does a program print what every test expects? Each runs in a process of its own; the first failure ends it."""
-    def passed(test: dict) -> bool:
-        result = sandbox.run(program, stdin=test["input"])
-        return result.status == "ok" and lines(result.stdout) == lines(test["output"])
-
-    return all(map(passed, tests))
+    return run_tests(program, tests, sandbox) == "equal"
 
 
 def passed(output: str) -> bool:
@@ -104,10 +100,17 @@ def answer_of(output: str) -> str:
     return output.removeprefix("ok: ").strip()
 
 
-def program_of(reply: str) -> str | None:
-    """The last block of Python in a reply, behind its thoughts."""
-    blocks = re.findall(r"```(?:python3?|py)\n(.*?)```", re.sub(r"^.*</think>", "", reply, flags=re.DOTALL), re.DOTALL)
-    return blocks[-1].strip() or None if blocks else None
+def with_tests(problem: dict) -> dict:
+    """A problem of a file, whose answer are its tests, as ap.grading takes it. UserError."""
+    try:
+        tests = json.loads(problem["answer"])
+    except (ValueError, RecursionError):
+        tests = None
+    if not tests or not are_tests(tests):
+        raise UserError(f"problem {problem['id']}: its answer is no JSON list of tests with input and output; "
+                        "correct it, or leave it out.")
+    tests = {"public": tests, "private": "[]", "function": None}
+    return problem | {"answer": "passes its tests", "tests": tests}
 
 
 def asking(sandbox) -> Asking:
@@ -123,4 +126,5 @@ def asking(sandbox) -> Asking:
     def same(program: str, answer: str) -> bool:
         return bool(program) and passes(program, json.loads(answer), sandbox)
 
-    return Asking({"request": REQUEST, "read": read, "grade": grade}, {"prompt": SOLVE, "read": program_of}, same)
+    return Asking({"request": REQUEST, "read": read, "grade": grade}, {"prompt": SOLVE, "read": program_of}, same,
+                  with_tests)
