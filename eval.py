@@ -301,7 +301,8 @@ def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Ro
         if rows:
             print(f"{name}: continuing after {len(rows)} of {len(problems)} problems")
         write_jsonl(unfinished, [asked, *map(asdict, rows)])  # first: a folder that cannot be written is told at once
-        with tqdm(total=len(problems) * options.k, initial=len(rows) * options.k, desc=name, unit="attempt") as progress:
+        with tqdm(total=len(problems) * options.k, initial=len(rows) * options.k, desc=name,
+                  unit="attempt") as progress:
             while len(rows) < len(problems):
                 portion = problems[len(rows):len(rows) + max(PORTION // options.k, 1)]
                 attempts = attempt(model, tokenizer, portion, options.k, f"{options.seed}/eval", options.max_tokens,

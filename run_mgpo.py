@@ -33,6 +33,7 @@ from ap.model import describe, load_model, token_logprobs
 from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
+from ap.rewards import overlong_penalty
 from ap.rollout import roll_out, transcript
 from ap.shard import free, shard, whole
 from ap.trajectory import Batch, Trajectory, collate
@@ -187,6 +188,9 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         clock.tick("rollout")
         # judge
         judge(trajectories, tokenizer, world.committee, world.prober, known, config, key)
+        for t in trajectories:
+            length = config.max_tokens if t.outcome == "token_limit" else len(t.ids)
+            t.reward += overlong_penalty(length, config.max_tokens, config.overlong)
         clock.tick("judge")
         # compare
         compare(trajectories, config, key)

@@ -38,6 +38,7 @@ from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, load_model, token_logprobs
 from ap.prober import SOLVE
+from ap.rewards import overlong_penalty
 from ap.ranks import Ranks
 from ap.shard import free, shard, whole
 from ap.trajectory import Trajectory, collate
@@ -273,6 +274,8 @@ def train(
                            config.solver_max_tokens, config.temperature, workers=config.workers, **how)
         free(model, replica)
         trajectories = [a.trajectory for a in attempts]
+        for t in trajectories:
+            t.reward += overlong_penalty(sum(t.loss_mask), config.solver_max_tokens, config.overlong)
         rolled_out = time.perf_counter()
         # compare
         advantages = trajectory_advantages(
@@ -297,11 +300,11 @@ def train(
 
 def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
     """Rates of one step: right attempts; groups all right or all wrong, which teach nothing; tokens; -log pi."""
-    rewards = [a.trajectory.reward for a in attempts]
-    groups = [sum(rewards[i:i + size]) for i in range(0, len(rewards), size)]
+    right = [a.status == "equal" for a in attempts]
+    groups = [sum(right[i:i + size]) for i in range(0, len(right), size)]
     tokens = sum(sum(a.trajectory.loss_mask) for a in attempts)
     return {
-        "solved": sum(rewards) / len(rewards), "all_right": groups.count(size) / len(groups),
+        "solved": sum(right) / len(right), "all_right": groups.count(size) / len(groups),
         "all_wrong": groups.count(0) / len(groups), "tokens": tokens / len(attempts),
         # of the sampler, estimated by its own samples
         "entropy": -sum(sum(a.trajectory.logprobs) for a in attempts) / tokens,
@@ -363,7 +366,7 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "shard", "shard_size", "recompute",
     "max_skipped", "hidden_size", "layers", "heads", "intermediate_size", "micro_batch_tokens", "skills_min",
-    "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "save_every",
+    "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "overlong", "save_every",
     "sft_save_every", "reference", "workers", "allow_unsafe_exec",
     *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
 )

@@ -108,6 +108,8 @@ class Config:
     prober_k: int = setting(16, "attempts of the prober at a problem (paper: 16)")
     prober_window: int = setting(500, "problems between two looks at the prober's EMA (paper: 500)")
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
+    overlong: float = setting(
+        0.0, "rewards of proposer and solver fall by up to 1 over this last share of the token limit (DAPO: 0.2)")
     roles: str = setting("", "JSON file of models that verify, audit, attempt and teach (ap/cast.py); empty: programs")
     workers: int = setting(4, "threads that run tools and ask judges while other rows decode")
     # --- evaluation
@@ -181,12 +183,13 @@ _STAGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mgpo": ("the checkpoints of reinforcement learning", (
         "mastery_alpha", "mastery_eps", "algorithm", "groups", "group_size", "updates", "lr", "omega", "beta",
         "tau_pos", "tau_neg", "gate", "implicit_reward", "placebo", "normalise_std", "clip_low", "clip_high",
-        "kl_weight", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
+        "kl_weight", "overlong", "prober_window", "prober_floor", *_JUDGE, *_SHARED)),
     "evaluation_after.json": ("the last evaluation", ("steps",)),
     "solver": ("the solver", (  # the same for all its arms, since only their data shall differ
         "solver_budget", "solver_sft_steps", "solver_sft_batch", "solver_sft_lr", "solver_steps",
         "solver_groups", "solver_group_size", "solver_lr", "solver_max_tokens", "solver_eval", "solver_eval_k",
-        "normalise_std", "clip_low", "clip_high", "temperature", "max_grad_norm", "dtype", "skills_min", "skills_max")),
+        "normalise_std", "clip_low", "clip_high", "overlong", "temperature", "max_grad_norm", "dtype", "skills_min",
+        "skills_max")),
 }
 # What a run with --reference has in common with that other run: how its pi_ref was made, not how to go on from it.
 _REFERENCE_STAGES = {
@@ -276,7 +279,7 @@ def validate(config: Config) -> None:
             need(0 <= value < math.inf, f"{shown} a number of at least 0.")
         if field.name in ("temperature", "tau_pos", "tau_neg", "mastery_eps", "exec_timeout", "max_grad_norm"):
             need(value > 0, f"{shown} more than 0.")
-        if field.name in ("mastery_alpha", "tau_r", "prober_floor"):
+        if field.name in ("mastery_alpha", "tau_r", "prober_floor", "overlong"):
             need(value <= 1, f"{shown} between 0 and 1.")
 
     need(config.name not in ("", ".", "..") and Path(config.name).name == config.name,

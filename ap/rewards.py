@@ -18,6 +18,23 @@ def terminal_reward(valid: bool, pass_rate: float, r_base: float, hardness: floa
     return float(valid) * (r_base + float(solved) * hardness * (1.0 - pass_rate))
 
 
+def overlong_penalty(length: int, budget: int, share: float) -> float:
+    """What an attempt or an episode loses for coming near the end of its budget, in [-1, 0]; added to its reward.
+
+    Eq. (overlong): 0                                    length <= L - C,   L = budget, C = share * L
+                    ((L - C) - length) / C         L - C < length <= L
+                    -1                                     L < length
+
+    That is DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13; there L = 20480 and C = 4096 tokens). One that was
+    cut counts as of length L. *Choice*: C is a share, so that one setting serves the proposer and the solver, whose
+    budgets differ; 0 is off.
+    """
+    if share == 0:
+        return 0.0
+    soft = share * budget
+    return -min(max((length - (budget - soft)) / soft, 0.0), 1.0)
+
+
 def pass_rate(successes: int, n: int, k: int, kind: str) -> float:
     """How often the prober solves a problem, from `n` independent attempts of which `successes` were right.
 

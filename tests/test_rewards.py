@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from ap.rewards import pass_rate, process_reward, terminal_reward
+from ap.rewards import overlong_penalty, pass_rate, process_reward, terminal_reward
 
 
 @pytest.mark.parametrize("valid, rho, expected", [
@@ -23,6 +23,19 @@ def test_terminal_reward_never_pays_unsolved_more_than_solved():
     rewards = [terminal_reward(True, c / 16, 1.0, 1.0) for c in range(17)]
     assert rewards[0] == rewards[16] == 1.0
     assert all(a > b for a, b in zip(rewards[1:], rewards[2:]))  # the harder, the more, as long as it was solved once
+
+
+@pytest.mark.parametrize("length, expected", [
+    (0, 0), (16384, 0), (16385, -1 / 4096), (17408, -0.25), (18432, -0.5), (20480, -1), (20481, -1), (10 ** 6, -1),
+])
+def test_overlong_penalty(length, expected):
+    """Eq. (overlong) with DAPO's own numbers: L = 20480, C = 4096 = 0.2 L."""
+    assert overlong_penalty(length, 20480, 0.2) == pytest.approx(expected, abs=1e-12)
+    assert overlong_penalty(length, 20480, 0.0) == 0
+
+
+def test_the_penalty_is_a_slope_from_the_start_when_all_of_the_budget_is_soft():
+    assert [overlong_penalty(length, 4, 1.0) for length in range(6)] == [0, -0.25, -0.5, -0.75, -1, -1]
 
 
 def test_pass_rate_is_the_success_rate():

@@ -201,6 +201,28 @@ def test_it_resumes_with_the_same_numbers(config, tmp_path):
     assert numbers("proposer") == numbers("other") and len(numbers("other")) == 3
 
 
+def test_long_attempts_lose_reward_and_stay_solved_or_not(config, monkeypatch):
+    """--overlong 0.5 of 40 tokens: nothing up to 20 written tokens, 1/20 for each more, 1 for what was cut."""
+    tokenizer, start = start_of(config)
+    config = dataclasses.replace(config, overlong=0.5, solver_max_tokens=40, solver_steps=1, solver_group_size=4)
+    texts = [("7 " * words).strip() + f" \\boxed{{{answer}}}{end}" for words, answer, end in (
+        (2, 1, "<|im_end|>"), (14, 1, "<|im_end|>"), (14, 2, "<|im_end|>"), (40, 1, ""))]
+    scripted(tokenizer, texts * 2, monkeypatch)
+    problems = [{"id": str(n), "question": "a is 1. Find a.", "answer": "1"} for n in range(2)]
+    seen = []
+    update = run_solver.update
+    monkeypatch.setattr(run_solver, "update", lambda model, updater, trajectories, *rest: (
+        seen.extend(trajectories), update(model, updater, trajectories, *rest))[1])
+    run_solver.train(config, Ranks(), tokenizer, start, problems)
+    lengths = [sum(t.loss_mask) for t in seen[:4]]
+    assert lengths[0] < 20 < lengths[1] == lengths[2] < 40 < lengths[3]
+    soft = (lengths[1] - 20) / 20
+    assert [t.reward for t in seen[:4]] == pytest.approx([1, 1 - soft, -soft, -1])
+    assert [t.reward for t in seen] == [t.reward for t in seen[:4]] * 2
+    record = read_jsonl(config.folder / "solver" / "proposer" / "solver_metrics.jsonl")[0]
+    assert (record["solved"], record["all_wrong"], record["truncated"]) == (0.5, 0.0, 0.25)
+
+
 def test_the_start_resumes_and_is_found_again(config):
     _, once = start_of(dataclasses.replace(config, sft_save_every=1))
     weights = [w.clone() for w in load_model(once, config).parameters()]
@@ -364,7 +386,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, m
     del portions[:]
     again, printed = evaluated()
     assert again == straight and portions == [["5", "6"], ["7", "8"], ["9", "10"]]
-    assert printed == f"problems: continuing after 4 of 10 problems\n{table}"
+    assert printed == "problems: continuing after 4 of 10 problems\n" + table
     assert [path.name for path in out.iterdir()] == ["problems.jsonl"]
 
     kill, portions[:] = 2, []
