@@ -302,7 +302,7 @@ def problem_record(trajectory: Trajectory, step: int) -> dict:
     return {
         "question": problem.question, "answer": problem.answer, "domain": problem.domain, "step": step,
         "skills": list(trajectory.skills), "kept_skills": list(problem.skills), "pass_rate": trajectory.pass_rate,
-    }
+    } | ({"evidence": problem.evidence} if problem.evidence else {})
 
 
 class Clock:

@@ -131,6 +131,15 @@ def _read(config: Config, sandbox) -> Cast:
     return cast
 
 
+def model_names(path: Path) -> dict[str, list[str]]:
+    """The models of a --roles file by role, without addresses and folders, for people. UserError."""
+    def name(entry: dict) -> str:
+        return entry.get("model") or Path(entry.get("checkpoint", "?")).name
+
+    return {role: [name(entry) for entry in (entries if isinstance(entries, list) else [entries])]
+            for role, entries in read_json(path).items()}
+
+
 def _player(where: str, name: str, entry, config: Config) -> Endpoint | Checkpoint:
     kinds = [kind for kind in FIELDS if isinstance(entry, dict) and kind in entry]
     if len(kinds) != 1:

@@ -397,7 +397,7 @@ def _is_run(folder: Path) -> bool:
     if (folder / "config.json").exists():
         return True
     try:
-        found = sorted(path.name for path in folder.iterdir() if path.name != ".config.json.tmp")
+        found = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".config.json."))
     except FileNotFoundError:
         return False
     except OSError as error:

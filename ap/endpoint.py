@@ -93,9 +93,7 @@ class Endpoint:
                 self._count(cached=1)
                 return read_json(path)["reply"]
             reply, usage = self._fresh(request)
-            mine = path.with_suffix(f".{os.getpid()}")  # other processes may ask the same
-            write_json(mine, {"request": request, "reply": reply, "usage": usage})
-            os.replace(mine, path)
+            write_json(path, {"request": request, "reply": reply, "usage": usage})
         return reply
 
     def _fresh(self, request: dict) -> tuple[str, dict[str, int]]:

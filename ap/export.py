@@ -5,35 +5,55 @@ r"""The proposer's problems in the layouts that other trainers read.
 
     verl   data_source, prompt, ability, reward_model {style, ground_truth}, extra_info {split, index, ...}
            (verl's documentation, "Prepare Data for Post-Training"). verl picks the reward function by data_source:
-           "lighteval/MATH" compares what is in \boxed{}; for a name of your own it needs a custom_reward_function.
+           "lighteval/MATH" compares what is in \boxed{}, "codecontests" runs programs on tests; for a name of your own
+           it needs a custom_reward_function.
     trl    prompt, solution, answer and what else is known of the problem (TRL's documentation, "Dataset formats":
            conversational, prompt-only). GRPOTrainer hands the columns to reward functions; accuracy_reward of
            trl.rewards takes `solution`.
-    chat   messages: the prompt and the final answer. There are no worked solutions in it.
+    chat   messages: the prompt and the final answer. There are no worked solutions in it, except of the domain code,
+           where it is the reference program.
 
-The prompt is the one that the solver of this repository gets (prober.SOLVE). FILE.parquet needs the package pyarrow;
+The prompt is the one that the solver of this repository gets in the domain. FILE.parquet needs the package pyarrow;
 FILE.jsonl needs nothing. Beside it lies FILE.md, a data card: where the problems come from, settings, seeds, judges.
 """
 from __future__ import annotations
 
-import os
+import json
 from pathlib import Path
 from typing import Callable, Sequence
 
 from ap import domains
+from ap.cast import model_names
 from ap.config import PRESETS, Config, Parser, UserError, load_config, run_main
-from ap.files import numbered_records, told_when_unwritable, write_jsonl, write_text
+from ap.files import numbered_records, replacing, write_jsonl, write_text
 from ap.prober import SOLVE, program_pool
 
 # ----------------------------------------------------------------------------------------------- layouts
 
 
 def prompt_of(record: dict) -> list[dict]:
-    return [{"role": "user", "content": SOLVE.format(question=record["question"])}]
+    known = record.get("domain") in (*domains.NAMES, *domains.OF_MODELS)
+    template = domains.asking(record["domain"], None).solver.get("prompt", SOLVE) if known else SOLVE
+    return [{"role": "user", "content": template.format(question=record["question"])}]
 
 
-def boxed(record: dict) -> str:
+def is_code(record: dict) -> bool:
+    return record.get("domain") == "code"
+
+
+def solution(record: dict) -> str:
+    """The final answer in a box; of code the reference program, or nothing where it is not known."""
+    if is_code(record):
+        return f"```python\n{record['evidence']}\n```" if record.get("evidence") else ""
     return f"\\boxed{{{record['answer']}}}"
+
+
+def ground_truth(record: dict) -> str:
+    """What verl's scorers take: the answer, or tests as {"inputs": [...], "outputs": [...]}."""
+    if not is_code(record):
+        return record["answer"]
+    tests = json.loads(record["answer"])
+    return json.dumps({name + "s": [test[name] for test in tests] for name in ("input", "output")})
 
 
 def facts(record: dict) -> dict:
@@ -46,26 +66,26 @@ def facts(record: dict) -> dict:
 
 
 def verl(record: dict, index: int, data_source: str, split: str) -> dict:
-    """*Choice*: ability "math", verl's word for problems whose answer a rule compares."""
+    """*Choice*: ability "math", verl's word for problems whose answer a rule compares, for all but code."""
     return {
-        "data_source": data_source, "prompt": prompt_of(record), "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": record["answer"]},
+        "data_source": data_source, "prompt": prompt_of(record), "ability": "code" if is_code(record) else "math",
+        "reward_model": {"style": "rule", "ground_truth": ground_truth(record)},
         "extra_info": {"split": split, "index": index, "question": record["question"], "answer": record["answer"]}
         | facts(record),
     }
 
 
 def trl(record: dict, index: int, data_source: str, split: str) -> dict:
-    return {"prompt": prompt_of(record), "solution": boxed(record), "answer": record["answer"]} | facts(record)
+    return {"prompt": prompt_of(record), "solution": solution(record), "answer": record["answer"]} | facts(record)
 
 
 def chat(record: dict, index: int, data_source: str, split: str) -> dict:
-    return {"messages": [*prompt_of(record), {"role": "assistant", "content": boxed(record)}]}
+    return {"messages": [*prompt_of(record), {"role": "assistant", "content": solution(record)}]}
 
 
 FORMATS: dict[str, Callable[[dict, int, str, str], dict]] = {"verl": verl, "trl": trl, "chat": chat}
 
-PATHS = ("model", "skills", "corpus", "reference", "solver_problems")  # settings of which the card says the last name
+PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")  # settings of which the card says the last name
 
 # ------------------------------------------------------------------------------------------------- files
 
@@ -96,11 +116,31 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
     except ImportError as error:
         raise UserError(f"--out {path}: a .parquet file needs the package pyarrow; pip install pyarrow, or give a "
                         ".jsonl file.") from error
-    temporary = path.with_name(f".{path.name}.tmp")
-    with told_when_unwritable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
-        os.replace(temporary, path)
+
+
+def judges(domain: str, run: Config | None) -> list[str]:
+    """Rows of the card: who verified and attempted. Models are those that the run's --roles file names now."""
+    module, models = domains.get(domain), {}
+    if run is not None and run.roles:
+        if not Path(run.roles).exists():
+            return [f"| verifier and prober, domain {domain} | named in {Path(run.roles).name}, which is not there any "
+                    "more |"]
+        models = model_names(Path(run.roles))
+
+    def played(role: str, programs: str) -> str:
+        return f"models {', '.join(models[role])}" if models.get(role) else programs or "unknown"
+
+    verifiers = ", ".join(verify.__name__ for verify in module.VERIFIERS)
+    probers = ", ".join(prober.name for prober in program_pool(module)) if module.VERIFIERS else ""
+    return [
+        f"| verifier, domain {domain} | {played('verifiers', verifiers and f'programs {verifiers}')}; second audit "
+        f"{played('auditor', getattr(module.AUDITOR, '__name__', ''))}; program check {module.audit.__module__} |",
+        f"| prober, domain {domain} | from weak to strong: "
+        f"{played('probers', probers and f'simulated solvers {probers}')} |",
+        *([f"| teacher | {played('teacher', '')} |"] if models.get("teacher") else []),
+    ]
 
 
 def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], license: str) -> str:
@@ -114,15 +154,8 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
     lines += [f"{len(records)} problems with answers, written by a proposer model and accepted by a verifier "
               f"(Agentic Proposing, arXiv 2602.03279). Layout: {kind}. Made from {source.name}.", ""]
     lines += ["| | |", "|---|---|", f"| problems | {len(records)} |"]
-    for domain in sorted({record["domain"] for record in records if record.get("domain") in domains.NAMES}):
-        module = domains.get(domain)
-        verifiers = ", ".join(verify.__name__ for verify in module.VERIFIERS)
-        probers = ", ".join(prober.name for prober in program_pool(module))
-        lines += [
-            f"| verifier, domain {domain} | programs {verifiers}; second audit {module.AUDITOR.__name__}; "
-            f"program check {module.check.__name__} |",
-            f"| prober, domain {domain} | simulated solvers, from weak to strong: {probers} |",
-        ]
+    for domain in sorted({record.get("domain") for record in records} & {*domains.NAMES, *domains.OF_MODELS}):
+        lines += judges(domain, run)
     if rates:
         lines.append(f"| pass rate of the prober | mean {sum(rates) / len(rates):.3f}, from {min(rates):.3f} to "
                      f"{max(rates):.3f} |")

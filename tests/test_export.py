@@ -103,6 +103,53 @@ def test_the_data_card(problems):
     assert str(problems.parent.parent) not in card  # no path of this machine
 
 
+def test_the_card_names_the_models_that_judged(problems, tmp_path):
+    """Models by name and folders by their last part: no address, no path, no variable of a key."""
+    roles = tmp_path / "roles.json"
+    roles.write_text(json.dumps({
+        "verifiers": [{"endpoint": "http://10.0.0.7:8000/v1", "model": "judge-a", "key": "MY_KEY"},
+                      {"checkpoint": "/models/judge-b"}, {"checkpoint": "/models/judge-c"}],
+        "auditor": {"endpoint": "http://10.0.0.7:8000/v1", "model": "auditor-d"},
+        "teacher": {"checkpoint": "/models/teacher-e"}, "probers": [{"checkpoint": "/models/weak"},
+                                                                    {"checkpoint": "/models/strong"}]}))
+    save_config(Config(out=str(tmp_path), name="run", domain="math", roles=str(roles)))
+    write_jsonl(problems, [PROBLEM | {"domain": "math"}])
+    card = exported(problems, "trl", "jsonl").with_suffix(".md").read_text()
+    for words in ("models judge-a, judge-b, judge-c; second audit models auditor-d; program check ap.domains.judged",
+                  "from weak to strong: models weak, strong |", "| teacher | models teacher-e |", "roles roles.json"):
+        assert words in card, words
+    assert not any(secret in card for secret in ("10.0.0.7", "/models", "MY_KEY", str(tmp_path)))
+    roles.unlink()
+    assert "named in roles.json, which is not there any more" in exported(
+        problems, "trl", "jsonl").with_suffix(".md").read_text()
+
+
+def test_programs_play_the_roles_that_no_model_has(problems, tmp_path):
+    (tmp_path / "roles.json").write_text('{"probers": [{"endpoint": "http://x/v1", "model": "small"}]}')
+    save_config(Config(out=str(tmp_path), name="run", roles=str(tmp_path / "roles.json")))
+    card = exported(problems, "trl", "jsonl").with_suffix(".md").read_text()
+    assert "programs enumerate_worlds" in card and "weak to strong: models small |" in card
+
+
+TESTS = [{"input": "1 2", "output": "3"}, {"input": "5 7", "output": "12"}]
+CODE = {"question": "Print the sum.", "answer": json.dumps(TESTS), "domain": "code", "evidence": "print(3)"}
+
+
+@pytest.mark.parametrize("evidence, program", [("print(3)", "```python\nprint(3)\n```"), ("", "")])
+def test_code_is_asked_for_programs_and_graded_by_tests(tmp_path, evidence, program):
+    """verl's scorer of `codecontests` takes the tests as two lists; the reference program is the solution."""
+    write_jsonl(tmp_path / "p.jsonl", [CODE | {"evidence": evidence}])
+    rows = {}
+    for kind in export.FORMATS:
+        export.main([str(tmp_path / "p.jsonl"), "--format", kind, "--out", str(tmp_path / "o.jsonl")])
+        [rows[kind]] = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert "program that reads standard input" in rows["trl"]["prompt"][0]["content"]
+    assert rows["verl"]["ability"] == "code"
+    tests = json.loads(rows["verl"]["reward_model"]["ground_truth"])
+    assert tests == {"inputs": ["1 2", "5 7"], "outputs": ["3", "12"]}
+    assert rows["trl"]["solution"] == rows["chat"]["messages"][1]["content"] == program
+
+
 def test_without_a_run_around_it_the_card_says_so(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", [{"question": "1 + 1?", "answer": "2"}])
     export.main([str(tmp_path / "mine.jsonl"), "--format", "chat", "--out", str(tmp_path / "chat.jsonl")])

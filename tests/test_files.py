@@ -1,9 +1,13 @@
 """Small files: whole or not at all, and a sentence that names the file and the line when one cannot be read."""
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from ap.files import UserError, numbered_records, read_json, read_jsonl, write_json, write_jsonl
+from ap.files import UserError, numbered_records, read_json, read_jsonl, write_json, write_jsonl, write_text
 
 
 def test_json_files_come_back(tmp_path):
@@ -58,3 +62,29 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     for write in (write_json, write_jsonl):
         with pytest.raises(UserError, match=r"cannot write .*file.*--out"):
             write(tmp_path / "file" / "a.json", [])
+
+
+def test_two_processes_may_write_the_same_file(tmp_path):
+    """Each writes under a name of its own, so neither takes the other's half-written text for its own."""
+    script = ("import sys; from pathlib import Path; from ap.files import write_text\n"
+              "for _ in range(200): write_text(Path(sys.argv[1]), sys.argv[2] * 100_000)")
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "a"), letter], stderr=subprocess.PIPE,
+                                  cwd=Path(__file__).parents[1]) for letter in "xy"]
+    while any(process.poll() is None for process in processes):
+        if (tmp_path / "a").exists():
+            assert (tmp_path / "a").read_text() in ("x" * 100_000, "y" * 100_000)
+    assert [process.communicate()[1] for process in processes] == [b"", b""]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_threads_may_write_the_same_file_too(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: write_text(tmp_path / "a", str(n % 8) * 10_000), range(200)))
+    assert set((tmp_path / "a").read_text()) < set("01234567") and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_write_that_fails_leaves_no_temporary_file(tmp_path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a", "new \ud800")
+    assert (tmp_path / "a").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -410,7 +410,8 @@ def test_cut_and_unparsed_shares_come_from_the_file_too(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["--model", "m", "--domain", "code"], "no held-out sets"), ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
+    (["--model", "m", "--domain", "code"], "no held-out sets"),
+    ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
     (["--model", "m", "--temperature", "nan"], "--temperature"), (["--model", "m", "--kk", "3"], "--kk"),
     (["--model", "m", "--k", "two"], "--k"),
 ])
