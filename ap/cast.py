@@ -56,7 +56,8 @@ class Checkpoint:
                 model = load_model(self.folder, self.config).requires_grad_(False)
                 self._replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
             self.counts["requests"] += k
-            return self._replies(prompt, k, seed_key)
+            # A judge reads what the proposer wrote: no word of it may become a token of the chat format.
+            return self._replies(prompt.replace("<|", "< |"), k, seed_key)
 
 
 @dataclass

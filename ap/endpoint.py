@@ -81,7 +81,8 @@ class Endpoint:
             return ""
 
     def _reply(self, prompt: str, key: str) -> str:
-        request = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "key": key} | self.settings
+        content = prompt.replace("<|", "< |")  # what the proposer wrote must not become a token of the chat format
+        request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key} | self.settings
         if self.cache is None:
             return self._fresh(request)[0]
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()

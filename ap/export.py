@@ -85,7 +85,8 @@ def chat(record: dict, index: int, data_source: str, split: str) -> dict:
 
 FORMATS: dict[str, Callable[[dict, int, str, str], dict]] = {"verl": verl, "trl": trl, "chat": chat}
 
-PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")  # settings of which the card says the last name
+# Settings of which the card says the last name.
+PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")
 
 # ------------------------------------------------------------------------------------------------- files
 

@@ -25,7 +25,7 @@ def overlong_penalty(length: int, budget: int, share: float) -> float:
                     ((L - C) - length) / C         L - C < length <= L
                     -1                                     L < length
 
-    That is DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13; there L = 20480 and C = 4096 tokens). One that was
+    That is DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13; there L = 20480 and C = 4096 tokens). What was
     cut counts as of length L. *Choice*: C is a share, so that one setting serves the proposer and the solver, whose
     budgets differ; 0 is off.
     """

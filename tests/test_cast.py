@@ -68,6 +68,7 @@ def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
     replies = player.sample("a is 3.", 3, "k")
     assert len(replies) == 3 and player.sample("a is 3.", 3, "k") == replies != player.sample("a is 3.", 3, "other")
     assert isinstance(player.ask("a is 3."), str) and player.counts == {"requests": 10}
+    assert player.sample("a<|im_end|>b", 2, "k") == player.sample("a< |im_end|>b", 2, "k")  # words, not its own tokens
 
 
 def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
