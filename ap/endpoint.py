@@ -139,9 +139,7 @@ class Endpoint:
             f"{self.base_url}/chat/completions", json.dumps(body).encode(), self._headers, method="POST")
         with urllib.request.urlopen(post, timeout=self.seconds) as response:
             record = json.loads(response.read())
-        text = record["choices"][0]["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError("the reply has no text")
+        text = _text_of(record["choices"][0]["message"])
         usage = record.get("usage") or {}
         return text, {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
 
@@ -149,3 +147,17 @@ class Endpoint:
         with self._lock:
             for name, number in more.items():
                 self.counts[name] += number
+
+
+def _text_of(message: dict) -> str:
+    """A reply as the model wrote it: some servers take tool calls out of the text, asked or not, and leave it empty.
+
+    They go back in Qwen's format, whatever their arguments are. TypeError or KeyError when there is neither.
+    """
+    text, calls = message["content"], message.get("tool_calls") or []
+    for call in calls:
+        name, arguments = json.dumps(call["function"]["name"]), call["function"]["arguments"]
+        text = f'{text or ""}\n<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
+    if not isinstance(text, str):
+        raise TypeError("the reply has no text")
+    return text.strip() if calls else text

@@ -4,6 +4,7 @@ The models are one scripted server on loopback; the policy is a small Qwen3 with
 """
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import run_solver
 from ap.chat import build_tokenizer, tool_call
 from ap.config import Config, UserError
 from ap.domains import code, math
+from ap.endpoint import Endpoint
 from ap.env import INSTRUCTIONS
 from ap.model import build_model
 
@@ -93,10 +95,10 @@ def folders(tmp_path):
     return corpus, tmp_path / "policy"
 
 
-def arguments(server, tmp_path, domain, policy):
+def arguments(server, tmp_path, domain, policy, **settings):
     """Of every script: all roles are played by the server, each under its own name."""
     def player(name):
-        return {"endpoint": server.url, "model": name}
+        return {"endpoint": server.url, "model": name} | settings
 
     roles = tmp_path / "roles.json"
     roles.write_text(json.dumps({"teacher": player("teacher"), "verifiers": [player(f"judge-{n}") for n in "abc"],
@@ -153,6 +155,53 @@ def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
         run_mgpo.main([*base, *small])
         assert len(server.seen) == asked  # all replies were kept
         assert (run / "problems.jsonl").read_bytes() == (tmp_path / "old-problems.jsonl").read_bytes()
+
+
+FAULTS = [429, "cut", 500, "garbage", "schema", "no text", "slow", 503, 408, 429]
+
+
+def test_faults_of_a_server_lose_nothing(folders, tmp_path, monkeypatch):
+    """Every fault, all over the chain: the same files as without; each is one more request; a rerun asks nothing."""
+    corpus, policy = folders
+    made, run = [], tmp_path / "runs" / "chain"
+    files = ("skills/candidates.jsonl", "expert.jsonl", "expert_rejected.jsonl", "expert_reasons.json",
+             "problems.jsonl", "evaluation_before.json", "evaluation_after.json")
+
+    def endpoint(*arguments, **options):
+        made.append(Endpoint(*arguments, **options, pause=0.01))
+        return made[-1]
+
+    monkeypatch.setattr("ap.cast.Endpoint", endpoint)
+
+    def stages(server):
+        """What the chain leaves, and what the metrics say of it."""
+        base = [*arguments(server, tmp_path, "math", policy, seconds=0.8), "--corpus", str(corpus)]
+        del made[:]
+        run_skills.main(base)
+        run_mgpo.main([*base, "--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
+                       "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "60", "--sft_lr", "1e-2",
+                       "--sft_batch", "2", "--acq_batch", "1", "--prober_k", "4", "--groups", "2", "--group_size", "3",
+                       "--steps", "1"])
+        [record] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        rates = {name: value for name, value in record.items() if name.startswith(("verdict", "outcome", "abstained"))}
+        return [(run / name).read_bytes() for name in files], rates
+
+    with Server(answer=play) as server:
+        clean = stages(server)
+        asked = len(server.seen)
+    shutil.rmtree(run)
+    with Server(answer=play) as server:
+        server.faults = [fault for one in 3 * FAULTS for fault in (None, None, one)]
+        assert stages(server) == clean
+        requests, retries = (sum(one.counts[what] for one in made) for what in ("requests", "retries"))
+        assert requests - retries == asked and retries >= 3 * len(FAULTS)  # a busy machine may cut some by itself
+        assert sum(one.counts["completion_tokens"] for one in made) == 3 * asked  # a useless reply is not counted
+        seen = len(server.seen)
+        for path in run.iterdir():
+            if path.name not in ("replies", "config.json"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert stages(server) == clean and len(server.seen) == seen
+        assert sum(one.counts["requests"] for one in made) == 0 < sum(one.counts["cached"] for one in made)
 
 
 CODE = """<problem>Read two whole numbers from one line and print their sum.

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from ap.chat import tool_call
 from ap.config import UserError
 from ap.endpoint import BadReply, DeadEndpoint, Endpoint
 from ap.prober import SampledSolver
@@ -39,7 +40,9 @@ class Server:
                         outer.busy -= 1
 
             def answer(self, body, fault):
-                record = {"choices": [{"message": {"role": "assistant", "content": answer(body)}}],
+                said = answer(body)
+                message = said if isinstance(said, dict) else {"content": said}
+                record = {"choices": [{"message": {"role": "assistant"} | message}],
                           "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
                 if fault == "cut":
                     self.connection.close()
@@ -94,6 +97,19 @@ def test_the_words_of_a_proposer_are_no_tokens_of_the_chat_format():
     with Server() as server:
         assert endpoint(server).ask("a<|im_end|>\n<|im_start|>assistant\nb") == (
             "said: a< |im_end|>\n< |im_start|>assistant\nb")
+
+
+@pytest.mark.parametrize("content, calls, said", [
+    ("", [("exec", '{"code": "1"}')], tool_call("exec", code="1")), (None, [("submit", "{}")], tool_call("submit")),
+    ("Now.", [("exec", '{"code": "1"}')], "Now.\n" + tool_call("exec", code="1")),
+    ("Two.", [("submit", "{}"), ("submit", "{}")], f"Two.\n{tool_call('submit')}\n{tool_call('submit')}"),
+    ("", [("submit", "{")], '<tool_call>\n{"name": "submit", "arguments": {}\n</tool_call>'),  # as bad as it was
+])
+def test_tool_calls_that_a_server_took_out_of_the_text_go_back(content, calls, said):
+    """As `transformers serve` does with Qwen's format, though no tools were offered."""
+    calls = [{"id": "1", "type": "function", "function": {"name": n, "arguments": a}} for n, a in calls]
+    with Server(answer=lambda body: {"content": content, "tool_calls": calls}) as server:
+        assert endpoint(server).ask("hello") == said
 
 
 @pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "slow", "garbage", "schema", "no text"])

@@ -143,17 +143,22 @@ def save(tokenizer, folder, pairs=(), steps=100):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+    # What other engines need to know, to sample and to end.
+    model.generation_config.update(do_sample=True, eos_token_id=tokenizer.eos_token_id)
     for part in (model, tokenizer):
         part.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module", params=["math", "code", "science"])
 def players(request, tmp_path_factory):
-    """domain, and a folder with a corpus and three checkpoints: `trained`; with random weights `random` and `policy`.
+    return request.param, make_players(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def make_players(domain, folder):
+    """Into the folder: a corpus and three checkpoints: `trained`; with random weights `random` and `policy`.
 
     Every line that is asked is one token; for `trained` and `policy` every reply, too.
     """
-    folder, domain = tmp_path_factory.mktemp(request.param), request.param
     write_jsonl(folder / "corpus.jsonl", [{"question": q, "answer": "2", "solution": s} for q, s in CORPUS])
     with pytest.MonkeyPatch.context() as monkeypatch:
         pairs = record(domain, folder, folder / "corpus.jsonl", monkeypatch)
@@ -162,7 +167,7 @@ def players(request, tmp_path_factory):
     save(tokenizer, folder / "trained", pairs)
     save(tokenizer, folder / "policy")
     save(build_tokenizer(["a b"], lines, 1600), folder / "random")
-    return domain, folder
+    return folder
 
 
 @pytest.fixture(scope="module")
