@@ -1,6 +1,7 @@
 """Benchmarks: small files in exactly the published layouts, with problems of our own, read, asked and graded."""
 import base64
 import datetime
+import itertools
 import json
 import os
 import pickle
@@ -460,6 +461,24 @@ def test_best_of_5_is_pass_at_5_of_5_programs(tokenizer, tmp_path, monkeypatch, 
     assert f"mean@5     {6 / 15:.3f}" in out and "rows left out: 1 another date" in out
     assert "what the paper reports" in next(line for line in out.splitlines() if f"pass@5     {2 / 3:.3f}" in line)
     assert f"error      {2 / 15:.3f}" in out and f"truncated  {1 / 15:.3f}" in out and f"unparsed   {4 / 15:.3f}" in out
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_mean_and_pass_at_k_are_a_direct_count(name, tokenizer, tmp_path, monkeypatch, capsys):
+    """Four attempts at each problem, right by the toss of a coin: the share of right ones, and of the pairs of attempts
+    that hold a right one."""
+    rng, path = random.Random(name), write(tmp_path / "rows.jsonl", LAYOUTS[name][0])
+    with code_sandbox() as sandbox:
+        problems = load(name, path, sandbox)[0]
+    tosses = [[rng.random() < 0.5 for _ in range(4)] for _ in problems]
+    wrong = [next((WRONG[kind] for kind in ("choices", "tests") if kind in problem), WRONG[""]) for problem in problems]
+    scripted(tokenizer, [(gold_solution(problem) if right else bad) + "<|im_end|>"
+                         for problem, bad, row in zip(problems, wrong, tosses) for right in row], monkeypatch)
+    out = run(["--benchmark", name, "--data", str(path), "--k", "4"], tmp_path, capsys)
+    assert [row.correct for row in read_correctness(tmp_path / "out" / f"{name}.jsonl")] == tosses
+    pairs = [any(pair) for row in tosses for pair in itertools.combinations(row, 2)]
+    assert f"mean@4     {sum(map(sum, tosses)) / (4 * len(tosses)):.3f}" in out
+    assert f"pass@2     {sum(pairs) / len(pairs):.3f}" in out
 
 
 def test_with_another_k_nothing_is_called_the_papers(tokenizer, tmp_path, monkeypatch, capsys):

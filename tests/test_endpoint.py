@@ -65,7 +65,10 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Patient(ThreadingHTTPServer):
+            request_queue_size = 128  # with 5, a busy machine refuses connections
+
+        self.server = Patient(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -100,6 +100,46 @@ def test_a_wrong_claim_is_invalid_even_when_all_vote_valid():
     assert judge(OTHER, OTHER, OTHER).reason == "wrong answer"
 
 
+# ---------------------------------------------------------------- planted problems, all votes, all audits
+
+PLANTED = {"ambiguous": "ambiguous", "underspecified": "missing information", "unsolvable": "unsolvable",
+           "wrong answer": "wrong", "fine": "wrong"}  # what a verdict against it says
+AUDITS = {"first": Verdict(1, "25", "valid"), "second": Verdict(1, "26", "valid"), "third": Verdict(1, "27", "valid"),
+          "against": Verdict(0, None, "wrong"), "blocking": Verdict(0, None, "ambiguous"), "silent": Verdict(None)}
+
+
+def by_the_rule(kind, votes, agree, audit):
+    """Method, 5: two of three valid; no reason names ambiguity, missing information or unsolvability; answers agree or
+    the auditor settles; the claim is what was agreed on."""
+    if kind in ("ambiguous", "underspecified", "unsolvable") and 0 in votes:
+        return PLANTED[kind]
+    if sum(votes) < 2:
+        return "wrong"
+    agreed = "first" if agree else audit
+    if agreed in ("third", "against"):
+        return "disagreement"
+    if agreed in ("blocking", "silent"):
+        return {"blocking": "ambiguous", "silent": "could not judge"}[agreed]
+    return "valid" if agreed == ("second" if kind == "wrong answer" else "first") else "wrong answer"
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_planted_problems_go_where_the_rule_says(kind):
+    """All 2^3 votes, with answers that agree or not, and all outcomes of the audit. The truth is 25; a planted wrong
+    claim is 26."""
+    problem = Problem(PROBLEM.question, "26" if kind == "wrong answer" else "25", ("shift",))
+    seen = set()
+    for votes, agree, audit in itertools.product(itertools.product((0, 1), repeat=3), (True, False), AUDITS):
+        first = votes.index(1) if 1 in votes else None
+        verdicts = [Verdict(1, "25" if agree or n == first else "26", "valid") if vote else
+                    Verdict(0, None, PLANTED[kind]) for n, vote in enumerate(votes)]
+        judgement = judge(*verdicts, auditor=AUDITS[audit], problem=problem)
+        expected = by_the_rule(kind, votes, agree, audit)
+        assert (judgement.reason, judgement.valid) == (expected, expected == "valid"), (votes, agree, audit)
+        seen.add(expected)
+    assert {"valid", "wrong answer", "disagreement", "could not judge", PLANTED[kind]} <= seen
+
+
 # ---------------------------------------------------------------- program check, known problems
 
 
