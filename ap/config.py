@@ -51,7 +51,8 @@ class Config:
     micro_batch_tokens: int = setting(4096, "padded tokens in one forward-backward pass; lower it when memory is short")
     # --- stage 1: skills
     skills: str = setting("skills", "folder of your own SKILL.md packages, used beside the acquired ones")
-    corpus: str = setting("", "a folder of .md/.txt or a JSONL of {question, answer}; empty: the domain's own corpus")
+    corpus: str = setting(
+        "", "a folder of .md, .txt and .jsonl files or a JSONL of {question, answer}; empty: the domain's own corpus")
     corpus_size: int = setting(600, "worked problems in the domain's own corpus")
     tau_r: float = setting(0.5, "candidate skills with r(k) below it are rejected")
     # --- curriculum

@@ -2,6 +2,7 @@ r"""The proposer's problems in the layouts that other trainers read.
 
     python -m ap.export runs/mini/problems.jsonl --format verl --out mini.parquet
     python -m ap.export runs/mini/problems.jsonl --format trl --out mini.jsonl
+    python -m ap.export runs/mini/expert.jsonl --format episodes --out episodes.jsonl
 
     verl   data_source, prompt, ability, reward_model {style, ground_truth}, extra_info {split, index, ...}
            (verl's documentation, "Prepare Data for Post-Training"). verl picks the reward function by data_source:
@@ -12,6 +13,8 @@ r"""The proposer's problems in the layouts that other trainers read.
            trl.rewards takes `solution`.
     chat   messages: the prompt and the final answer. There are no worked solutions in it, except of the domain code,
            where it is the reference program.
+    episodes   messages: whole expert episodes of a run, system, user and assistant, as Qwen's chat format writes tools
+           and their replies; for supervised training in TRL and verl, which take this column.
 
 The prompt is the one that the solver of this repository gets in the domain. FILE.parquet needs the package pyarrow;
 FILE.jsonl needs nothing. Beside it lies FILE.md, a data card: where the problems come from, settings, seeds, judges.
@@ -19,8 +22,11 @@ FILE.jsonl needs nothing. Beside it lies FILE.md, a data card: where the problem
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Callable, Sequence
+
+from transformers import AutoTokenizer
 
 from ap import domains
 from ap.cast import model_names
@@ -81,6 +87,28 @@ def trl(record: dict, index: int, data_source: str, split: str) -> dict:
 
 def chat(record: dict, index: int, data_source: str, split: str) -> dict:
     return {"messages": [*prompt_of(record), {"role": "assistant", "content": solution(record)}]}
+
+
+MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+
+
+def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
+    """Their problems, and rows {"messages", ...}, of a run's expert.jsonl. UserError."""
+    run = load_config(path.parent)
+    tokenizer = AutoTokenizer.from_pretrained(run.model or run.source / "tokenizer", local_files_only=True)
+    problems, rows = [], []
+    for number, record in numbered_records(path):
+        if not isinstance(record.get("ids"), list) or not isinstance(record.get("problem"), dict):
+            raise UserError(f"{path}, line {number}: no episode with ids and a problem; give a run's expert.jsonl.")
+        text = tokenizer.decode(record["ids"], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        problem = record["problem"]
+        problems.append(problem | {"pass_rate": record["pass_rate"], "kept_skills": problem["skills"],
+                                   "skills": record["skills"]})
+        messages = [{"role": role, "content": content} for role, content in MESSAGE.findall(text)]
+        rows.append({"messages": messages} | facts(problems[-1]))
+    if not rows:
+        raise UserError(f"{path} holds no episode; let run_sft.py write some first.")
+    return problems, rows
 
 
 FORMATS: dict[str, Callable[[dict, int, str, str], dict]] = {"verl": verl, "trl": trl, "chat": chat}
@@ -185,8 +213,9 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m ap.export", description=__doc__)
     add = parser.add_argument
-    add("problems", metavar="PROBLEMS", help="problems.jsonl of a run, or lines with a question and an answer")
-    add("--format", required=True, choices=tuple(FORMATS), help="the layout")
+    add("problems", metavar="FILE",
+        help="problems.jsonl of a run, or lines with a question and an answer; for episodes a run's expert.jsonl")
+    add("--format", required=True, choices=(*FORMATS, "episodes"), help="the layout")
     add("--out", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl")
     add("--data_source", default="agentic-proposing", metavar="TEXT", help="verl's name for the data "
         "(default: agentic-proposing)")
@@ -194,9 +223,12 @@ def main(argv: list[str]) -> None:
     add("--license", default="unknown", metavar="TEXT", help="for the data card (default: unknown)")
     options = parser.parse_args(argv)
     source, out = Path(options.problems), Path(options.out)
-    records = read_problems(source)
-    layout = FORMATS[options.format]
-    write_rows(out, [layout(record, i, options.data_source, options.split) for i, record in enumerate(records)])
+    if options.format == "episodes":
+        records, rows = read_episodes(source)
+    else:
+        records, layout = read_problems(source), FORMATS[options.format]
+        rows = [layout(record, i, options.data_source, options.split) for i, record in enumerate(records)]
+    write_rows(out, rows)
     card = out.with_suffix(".md")
     write_text(card, data_card(source, out, options.format, records, options.license))
     print(f"{len(records)} problems: {out}\ndata card: {card}")

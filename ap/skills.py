@@ -181,14 +181,16 @@ class Document:
 
 
 def read_corpus(path: Path) -> list[Document]:
-    """D_corpus: a folder of .md and .txt files, or a JSONL of {question, answer[, solution]}. Raises UserError."""
+    """D_corpus: a JSONL of {question, answer[, solution]}, or a folder of such and of .md and .txt files. UserError."""
     path = Path(path)
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".md", ".txt") and file.is_file())
-        documents = [Document(read_text(file), str(file)) for file in files]
+        suffixes = (".md", ".txt", ".jsonl")
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+        documents = [document for file in files for document in (
+            read_corpus(file) if file.suffix.lower() == ".jsonl" else [Document(read_text(file), str(file))])]
         documents = [document for document in documents if document.text.strip()]
         if not documents:
-            raise UserError(f"{path}: no text in .md or .txt files in this folder; give another corpus")
+            raise UserError(f"{path}: no text in .md, .txt or .jsonl files in this folder; give another corpus")
         return documents
     documents = []
     for number, record in numbered_records(path):

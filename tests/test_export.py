@@ -1,7 +1,10 @@
 """Problems in other trainers' layouts: field by field, and read back by those who will read them."""
 import json
+import random
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,8 @@ import pytest
 from ap import export
 from ap.config import Config, UserError, save_config
 from ap.files import write_jsonl
+from ap.rollout import play_script
+from ap.teacher import ScriptedAuthor
 
 PROBLEM = {
     "step": 3, "question": "a is 52. b is a minus 5. Find b.", "answer": "47", "domain": "mini",
@@ -193,3 +198,28 @@ def test_the_command_line(problems):
     assert done.returncode == 0 and done.stdout.startswith("2 problems: ")
     done = subprocess.run([*command, "--out", "x.csv"], cwd=root, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
+
+
+def test_episodes_are_rendered_back_to_the_same_tokens(world, tmp_path):
+    """Messages, through the tokenizer's own chat template, are the ids of the episode: nothing lost, nothing added."""
+    config = world.env.config
+    folder = tmp_path / "run"
+    shutil.copytree(config.folder / "tokenizer", folder / "tokenizer")
+    save_config(replace(config, out=str(tmp_path), name="run"))
+    author, episodes = ScriptedAuthor(world.env), []
+    for n in range(6):
+        rng = random.Random(n)
+        episode = play_script(world.env, world.tokenizer, world.curriculum.draw(rng), author.writer(rng))
+        episodes += [episode] if episode.problem is not None else []
+    assert any(turn.action == "exec" for episode in episodes for turn in episode.turns)
+    write_jsonl(folder / "expert.jsonl", [episode.to_dict() for episode in episodes])
+    export.main([str(folder / "expert.jsonl"), "--format", "episodes", "--out", str(tmp_path / "e.jsonl")])
+    rows = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+    for row, episode in zip(rows, episodes, strict=True):
+        assert [m["role"] for m in row["messages"]] == ["system", *["user", "assistant"] * len(episode.turns)]
+        text = world.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        assert text.removesuffix("\n") == world.tokenizer.decode(episode.ids)
+    assert f"| problems | {len(episodes)} |" in (tmp_path / "e.md").read_text()
+    with pytest.raises(UserError, match="line 1: no episode"):
+        write_jsonl(folder / "expert.jsonl", [PROBLEM])
+        export.main([str(folder / "expert.jsonl"), "--format", "episodes", "--out", str(tmp_path / "e.jsonl")])
