@@ -19,7 +19,7 @@ from ap.chat import encode
 from ap.config import UserError
 from ap.evaluation import read_correctness
 from ap.generate import Conversation
-from ap.grading import Grade, Grader, code_sandbox
+from ap.grading import Grade, Grader, code_sandbox, program_of
 
 
 def encoded(value) -> str:
@@ -243,6 +243,16 @@ def test_cases_of_olympic_arena_may_be_objects(tmp_path, sandbox):
     rows = [olympic(1, "CODE", None, "CS", test_cases=[{"input": "21", "output": "42"}])]
     (problem,), _ = load("olympicarena", write(tmp_path / "val.jsonl", rows), sandbox)
     assert Grader(sandbox)(gold_solution(problem), problem).status == "equal"
+
+
+@pytest.mark.parametrize("reply, program", [
+    ("```python\na\n```\nbetter:\n```Python3\nb\n```", "b\n"), ("```\na\n```\n```\nb\n```", "b\n"),
+    ("```py\na\n```\nIt prints\n```\n3\n```\n```json\n{}\n```", "a\n"),  # neither its output nor a verdict
+    ("<think>\n```python\na\n```\n</think>\n```json\n{}\n```", None), ("```python\n \n```", None),
+    ("```python\na", None), ("a", None), ("", None),
+])
+def test_which_block_of_a_reply_is_its_program(reply, program):
+    assert program_of(reply) == program
 
 
 @pytest.mark.parametrize("program, status", [
