@@ -149,7 +149,7 @@ def test_corpus_of_texts_and_of_records(tmp_path):
     (folder / "c.pdf").write_text("not read")
     assert [document.text for document in read_corpus(folder)] == ["Bee", "Ay"]
     (folder / "c.jsonl").write_text('{"question": "1 + 1?", "answer": 2}\n')
-    assert [(d.text, d.answer) for d in read_corpus(folder)][1:] == [("Ay", ""), ("1 + 1?\nAnswer: 2", "2")]
+    assert [(d.text, d.answer) for d in read_corpus(folder)][1:] == [("1 + 1?\nAnswer: 2", "2"), ("Ay", "")]
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"question": "1+1?", "answer": 2}\n\n{"question": "q", "answer": "a", "solution": "s"}\n')
     first, second = read_corpus(path)
