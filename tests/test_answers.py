@@ -45,7 +45,17 @@ def test_never_raises_on_any_two_answers():
     rng = random.Random(2)
     for pair in PAIRS:
         match = match_answer(pair["prediction"], rng.choice(PAIRS)["gold"])
-        assert match.status in ("equal", "different", "unparsed")
+        assert match.status in ("equal", "different", "unparsed") and not match.reason.startswith("failed"), pair
+
+
+def test_no_mistake_of_ours_in_what_two_parts_make_together():
+    """Every part beside every other one. match_answer catches a mistake of its own, and says "failed"."""
+    parts = [r"\pi", "e", "i", "x", "2", "x=1", "x>1", "(1,2)", "[1,2)", r"\{1\}", r"\emptyset", r"\infty", r"\pm 1",
+             "yes", "5 cm", r"\sum_{k=1}^{n} k", r"\begin{pmatrix}1\\2\end{pmatrix}", "1:2", r"\R", "k", "..."]
+    signs = [", ", " or ", " and ", " = ", " < ", r" \ne ", r" \in ", r" \cup ", r" \setminus ", " + ", "*", "/", "^"]
+    for text in (a + sign + b for a in parts for sign in signs for b in parts):
+        match = match_answer(text, "2")
+        assert not match.reason.startswith("failed"), (text, match)
 
 
 def test_every_notation_rule_reads_its_example():

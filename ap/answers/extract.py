@@ -6,6 +6,7 @@ import re
 SAID = re.compile(
     r"(?i)\b(?:answer|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
     r"(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*"
+    r"|^[ \t]*(?:#+|\*\*)[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n\s*"
     r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
     r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
@@ -20,6 +21,7 @@ VAGUE = re.compile(  # a sentence with one of these does not say that the number
     r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
     r"|but|case|step|begins?|starts?|from|to|first|suppose|assume|let|note|given|correct|accept|gold|reference|output"
     r"|grader|previous|ignore|mark)\b")
+REASON = re.compile(r",? \(?\b(?:which|since|because)\b.*")  # behind what is said to be the answer
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
 NUMBER = re.compile(
     r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
@@ -70,6 +72,7 @@ def marked(text: str) -> str | None:
     sentence = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])[0]
     if sentence.count("{") < sentence.count("}"):  # \text{Answer: } 5; {"answer": 5}
         sentence = sentence.strip(" \t}")
+    sentence = REASON.sub("", sentence) if not HEDGE.search(sentence) else sentence
     return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
 
 

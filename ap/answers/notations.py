@@ -29,6 +29,7 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"\|v\|", r"\\\||\\[lr]?Vert(?![A-Za-z])", "|"),
     (r"\hat{\imath}", r"\\([ij])math(?![A-Za-z])", r"\1"),
     (r"2*I", r"\* *I\b", "*i"),
+    (r"3+4j", r"^([-+0-9. ]*[0-9])j$", r"\1i"),
     # dressing
     (r"\color{red}", r"\\(?:(?:text)?color|[hv]?phantom|hspace\*?|tag) *\{[^{}]*\}", ""),
     (r"\small", r"\\(?:small|large|Large|normalsize|rm|bf|it|bfseries)(?![A-Za-z])", " "),
@@ -54,6 +55,7 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     # functions
     (r"log2(8)", r"(?<![A-Za-z\\])log_?(2|10) *(?=\()", r"\\log_{\1}"),
     (r"{n \choose k}", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"{1 \over 2}", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"^5C_2", rf"(?<![\w)}}])(?:\{{\}})?[_^]{N} *\{{? *C{C} *_{N}", r"\\binom{\1}{\2}"),
     (r"C_5^2", rf"\bC *_{N} *\^{N}", r"\\binom{\1}{\2}"),
     (r"5C2, 5 choose 2", r"\b([0-9]+) *(?:C|choose) *([0-9]+)\b", r"\\binom{\1}{\2}"),

@@ -34,7 +34,10 @@ def read(text: str) -> list[Reading]:
     """All the ways to understand a normalised answer. Raises Unreadable when there is none."""
     explicit = MARK in text and bool(re.match(r" *[A-Za-z][^\\]*$", text.rpartition(MARK)[2]))  # ends with \text{cm}
     found, text = [], " ".join(text.replace(MARK, "").split())
-    if option := words.letter(text):
+    statements = words.numerals(text)
+    if statements:
+        found.append(Reading("word", Node("word", (statements,))))
+    if "," not in (statements or "") and (option := words.letter(text)):
         found.append(Reading("letter", Node("word", (option[0],))))
         text = option[1] or text
     lower = text.lower().rstrip(".")
