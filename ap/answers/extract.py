@@ -4,11 +4,13 @@ from __future__ import annotations
 import re
 
 SAID = re.compile(
-    r"(?i)\b(?:answer|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
-    r"(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*"
+    r"(?i)\b(?:answer(?: to (?:the|this|your) \w+)?|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
+    r"(?:(?:is|equals|(?:must|should|would) be|comes out to)\b"
+    r"(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*|^[ \t]*ans\b[.: \t]*"
     r"|^[ \t]*(?:#+|\*\*)[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n\s*"
-    r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
-    r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
+    r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)"
+    r"|答案(?:是|为|[:：])\s*|^(?:故|所以|因此)?选[:：]?"
+    r"|[<\[](?:final_)?answer[>\]]\s*|</(?:final_)?answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
 JOINT = re.compile(  # between two boxes
     r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b)*")
@@ -19,9 +21,11 @@ HEDGE = re.compile(
     r"|incorrect|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
 VAGUE = re.compile(  # a sentence with one of these does not say that the number in it is the answer
     r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
-    r"|but|case|step|begins?|starts?|from|to|first|suppose|assume|let|note|given|correct|accept|gold|reference|output"
-    r"|grader|previous|ignore|mark)\b")
+    r"|but|case|step|begins?|starts?|from|to(?=.*[0-9])|first|suppose|assume|let|note|given|correct|accept|gold"
+    r"|reference|output|grader|previous|ignore|mark)\b")
 REASON = re.compile(r",? \(?\b(?:which|since|because)\b.*")  # behind what is said to be the answer
+TAKEN_BACK = re.compile(r"(?i)\b(?:actually|wait|correction|oops)\b")  # "The answer is 4. Actually, it is 5."
+AND = re.compile(r"\s*(?:,|,? *and)\s*")
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
 NUMBER = re.compile(
     r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
@@ -69,7 +73,9 @@ def marked(text: str) -> str | None:
         said.pop()  # "the answer is 4 or the answer is 5"
     if not said:
         return None
-    sentence = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])[0]
+    sentence, *rest = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])
+    if TAKEN_BACK.search(" ".join(rest)):
+        return None
     if sentence.count("{") < sentence.count("}"):  # \text{Answer: } 5; {"answer": 5}
         sentence = sentence.strip(" \t}")
     sentence = REASON.sub("", sentence) if not HEDGE.search(sentence) else sentence
@@ -85,21 +91,24 @@ def last_formula(text: str) -> str | None:
     """The last formula or bold text, unless its line hedges or it is one of a row of formulas without words."""
     if bold := BOLD.search(text, max(0, len(text) - 300)):
         return None if HEDGE.search(text[text.rfind("\n") + 1:]) else bold[1].strip() or None
-    formulas = list(FORMULA.finditer(text))[-2:]
+    formulas = list(FORMULA.finditer(text))
     if not formulas:
         return None
     line = text[text.rfind("\n", 0, formulas[-1].start()) + 1:]
-    listed = len(formulas) == 2 and not re.search("[A-Za-z]{2}", text[formulas[0].end():formulas[1].start()])
+    last = [formulas.pop()]
+    while formulas and AND.fullmatch(text[formulas[-1].end():last[0].start()]):  # $1$, $2$ and $3$
+        last.insert(0, formulas.pop())
+    listed = formulas and not re.search("[A-Za-z]{2}", text[formulas[-1].end():last[0].start()])
     if listed or HEDGE.search(line):
         return None
-    return next(group for group in formulas[-1].groups() if group).strip() or None
+    return ", ".join(next(group for group in one.groups() if group).strip() for one in last) or None
 
 
 def told(text: str) -> str | None:
     """The only number of a sentence, with the word behind it: the last sentence if it concludes, or the only one."""
     sentences = re.split(r"(?<=[^.])[.!]\s+|\n+", text[-400:].strip())
     last = sentences[-1].rstrip(". ")
-    numbers = re.findall(r"[0-9][0-9,.]*", last)
+    numbers = re.findall(r"[0-9][0-9,.]*(?:/[0-9]+)?", last)
     if len(numbers) != 1 or HEDGE.search(last) or VAGUE.search(last) or len(last.split()) > 20:
         return None
     if len(sentences) > 1 and not CONCLUSION.match(last) or not re.match(r"(?:[A-Za-z]+,? +){2}", last):

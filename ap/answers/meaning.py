@@ -136,7 +136,7 @@ def _several(kind: str, parts: list[Node]) -> Node:
     if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
         return Node("system", tuple(sorted(parts, key=lambda part: part.args[0])))
     if len(names) == len(parts) and len({*names}) == 1 and not intervals:
-        return Node("named", (names[0], _several("list", [part.args[1] for part in parts]), None))
+        return Node("named", (names[0], _several(kind, [part.args[1] for part in parts]), None))
     if len(named) == 1 and parts[0].op == "named" and not intervals:  # x = 1, 2
         return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
     entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
@@ -183,9 +183,9 @@ def _relation(node: Node) -> Node:
         if parts[1].op == "var" and not parts[0].variables and is_expression(parts[0]):  # 5 = x
             return Node("named", (parts[1].args[0], parts[0], Node("=", (_minus(*parts),))))
         if all(is_expression(part) for part in parts):
+            if _identical(*parts):  # 3 + 4 = 7, (x^2 - 1)/(x - 1) = x + 1
+                return parts[1]
             if not any(part.variables for part in parts):
-                if same(*parts, Probe("chain", 50)):
-                    return parts[1]
                 raise Unreadable("a false statement")
             relation = Node("=", (_minus(*parts),))
             return Node("named", ("", parts[1], relation)) if _is_asked_for(*parts) else relation
@@ -198,6 +198,13 @@ def _relation(node: Node) -> Node:
     if not (apart or all(is_expression(part) for part in parts)) or "\\in" in signs or "=" in signs:
         raise Unreadable("a relation of what are not numbers")
     return _inequality(signs, parts)
+
+
+def _identical(left: Node, right: Node) -> bool:
+    try:
+        return same(left, right, Probe("chain", 50))
+    except Unreadable:
+        return False
 
 
 def _is_asked_for(left: Node, right: Node) -> bool:
