@@ -10,8 +10,9 @@ with reals, equality (are two meanings the same?), probes (are two expressions?)
 
 Which text is the answer (*choice*): behind the last </think>, the last balanced \boxed{} or \fbox{}, whatever follows
 it; boxes with only commas, "or", "and" between them are one list. Else the last "Answer:", "the answer is", "result
-is", "####" or <answer>; else the whole text if it can be read; else the last formula in it or bold text at its end,
-unless its line hedges or it is one of a row of formulas without words; else the only number in its last sentence, if
+is", "####" or <answer>; else the whole text if it can be read; else the last formula in it (with those before it that
+commas or "and" join to it) or bold text at its end, unless its line hedges or something else without words stands
+between two formulas; else the only number in its last sentence, if
 that is its only one or begins with "so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
 
 What counts as equal (*choice*, all of it):

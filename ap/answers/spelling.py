@@ -63,7 +63,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\! *", "", text)
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", text)
     text = re.sub(r"(?:\$|\\\)) *(?=[A-Za-z][A-Za-z/^2-3 .]*$)", f" {MARK}", text)  # $5$ m
-    text = re.sub(r"^ *~ *(?=[0-9])", r"\\approx ", text)
+    text = re.sub(r"^ *~ *(?=[0-9][^~]*$)", r"\\approx ", text)
     text = SPACING.sub(lambda match: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(match[0], " "), text)
     text = re.sub(r"\\math(?:bb|bf) *(?:\{ *R *\}|R\b)", r"\\R ", text)
     for _ in range(2):
