@@ -288,12 +288,16 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     with open(fds[0], "rb") as file:
         request = json.loads(file.read(struct.unpack("I", file.read(4))[0]))
         stdin = file.read()
-    for name, text in request["files"].items():
-        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-        with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            file.write(text)
-    with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
-        file.write(stdin)
+    try:
+        for name, text in request["files"].items():
+            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+            with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+                file.write(text)
+        with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
+            file.write(stdin)
+    except (OSError, ValueError, RecursionError) as error:  # a traceback of ours would tell the program's author of us
+        os.write(2, f"sandbox: no room for its files: {getattr(error, 'strerror', type(error).__name__)}\n".encode())
+        os._exit(1)
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)

@@ -227,6 +227,8 @@ def test_files(box):
     code = "from pack.mod import V\nprint(open('data.txt', encoding='utf-8').read(), V, sep='')"
     assert box.run(code, files=files).stdout == "π\n5\n"
     assert box.run("import os; print(os.listdir())").stdout == "[]\n"
+    result = box.run("print(1)", files={"a" * 300: ""})
+    assert (result.stderr, result.status) == ("sandbox: no room for its files: File name too long\n", "error")
     for name in ("/etc/x", "../x", "a/../../x", ""):
         with pytest.raises(UserError):
             box.run("", files={name: ""})
