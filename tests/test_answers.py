@@ -103,7 +103,7 @@ def test_three_outcomes():
     (r"$\boxed{-2}$, $\boxed{1}$ and $\boxed{3}$", "-2, 1, 3"), (r"\boxed{3} \text{ or } \boxed5", "3 or 5"),
     ("<think>Answer: 4</think> <answer> 5 </answer>", "5"), ('{"answer": 5}', "5"), ("so it is **18**.", "18"),
     ("I choose (B).", "(B)"), ("the answer is therefore 7", "7"),
-    (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
+    (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", "3, 4"),
     ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
 ])
 def test_extract_answer(text, answer):

@@ -6,14 +6,15 @@ import re
 SAID = re.compile(
     r"(?i)\b(?:answer(?: to (?:the|this|your) \w+)?|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
     r"(?:(?:is|equals|(?:must|should|would) be|comes out to)\b"
-    r"(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*|^[ \t]*ans\b[.: \t]*"
-    r"|^[ \t]*(?:#+|\*\*)[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n\s*"
+    r"(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|[=-]*>|=)[*_\s]*|^[ \t]*ans\b[.: \t]*"
+    r"|^[ \t]*(?:#+|\*\*)?[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n(?:[-=]{3,}\n)?\s*"
     r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)"
     r"|答案(?:是|为|[:：])\s*|^(?:故|所以|因此)?选[:：]?"
     r"|[<\[](?:final_)?answer[>\]]\s*|</(?:final_)?answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
 JOINT = re.compile(  # between two boxes
-    r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b)*")
+    r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b"
+    r"|[A-Za-z] *=)*")
 BOLD = re.compile(r"\*\*([^*:\n]+)\*\*(?!:)[^*\n]*\Z")
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 HEDGE = re.compile(
@@ -25,7 +26,7 @@ VAGUE = re.compile(  # a sentence with one of these does not say that the number
     r"|reference|output|grader|previous|ignore|mark)\b")
 REASON = re.compile(r",? \(?\b(?:which|since|because)\b.*")  # behind what is said to be the answer
 TAKEN_BACK = re.compile(r"(?i)\b(?:actually|wait|correction|oops)\b")  # "The answer is 4. Actually, it is 5."
-AND = re.compile(r"\s*(?:,|,? *and)\s*")
+AND = re.compile(r"\s*(?:,|,? *(?:and|or))\s*")
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
 NUMBER = re.compile(
     r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
@@ -34,7 +35,12 @@ NUMBER = re.compile(
 
 def extract_answer(text: str) -> str | None:
     """The final answer of a solution, or None: a box, else what is said to be the answer, else the last formula."""
+    text = behind_thinking(text)
     return marked(text) or last_formula(text)
+
+
+def behind_thinking(text: str) -> str:
+    return text.rpartition("</think>")[2] or text
 
 
 def marked(text: str) -> str | None:
@@ -42,7 +48,6 @@ def marked(text: str) -> str | None:
 
     Boxes with nothing but commas, "or" and "and" between them are one list.
     """
-    text = text.rpartition("</think>")[2] or text
     opened, boxes = [], []
     for token in BOX.finditer(text):
         if len(token[0]) > 2 and token[0][-1] != "{":  # \boxed5: one character, and nothing that closes it
@@ -94,12 +99,12 @@ def last_formula(text: str) -> str | None:
     formulas = list(FORMULA.finditer(text))
     if not formulas:
         return None
-    line = text[text.rfind("\n", 0, formulas[-1].start()) + 1:]
     last = [formulas.pop()]
     while formulas and AND.fullmatch(text[formulas[-1].end():last[0].start()]):  # $1$, $2$ and $3$
         last.insert(0, formulas.pop())
     listed = formulas and not re.search("[A-Za-z]{2}", text[formulas[-1].end():last[0].start()])
-    if listed or HEDGE.search(line):
+    before, behind = text[text.rfind("\n", 0, last[0].start()) + 1:last[0].start()], text[last[-1].end():]
+    if listed or HEDGE.search(before) or HEDGE.search(behind):
         return None
     return ", ".join(next(group for group in one.groups() if group).strip() for one in last) or None
 

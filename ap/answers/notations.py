@@ -41,6 +41,8 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"5 is the answer", r"^(.{,80}) is (?:the|our|my) (?:final |correct )?answer\.?$", r"\1"),
     (r"5, because 2 + 3 = 5", r"^([^,]{1,80}?),? (?:because|since) (?!.*\b(?:or|but|not|maybe|perhaps|if)\b).*$",
      r"\1"),
+    ("B\nExplanation: A is small", r"^([^\n]{1,40})\n\s*\**(?:Explanation|Reason|Reasoning|Justification)\b[\s\S]*",
+     r"\1"),
     (r"The area is 5", rf"(?i)^the(?: (?!(?:{UNSURE})\b)[a-z-]+){{1,8}} (?:is|are|equals?)(?: at| equal to)?:? +"
      r"(?=[a-z] *=|[^a-z]*[0-9\\()]|true\b|false\b)", ""),
     (r"equals 7", r"^(?:[Ii]t(?:'s| is)|is|equals) (?:equal to )?", ""),

@@ -53,7 +53,7 @@ def read(text: str) -> list[Reading]:
         found.append(Reading("value", Node("var", (words.SETS[named[1]],))))
     if verdict := words.verdict(lower):
         return [*found, Reading("word", Node("word", (verdict,)))]
-    if ordinal := re.fullmatch("([0-9]+)(?:st|nd|rd|th)", lower):
+    if ordinal := re.fullmatch(r"([0-9]+) *\^? *\{? *(?:st|nd|rd|th) *\}?", lower):
         return [*found, Reading("word", Node("word", (ordinal[1] + "th",)))]
     if (label := LABEL.match(text)) and not HEDGE.search(text[:label.start(1)]):
         text = label[1]

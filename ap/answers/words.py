@@ -70,7 +70,7 @@ def verdict(text: str) -> str | None:
 
 def letter(text: str) -> tuple[str, str] | None:
     """An option letter and what stands behind it: "(B) 15"."""
-    option = rf"(?:(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*)|{CORRECT})?"
+    option = rf"(?:(?:only +)?(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*)|{CORRECT})?"
     match = re.fullmatch(option, text, re.IGNORECASE)
     return (match[1].upper(), match[2] or "") if match and not OTHER_LETTERS.search(match[2] or "") else None
 
