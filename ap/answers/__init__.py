@@ -10,11 +10,11 @@ with reals, equality (are two meanings the same?), probes (are two expressions?)
 
 Which text is the answer (*choice*): behind the last </think>, the last balanced \boxed{} or \fbox{}, whatever follows
 it; boxes with only commas, "or", "and", "b =" between them are one list. Else the last "Answer:", "the answer is",
-"result is", "####", <answer> or heading "Answer", without the reason behind it (", since ..."), unless the line takes it
-back ("Actually, ..."); else the whole text if it can be read, without "The area is" or "So" before it; else the last
-formula in it or bold text at its end, unless its line hedges or no words part it from the one before: formulas joined by
-commas, "and" or "or" are one list; else the only number in its last sentence, if that is its only one or begins with
-"so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
+"result is", "####", <answer> or heading "Answer", without the reason behind it (", since ..."), unless the line takes
+it back ("Actually, ..."); else the whole text if it can be read, without "The area is" or "So" before it; else the last
+formula in it or bold text at its end, unless its line hedges or no words part it from the one before (formulas joined
+by commas, "and" or "or" are one list); else the only number in its last sentence, if that is its only one or begins
+with "so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
 
 What counts as equal (*choice*, all of it):
 - numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,

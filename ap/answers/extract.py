@@ -19,12 +19,13 @@ BOLD = re.compile(r"\*\*([^*:\n]+)\*\*(?!:)[^*\n]*\Z")
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 HEDGE = re.compile(
     r"(?i)\b(?:or|either|not|no|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong"
-    r"|incorrect|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
+    r"|incorrect|never|false|opposite|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
 VAGUE = re.compile(  # a sentence with one of these does not say that the number in it is the answer
     r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
     r"|but|case|step|begins?|starts?|from|to(?=.*[0-9])|first|suppose|assume|let|note|given|correct|accept|gold"
-    r"|reference|output|grader|previous|ignore|mark)\b")
+    r"|reference|output|grader|previous|ignore|mark|negative)\b")
 REASON = re.compile(r",? \(?\b(?:which|since|because)\b.*")  # behind what is said to be the answer
+DENIED = re.compile(r"(?i)\b(?:wrong|incorrect|false|opposite|negative|inverse)\b[\w ]{,20}$")  # "wrong answer: 4"
 TAKEN_BACK = re.compile(r"(?i)\b(?:actually|wait|correction|oops)\b")  # "The answer is 4. Actually, it is 5."
 AND = re.compile(r"\s*(?:,|,? *(?:and|or))\s*")
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
@@ -70,7 +71,7 @@ def marked(text: str) -> str | None:
             answer = f"{text[inside:end].strip()}{' or ' if 'or' in between else ', '}{answer}"
             start = before
         return answer or None
-    said = list(SAID.finditer(text))
+    said = [one for one in SAID.finditer(text) if not DENIED.search(text[max(0, one.start() - 40):one.start()])]
     if said and said[-1][0].startswith("</"):
         end = said.pop().start()
         return text[said[-1].end():end].strip() or None if said else None

@@ -10,7 +10,8 @@ MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
 O, C = r" *\{? *", r" *\}?"  # braces that may be there
 N = rf"{O}([0-9]+){C}"
 
-UNSURE = "not|no|if|or|first|gold|given|reference|previous|wrong|incorrect|other|possible|approximate|estimated"
+UNSURE = ("not|no|never|opposite|negative|if|or|first|gold|given|reference|previous|wrong|incorrect|other|possible"
+          "|approximate|estimated")
 
 RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     # sets of numbers
@@ -39,8 +40,8 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"So 5", r"(?i)^(?:so|thus|therefore|hence)[,:]? (?=\S)", ""),
     (r"\implies 5", r"^(?:[=-]+>|\\(?:implies|[Rr]ightarrow|to|therefore)(?![A-Za-z]))", ""),
     (r"5 is the answer", r"^(.{,80}) is (?:the|our|my) (?:final |correct )?answer\.?$", r"\1"),
-    (r"5, because 2 + 3 = 5", r"^([^,]{1,80}?),? (?:because|since) (?!.*\b(?:or|but|not|maybe|perhaps|if)\b).*$",
-     r"\1"),
+    (r"5, because 2 + 3 = 5", r"^([^,]{1,80}?),? (?:because|since) "
+     r"(?!.*\b(?:or|but|not|maybe|perhaps|if|may|might|could|unless)\b).*$", r"\1"),
     ("B\nExplanation: A is small", r"^([^\n]{1,40})\n\s*\**(?:Explanation|Reason|Reasoning|Justification)\b[\s\S]*",
      r"\1"),
     (r"The area is 5", rf"(?i)^the(?: (?!(?:{UNSURE})\b)[a-z-]+){{1,8}} (?:is|are|equals?)(?: at| equal to)?:? +"
