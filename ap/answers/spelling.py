@@ -22,7 +22,8 @@ CHARACTERS = str.maketrans(GREEK_LETTERS | {
     "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ",
     "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "ℤ": "\\mathbb{Z}",
     "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'",
-    "∧": " and ", "∨": " or ", "∖": "\\setminus ", "⇒": "\\implies ", "→": "\\to ", "∴": "\\therefore ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
+    "∧": " and ", "∨": " or ", "∖": "\\setminus ",
+    "⇒": "\\implies ", "→": "\\to ", "∴": "\\therefore ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
     "¢": " cents ", "¥": "\\yen ", "₹": "\\rupee ", "⩽": "<=", "⩾": ">=", "∣": "|", "µ": "\\mu ",
     "Ω": "\\Omega ", "‰": "/1000"})
 SPACING = re.compile(
