@@ -315,10 +315,11 @@ def test_nothing_is_evaluated(monkeypatch):
 
 def test_threads_agree():
     """No signals and no shared state: the same verdicts from eight threads at once."""
-    expected, found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS], {}
+    some, found = PAIRS[::5], {}
+    expected = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
 
     def work(name: int) -> None:
-        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
+        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
