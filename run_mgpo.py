@@ -96,7 +96,7 @@ def update_once(
     model, reference, replica, updater: Updater, trajectories, config: Config, pad_id: int, on_policy: bool
 ) -> dict:
     """One policy update. All ranks must call it, each with its own whole groups, or with none: a gradient of zero."""
-    batch = collate(trajectories, pad_id).to(model.device) if trajectories else None
+    batch = collate(trajectories, pad_id).to(updater.ranks.device) if trajectories else None
     # All ranks gather the weights together, also one that has nothing to score.
     ref_logprobs = score(whole(reference, replica), batch, config)
     # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
@@ -117,8 +117,9 @@ def losses_of(
     """For Updater.step: the losses of the micro-batches and their tokens; and what weight_statistics needs."""
     action_ids = batch.action_ids  # (B, T)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    advantages = torch.tensor([turn.advantage for turn in turns], device=model.device)  # (num_actions,) float32
-    action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
+    device = batch.ids.device  # pieces of the model may lie elsewhere
+    advantages = torch.tensor([turn.advantage for turn in turns], device=device)  # (num_actions,) float32
+    action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=device)
     weights, by_action = mgpo_weights(
         logprobs=logprobs, old_logprobs=batch.old_logprobs, ref_logprobs=ref_logprobs, action_ids=action_ids,
         advantages=advantages, groups=action_groups, beta=config.beta, tau_pos=config.tau_pos, tau_neg=config.tau_neg,

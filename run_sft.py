@@ -164,7 +164,7 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
             weight = 1.0 if name == "sft" else config.acq_weight * tokens["sft"] / tokens["acq"]
             mine = ranks.share(chosen)
             for rows in micro_batches([len(trajectory.ids) for trajectory in mine], config.micro_batch_tokens):
-                batch = collate([mine[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+                batch = collate([mine[row] for row in rows], tokenizer.pad_token_id).to(ranks.device)
                 losses.append(lambda batch=batch, name=name, weight=weight: loss_terms(model, batch, name, weight))
         lr = warmup_cosine(step, config.sft_steps, config.sft_lr)
         record = updater.step(losses, num_tokens=tokens["sft"] / ranks.world, lr=lr)

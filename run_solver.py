@@ -151,7 +151,7 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
                             else worked_example(domain, tokenizer, rng, taken))
 
         def loss_of(rows: list[int]):
-            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(ranks.device)
             logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
             return sft_loss(logprobs, batch.loss_mask), {"entropy": entropy.sum()}
 
@@ -226,8 +226,8 @@ def update(
     live = [trajectory for trajectory in trajectories if trajectory.advantage != 0]
 
     def loss_of(rows: list[int]):
-        batch = collate([live[row] for row in rows], pad_id).to(model.device)
-        advantages = torch.tensor([[live[row].advantage] for row in rows], device=model.device)  # (B, 1)
+        batch = collate([live[row] for row in rows], pad_id).to(updater.ranks.device)
+        advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
         logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask, config.temperature)
         # One update a rollout: pi_old is the sampler, and the ratio differs from 1 by rounding only.
         loss, clipped = grpo_loss(

@@ -45,6 +45,9 @@ class Config:
         "auto", "several processes: the weights in pieces over them (FSDP2); auto: if they are more than 64 M",
         choices=("auto", "true", "false"))
     shard_size: int = setting(0, "neighbouring ranks that share one copy of the weights, such as a node's; 0: all")
+    offload: bool = setting(
+        False, "weights in pieces: keep them, gradients, Adam's moments and pi_ref in the host's memory, and update on "
+        "CPUs; a GPU holds what is at work: for models that do not fit otherwise")
     recompute: bool = setting(
         False, "compute activations again in the backward pass instead of keeping them: less memory, more time")
     max_skipped: int = setting(10, "updates in a row that are skipped, their gradient not being finite, end the run")

@@ -7,6 +7,10 @@ In pieces, a layer is whole only while it computes, so all ranks must run the sa
 passes; Updater sees to it. The engine decodes on each rank as long as that rank's episodes take, and needs a plain
 model: the replica, which holds no memory between `free` and the next `whole`. Where nothing is sharded, as with one
 process, the replica is the model, and all of this does nothing.
+
+With --offload the pieces, their gradients and Adam's moments lie in the host's memory (FSDP2's CPUOffloadPolicy): a GPU
+holds the replica while it decodes, and the layers at work while it trains. The same numbers are computed, so all weights
+are still trained, which LoRA would not do; what it costs is traffic over PCIe and an optimiser step on CPUs (plan.py).
 """
 from __future__ import annotations
 
@@ -14,11 +18,13 @@ import types
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method,
+)
 from torch.distributed.tensor import distribute_tensor
 from transformers import PreTrainedModel
 
-from ap.config import Config
+from ap.config import Config, UserError
 from ap.model import checkpoint_layers, score_tokens, token_logprobs
 from ap.ranks import Ranks
 
@@ -36,10 +42,14 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     replica: a plain model with the same weights on all ranks; it keeps them. frozen: for `whole` only, in pieces of the
     replica's dtype. The pieces lie on `shard_size` neighbouring ranks (0: all), and again on the next as many (HSDP):
     with as many ranks as a node has, weights are gathered inside a node, and what nodes exchange is gradients.
+    UserError for --offload where there are no pieces.
     """
     replica.requires_grad_(not frozen)
     small = sum(weight.numel() for weight in replica.parameters()) < SMALL
     if ranks.world == 1 or config.shard == "false" or config.shard == "auto" and small:
+        if config.offload:
+            raise UserError("--offload true: only weights in pieces can lie in the host's memory, and these are whole; "
+                            "start several processes with --shard true, or use --offload false.")
         return replica
     dtype, size = replica.dtype if frozen else torch.float32, config.shard_size or ranks.world
     mesh = init_device_mesh(replica.device.type, (ranks.world // size, size), mesh_dim_names=("replicate", "shard"))
@@ -47,7 +57,9 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
         model = type(replica)(replica.config).to(dtype).train().requires_grad_(not frozen)
     if config.recompute:
         checkpoint_layers(model)
-    options = {"mesh": mesh if size < ranks.world else mesh["shard"],
+    # Pinned memory, which a GPU reads and writes by itself, exists only where there is one.
+    offload = CPUOffloadPolicy(pin_memory=replica.device.type == "cuda") if config.offload else OffloadPolicy()
+    options = {"mesh": mesh if size < ranks.world else mesh["shard"], "offload_policy": offload,
                "mp_policy": MixedPrecisionPolicy(param_dtype=replica.dtype, reduce_dtype=torch.float32)}
     for layer in model.base_model.layers:
         fully_shard(layer, **options)
@@ -56,10 +68,11 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
         if is_sharded(module):  # sums, since the loss is divided by the tokens of all ranks; by default they are means
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo and nccl both have
-    model.to_empty(device=replica.device)
+    model.to_empty(device="cpu" if config.offload else replica.device)
     model.tie_weights()
-    for name, buffer in replica.named_buffers():
-        model.get_buffer(name).copy_(buffer)
+    for name, buffer in replica.named_buffers():  # they are never in pieces, and lie where the layers compute
+        module, _, own = name.rpartition(".")
+        setattr(model.get_submodule(module), own, buffer.clone())
     weights = dict(replica.named_parameters())
     for name, pieces in model.named_parameters():  # every rank has it all, and cuts out its own
         mine = distribute_tensor(weights[name].to(dtype), pieces.device_mesh, pieces.placements, src_data_rank=None)
@@ -68,7 +81,8 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     model.score_tokens = types.MethodType(score_tokens, model)
     register_fsdp_forward_method(model, "score_tokens")
     if not frozen:
-        ranks.print(f"weights: in float32 pieces over {size} of {ranks.world} processes")
+        ranks.print(f"weights: in float32 pieces over {size} of {ranks.world} processes"
+                    + (", in the host's memory" if config.offload else ""))
     return model
 
 
@@ -79,7 +93,7 @@ def whole(model: PreTrainedModel, replica: PreTrainedModel | None) -> PreTrained
         return model
     pieces = dict(model.named_parameters())
     for name, weight in replica.named_parameters():
-        weight.data = pieces[name].detach().to(weight.dtype).full_tensor()
+        weight.data = pieces[name].detach().to(weight.device, weight.dtype).full_tensor()  # gathered between GPUs
     return replica
 
 
@@ -90,7 +104,7 @@ def free(model: PreTrainedModel, replica: PreTrainedModel | None) -> None:
             weight.data = weight.new_empty(0)
 
 
-def empty_pass(model: PreTrainedModel) -> tuple[torch.Tensor, dict]:
+def empty_pass(model: PreTrainedModel, device: torch.device) -> tuple[torch.Tensor, dict]:
     """A forward pass whose loss is 0, for a rank that has fewer micro-batches than others. For Updater.step."""
-    ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     return 0.0 * token_logprobs(model, ids, torch.ones_like(ids))[0].sum(), {}
