@@ -25,6 +25,7 @@ from ap.shard import free, is_sharded, whole
 from ap.update import Updater
 
 STATE_FILE, TENSORS = "training_state.json", "training"
+FILE_BYTES = 4 << 30  # of whole tensors in one file of TENSORS: safetensors copies a rank's part of it before it writes
 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dcp whenever a process is alone
 
 
@@ -53,9 +54,11 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
         free(updater.model, replica)
         ranks.barrier()  # the folder is there
         if together or ranks.is_main:
-            writer = dcp.HuggingFaceStorageWriter(str(temporary / TENSORS), save_distributed=True)
+            tensors = updater.tensors()
+            writer = dcp.HuggingFaceStorageWriter(
+                str(temporary / TENSORS), fqn_to_index_mapping=_files(tensors), save_distributed=True)
             try:
-                dcp.save(updater.tensors(), storage_writer=writer, no_dist=not together)
+                dcp.save(tensors, storage_writer=writer, no_dist=not together)
             except dcp.CheckpointException as error:
                 raise OSError(_first_line(error)) from error
         ranks.barrier()  # all pieces are there
@@ -116,6 +119,16 @@ def _complete(folder: Path) -> list[Path]:
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
     found = [path for path in named if (path / STATE_FILE).is_file()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """{name: number of its file, from 1}, in order: FILE_BYTES of whole tensors in a file, or one that has more."""
+    numbers, number, filled = {}, 1, 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name], filled = number, filled + tensor.nbytes
+    return numbers
 
 
 def _first_line(error: BaseException) -> str:

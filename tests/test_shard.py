@@ -144,6 +144,7 @@ def save_two_steps(folder: Path, world: int) -> None:
                                   ("half", "tied", torch.bfloat16), ("offloaded", "tied", torch.float32)):
             run = Run(ranks, kind, SAVED.get(name, CONFIG), dtype)
             run.steps(SHARES[world]["uneven"][ranks.rank], 2)
+            checkpoint.FILE_BYTES = 8000 if name == "offloaded" else 1 << 20  # several files a rank, or one
             checkpoint.save(folder / name, run.replica, None, run.updater, {"step": 2, "known": ["a"]})
             assert all(weight.numel() == 0 for weight in run.replica.parameters())  # and its memory is free again
             logits = whole(run.model, run.replica)(IDS).logits
@@ -270,7 +271,8 @@ def test_a_checkpoint_of_several_processes_is_an_ordinary_model(results, name, d
     opened = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="ap")
     assert opened.dtype == dtype and (opened.lm_head.weight is opened.model.embed_tokens.weight) == (name != "experts")
     assert torch.equal(opened(IDS).logits, torch.load(folder.parent / "logits.pt"))
-    assert len(list((folder / "training").iterdir())) == 2  # each rank has written its pieces
+    files = len(list((folder / "training").iterdir()))
+    assert files == 2 if name != "offloaded" else files > 6 and files % 2 == 0  # each rank has written its pieces
 
 
 def test_saying_that_the_number_of_processes_is_another(results, capsys):
