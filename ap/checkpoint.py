@@ -47,7 +47,7 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
                 if leftover.exists():  # of a process that was killed here
                     shutil.rmtree(leftover)
             temporary.mkdir(parents=True)
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=_on_host(model.state_dict()))
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
             write_json(temporary / STATE_FILE, {"ranks": ranks.world, "updater": updater.counts(), "state": state})
@@ -119,6 +119,13 @@ def _complete(folder: Path) -> list[Path]:
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
     found = [path for path in named if (path / STATE_FILE).is_file()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _on_host(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors in the host's memory, of tied ones still one: to save, transformers splits fused experts into
+    copies, for which a GPU that holds a whole model may have no room."""
+    moved = {tensor.data_ptr(): tensor.cpu() for tensor in state.values()}
+    return {name: moved[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:

@@ -8,9 +8,9 @@ passes; Updater sees to it. The engine decodes on each rank as long as that rank
 model: the replica, which holds no memory between `free` and the next `whole`. Where nothing is sharded, as with one
 process, the replica is the model, and all of this does nothing.
 
-With --offload the pieces, their gradients and Adam's moments lie in the host's memory (FSDP2's CPUOffloadPolicy): a GPU
-holds the replica while it decodes, and the layers at work while it trains. The same numbers are computed, so all weights
-are still trained, which LoRA would not do; what it costs is traffic over PCIe and an optimiser step on CPUs (plan.py).
+With --offload the pieces, their gradients and Adam's moments lie in the host's memory (FSDP2's CPUOffloadPolicy): a
+GPU holds the replica while it decodes, and the layers at work while it trains. The same numbers are computed, so all
+weights are still trained, which LoRA would not do; the price is traffic over PCIe and an optimiser on CPUs (plan.py).
 """
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def number_of_pieces(parameters: int, world: int, config: Config) -> int:
+    """Into how many pieces `world` ranks cut the weights of a model. 1: each rank holds all of them.
+
+    UserError for --offload where there are no pieces.
+    """
+    if 1 in (world, config.shard_size) or config.shard == "false" or config.shard == "auto" and parameters < SMALL:
+        if config.offload:
+            raise UserError("--offload true: only weights in pieces can lie in the host's memory, and these are whole; "
+                            "start several processes with --shard true, or use --offload false.")
+        return 1
+    return config.shard_size or world
+
+
 @torch.no_grad()
 def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool = False) -> PreTrainedModel:
     """The model with its weights in pieces of float32, or `replica` itself where nothing is to be sharded.
@@ -42,16 +55,12 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     replica: a plain model with the same weights on all ranks; it keeps them. frozen: for `whole` only, in pieces of the
     replica's dtype. The pieces lie on `shard_size` neighbouring ranks (0: all), and again on the next as many (HSDP):
     with as many ranks as a node has, weights are gathered inside a node, and what nodes exchange is gradients.
-    UserError for --offload where there are no pieces.
     """
     replica.requires_grad_(not frozen)
-    small = sum(weight.numel() for weight in replica.parameters()) < SMALL
-    if ranks.world == 1 or config.shard == "false" or config.shard == "auto" and small:
-        if config.offload:
-            raise UserError("--offload true: only weights in pieces can lie in the host's memory, and these are whole; "
-                            "start several processes with --shard true, or use --offload false.")
+    size = number_of_pieces(sum(weight.numel() for weight in replica.parameters()), ranks.world, config)
+    if size == 1:
         return replica
-    dtype, size = replica.dtype if frozen else torch.float32, config.shard_size or ranks.world
+    dtype = replica.dtype if frozen else torch.float32
     mesh = init_device_mesh(replica.device.type, (ranks.world // size, size), mesh_dim_names=("replicate", "shard"))
     with torch.device("meta"):  # without weights: there is no second whole copy, not even for a moment
         model = type(replica)(replica.config).to(dtype).train().requires_grad_(not frozen)

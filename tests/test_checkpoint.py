@@ -97,6 +97,22 @@ def test_a_mixture_of_experts_comes_back(tmp_path):
     assert equal(model.state_dict(), other.state_dict())
 
 
+def test_tied_weights_leave_the_gpu_once():
+    class OnGpu:
+        def __init__(self, at):
+            self.at = at
+
+        def data_ptr(self):
+            return self.at
+
+        def cpu(self):
+            return torch.zeros(1)
+
+    head = OnGpu(1)
+    moved = checkpoint._on_host({"embedding": head, "norm": OnGpu(2), "head": head})
+    assert moved["head"] is moved["embedding"] is not moved["norm"]
+
+
 def test_no_file_holds_more_than_its_share(tmp_path, monkeypatch):
     """What is made into bytes at once stays small. By hand: 10 + 20 fit in 30; 40 is alone; 5 and 25 fit."""
     monkeypatch.setattr(checkpoint, "FILE_BYTES", 30)
@@ -171,7 +187,7 @@ def run(folder, moment):
         train(model, updater, [step])
         if step == 2:  # the process ends without any cleaning up, before, in or right after one part of the second save
             if moment == "weights":
-                model.save_pretrained = lambda path: os._exit(9)
+                model.save_pretrained = lambda path, state_dict: os._exit(9)
             elif moment == "state":
                 save = checkpoint.dcp.save
                 def half(*arguments, **options):

@@ -294,8 +294,8 @@ def test_only_pieces_can_lie_in_the_hosts_memory():
 
 
 def test_offloaded_pieces_lie_on_the_host_and_compute_on_the_device(monkeypatch):
-    """Rank 0 of eight that do not exist, and for a GPU the device "meta", which has no data but refuses to be mixed with
-    the CPU. So what would not be on the GPU is seen without one. FSDP2 does not know such a device: it is told."""
+    """Rank 0 of eight that do not exist, and for a GPU the device "meta", which has no data but refuses to be mixed
+    with the CPU: so what would not be on the GPU is seen without one. FSDP2 does not know such a device: it is told."""
     fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
     from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param_group, _fsdp_state, _fully_shard
     from torch.fx.experimental import _config
@@ -320,7 +320,7 @@ def test_offloaded_pieces_lie_on_the_host_and_compute_on_the_device(monkeypatch)
             ("meta", torch.bfloat16)}
         loss, _ = empty_pass(model, ranks.device)
         assert str(loss.device) == "meta"
-        with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):  # the gradient, on its way to the host
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):  # the gradient, to the host
             loss.backward()
     finally:
         dist.destroy_process_group()
