@@ -34,12 +34,12 @@ from ap.evaluation import load_problems, read_correctness, write_correctness
 from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
-from ap.model import build_model, load_model, token_logprobs
+from ap.model import build_model, load_model, packs, token_logprobs
 from ap.prober import SOLVE
 from ap.ranks import Ranks
 from ap.shard import free, shard, whole
 from ap.trajectory import Trajectory, collate
-from ap.update import Updater, micro_batches, warmup_cosine
+from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World, open_library
 from eval import (
     Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, rows_of, shares, summarise,
@@ -155,11 +155,12 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
             logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
             return sft_loss(logprobs, batch.loss_mask), {"entropy": entropy.sum()}
 
-        micro = micro_batches([len(example.ids) for example in examples], config.micro_batch_tokens)
+        lengths = [len(example.ids) for example in examples]
+        micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
         lr = warmup_cosine(step, config.solver_sft_steps, config.solver_sft_lr)
         record = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
                               num_tokens=sum(sum(example.loss_mask) for example in examples), lr=lr)
-        metrics.write(step + 1, record | {"lr": lr})
+        metrics.write(step + 1, record | padding(ranks, lengths, micro, packs(model)) | {"lr": lr})
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.solver_sft_steps:
             checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
     metrics.close()
@@ -235,9 +236,11 @@ def update(
         log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
         return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
 
-    micro = micro_batches([len(trajectory.ids) for trajectory in live], config.micro_batch_tokens)
-    return updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
-                        num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
+    lengths = [len(trajectory.ids) for trajectory in live]
+    micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
+    metrics = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
+                           num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
+    return metrics | padding(updater.ranks, lengths, micro, packs(model))
 
 
 # --------------------------------------------------------------------------------------------------- loop

@@ -25,7 +25,7 @@ from torch.distributed.tensor import distribute_tensor
 from transformers import PreTrainedModel
 
 from ap.config import Config, UserError
-from ap.model import checkpoint_layers, score_tokens, token_logprobs
+from ap.model import checkpoint_layers, packs, score_tokens, token_logprobs
 from ap.ranks import Ranks
 
 SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each rank by --shard auto
@@ -64,6 +64,7 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     mesh = init_device_mesh(replica.device.type, (ranks.world // size, size), mesh_dim_names=("replicate", "shard"))
     with torch.device("meta"):  # without weights: there is no second whole copy, not even for a moment
         model = type(replica)(replica.config).to(dtype).train().requires_grad_(not frozen)
+    model.packed = packs(replica)
     if config.recompute:
         checkpoint_layers(model)
     # Pinned memory, which a GPU reads and writes by itself, exists only where there is one.

@@ -62,9 +62,10 @@ def episodes(groups) -> list[Trajectory]:
 class Run:
     """A model, a reference and an optimiser on these ranks."""
 
-    def __init__(self, ranks: Ranks, kind: str, config: Config = CONFIG, dtype=torch.float32):
-        self.config, self.replica = config, make_model(kind, 0, dtype)
-        self.reference = shard(make_model(kind, 1, dtype), ranks, config, frozen=True)
+    def __init__(self, ranks: Ranks, kind: str, config: Config = CONFIG, dtype=torch.float32, packed: bool = False):
+        self.config, self.replica, reference = config, make_model(kind, 0, dtype), make_model(kind, 1, dtype)
+        self.replica.packed = reference.packed = packed
+        self.reference = shard(reference, ranks, config, frozen=True)
         self.model = shard(self.replica, ranks, config)
         self.updater = Updater(self.model, ranks, lr=config.lr)
 
@@ -88,13 +89,15 @@ SHARES = {  # the groups of each rank
 }
 ALL = range(5)
 SETTINGS = {"plain": {}, "in two copies": {"shard_size": 2}, "recompute": {"recompute": True},
-            "offload": {"offload": True}, "offload, in two copies": {"offload": True, "shard_size": 2}}
+            "packed": {"recompute": True}, "offload": {"offload": True},
+            "offload, in two copies": {"offload": True, "shard_size": 2}}
 RUNS = [  # processes, kind of model, who has what, settings
     (2, "tied", "uneven", "plain"), (2, "tied", "the main rank has none", "plain"),
     (2, "untied", "uneven", "recompute"),
     (2, "experts", "uneven", "plain"), (4, "tied", "uneven", "plain"), (4, "tied", "two ranks have none", "plain"),
     (4, "tied", "uneven", "in two copies"), (4, "experts", "two ranks have none", "recompute"),
-    (2, "experts", "uneven", "offload"), (2, "tied", "the main rank has none", "offload"),
+    (2, "experts", "uneven", "packed"), (2, "experts", "uneven", "offload"),
+    (2, "tied", "the main rank has none", "offload"),
     (4, "experts", "uneven", "offload, in two copies"),
 ]
 
@@ -109,7 +112,7 @@ def work(folder: Path, world: int) -> None:
         assert shard(small, ranks, replace(CONFIG, shard="auto")) is small  # not worth it
         for processes, kind, share, settings in RUNS:
             if processes == world:
-                run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]))
+                run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]), packed=settings == "packed")
                 assert is_sharded(run.model) and is_sharded(run.reference)
                 metrics = run.steps(SHARES[world][share][ranks.rank], 3)
                 results[kind, share, settings] = metrics, run.weights()
@@ -217,6 +220,7 @@ def test_several_processes_are_one(results, world, kind, share, settings):
     expected = one.steps(ALL, 3)
     metrics, weights = results[0][world][kind, share, settings]
     for mine, theirs in zip(expected, metrics, strict=True):
+        assert (mine.pop("padding") > 0) and (theirs.pop("padding") > 0) == (settings != "packed")  # as rows are spread
         assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6) and not theirs["skipped"]
     assert_near(one.weights(), weights)
     start = make_model(kind).state_dict()
