@@ -29,12 +29,12 @@ from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.judge import judge, summary, verify
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics, Speed, open_sinks
-from ap.model import describe, load_model, packs, token_logprobs
+from ap.model import describe, packs, token_logprobs
 from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rollout import roll_out, transcript
-from ap.shard import free, shard, whole
+from ap.shard import free, load, shard, whole
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches, padding
 from ap.world import World
@@ -158,8 +158,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     """The reinforcement learning loop. Returns the trained proposer; all that it leaves lies in the run's folder."""
     tokenizer, folder = world.tokenizer, config.folder / "mgpo"
     found = checkpoint.latest(folder)
-    reference = shard(load_model(reference_folder, config), ranks, config, frozen=True)
-    replica = load_model(found or reference_folder, config)
+    reference = shard(load(reference_folder, config, ranks), ranks, config, frozen=True)
+    replica = load(found or reference_folder, config, ranks)
     model = shard(replica, ranks, config)
     ranks.print(f"model: {describe(replica)}")
     updater = Updater(model, ranks, config.lr, config.max_grad_norm, config.max_skipped)
@@ -354,7 +354,7 @@ def main(argv: list[str]) -> None:
             save_config(config)
         reference_folder = build_reference(config, ranks)
         with World(config) as world:
-            before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
+            before = before_and_after(world, load(reference_folder, config, ranks), config, ranks, "before")
             model = train(world, config, ranks, reference_folder)
             after = before_and_after(world, model, config, ranks, "after")
             write_problems(world, model, config, ranks)

@@ -25,12 +25,12 @@ from ap.files import read_jsonl, write_json, write_jsonl
 from ap.judge import judge, verify
 from ap.losses import sft_loss
 from ap.metrics import Metrics
-from ap.model import build_model, load_model, packs, token_logprobs
+from ap.model import build_model, packs, token_logprobs
 from ap.model_teacher import ModelAuthor
 from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.rollout import play_script, transcript
-from ap.shard import free, shard
+from ap.shard import free, load, shard
 from ap.teacher import ScriptedAuthor
 from ap.trajectory import Batch, Trajectory, collate
 from ap.update import Updater, micro_batches, padding, warmup_cosine
@@ -145,7 +145,7 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     extraction = acquisition_trajectories(world, config)
     found = checkpoint.latest(folder)
     start_from = found or config.model
-    replica = load_model(start_from, config) if start_from else build_model(config, len(tokenizer), config.seed)
+    replica = load(start_from, config, ranks) if start_from else build_model(config, len(tokenizer), config.seed)
     model = shard(replica, ranks, config)
     free(model, replica)
     updater = Updater(model, ranks, config.sft_lr, config.max_grad_norm, config.max_skipped)

@@ -34,10 +34,10 @@ from ap.evaluation import load_problems, read_correctness, write_correctness
 from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
-from ap.model import build_model, load_model, packs, token_logprobs
+from ap.model import build_model, packs, token_logprobs
 from ap.prober import SOLVE
 from ap.ranks import Ranks
-from ap.shard import free, shard, whole
+from ap.shard import free, load, shard, whole
 from ap.trajectory import Trajectory, collate
 from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World, open_library
@@ -134,7 +134,7 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
         ranks.print(f"start of the solver: found in {final}")
         return final
     domain, found = domains.get(config.domain), checkpoint.latest(folder)
-    replica = load_model(found, config) if found else build_model(config, len(tokenizer), config.seed + 1)
+    replica = load(found, config, ranks) if found else build_model(config, len(tokenizer), config.seed + 1)
     model = shard(replica, ranks, config)
     free(model, replica)
     updater = Updater(model, ranks, config.solver_sft_lr, config.max_grad_norm, config.max_skipped)
@@ -250,7 +250,7 @@ def train(config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems:
     """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder."""
     folder = config.folder / "solver" / config.solver_arm
     found = checkpoint.latest(folder)
-    replica = load_model(found or start_folder, config)
+    replica = load(found or start_folder, config, ranks)
     model = shard(replica, ranks, config)
     updater = Updater(model, ranks, config.solver_lr, config.max_grad_norm, config.max_skipped)
     start = checkpoint.load_training_state(found, updater)["step"] if found else 0
@@ -401,7 +401,7 @@ def main(argv: list[str]) -> None:
         ranks.barrier()
         problems = training_problems(config, taken)
         start_folder = build_start(config, ranks, tokenizer, taken)
-        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
+        start = evaluate(load(start_folder, config, ranks), tokenizer, sets, config, ranks, folder / "start", "start")
         model = train(config, ranks, tokenizer, start_folder, problems)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:

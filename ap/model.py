@@ -129,7 +129,7 @@ def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(shape)
-    return _ready(model.to(_dtype(config)), config)
+    return ready(model.to(_dtype(config)), config)
 
 
 def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
@@ -146,7 +146,7 @@ def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
     if report["missing_keys"]:  # transformers only warns, and fills them with random numbers
         raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")
     _refuse_other_attention(folder, model.config)
-    return _ready(model, config)
+    return ready(model, config)
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -160,7 +160,8 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, run
 
 
-def _ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+def ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """On its device, in training mode, and with what depends on both."""
     if config.recompute:
         checkpoint_layers(model)
     model.to(_device(config)).train()

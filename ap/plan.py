@@ -293,7 +293,7 @@ def peaks(table: dict[str, tuple[float, float, float]]) -> tuple[float, ...]:
 def host_memory(shape: PretrainedConfig, config: Config, gpus: int) -> dict[str, float]:
     """{when: bytes of a node's memory}, for m GPUs of a node (NODE at most), weights in n pieces.
 
-    loading    each process reads a whole model, w P, before its GPU has it;  offloaded, beside pi_ref, m w P/n
+    loading    the main process reads a whole model, w P, for all GPUs;  offloaded, beside pi_ref, m w P/n
     training   offloaded: m/n (16 P + w P). PyTorch rounds pinned memory, that of weights and gradients, up to a power
                of two for each piece of a matrix
     saving     that, and the main process's whole model, of which transformers copies what it splits: 2 w P
@@ -306,7 +306,7 @@ def host_memory(shape: PretrainedConfig, config: Config, gpus: int) -> dict[str,
         pinned = sum(1 << (-(-4 * weight.numel() // n) - 1).bit_length() for weight in weights)
         reference = m * w * count.total / n
         training = m * (2 * pinned + 8 * count.total / n) + reference
-    return {"loading": m * w * count.total + reference, "training": training,
+    return {"loading": w * count.total + reference, "training": training,
             "saving": training + 2 * w * count.total}
 
 

@@ -74,6 +74,11 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def give_(self, tensor: torch.Tensor) -> None:
+        """Every rank's tensor becomes that of the main one, on the tensor's own device."""
+        if self.world > 1:
+            dist.broadcast(tensor, src=0)
+
     def gather(self, value: Any) -> list:
         """What every rank gave, in the order of the ranks; the same list on all of them."""
         if self.world == 1:

@@ -1,5 +1,6 @@
 """Several processes, one model: PyTorch's FSDP2 spreads weights, gradients and Adam's moments over the ranks.
 
+    load(folder, ...)      -> the replica: a plain model on every rank, read by one of them
     shard(replica, ...)    -> the same model in pieces, to be trained: float32 weights, computing in the replica's dtype
     whole(model, replica)  -> the replica with the model's present weights: for the engine, for scoring, for saving
 
@@ -15,6 +16,7 @@ weights are still trained, which LoRA would not do; the price is traffic over PC
 from __future__ import annotations
 
 import types
+from pathlib import Path
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -22,10 +24,10 @@ from torch.distributed.fsdp import (
     CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method,
 )
 from torch.distributed.tensor import distribute_tensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ap.config import Config, UserError
-from ap.model import checkpoint_layers, packs, score_tokens, token_logprobs
+from ap.model import checkpoint_layers, load_model, packs, ready, score_tokens, token_logprobs
 from ap.ranks import Ranks
 
 SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each rank by --shard auto
@@ -33,6 +35,26 @@ SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each 
 
 def is_sharded(model: torch.nn.Module) -> bool:
     return isinstance(model, FSDPModule)
+
+
+@torch.no_grad()
+def load(folder: Path | str, config: Config, ranks: Ranks) -> PreTrainedModel:
+    """load_model for all ranks, of which the main one alone reads the files: the others take its weights over.
+
+    So a checkpoint is in a host's memory once, and not for every GPU.
+    """
+    model = load_model(folder, config) if ranks.is_main else None
+    shape = ranks.gather(model and model.config)[0]
+    if not ranks.is_main:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                shape, dtype=getattr(torch, config.dtype), attn_implementation="ap")
+        model.to_empty(device=ranks.device)
+        model.tie_weights()
+        model = ready(model, config)
+    for tensor in (*model.parameters(), *model.buffers()):
+        ranks.give_(tensor)
+    return model
 
 
 def number_of_pieces(parameters: int, world: int, config: Config) -> int:

@@ -36,7 +36,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config  # noqa: E402
 
 from ap import plan  # noqa: E402
 from ap.config import Config  # noqa: E402
-from ap.model import _ready, packs, token_logprobs  # noqa: E402
+from ap.model import packs, ready, token_logprobs  # noqa: E402
 from ap.trajectory import Batch, Trajectory, collate  # noqa: E402
 from ap.update import computed_tokens, micro_batches  # noqa: E402
 
@@ -185,7 +185,7 @@ def main() -> None:
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    model = _ready(model, Config(device=device.type, recompute=options.recompute == "true"))
+    model = ready(model, Config(device=device.type, recompute=options.recompute == "true"))
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight)  # there from the start, so that no side pays for them
     rows = rows_of(shape.vocab_size, options.batches * options.tokens, options.longest)

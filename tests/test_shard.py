@@ -16,11 +16,12 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
+import ap.shard
 from ap import checkpoint
 from ap.config import Config, UserError
 from ap.model import token_logprobs
 from ap.ranks import Ranks
-from ap.shard import empty_pass, free, is_sharded, shard, whole
+from ap.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
 from ap.update import Updater
 from run_mgpo import update_once
@@ -126,6 +127,14 @@ def work(folder: Path, world: int) -> None:
             results["from", saved] = state, run.weights(), run.tensors()
             run.steps(SHARES[world]["uneven"][ranks.rank], 1)
             results["from", saved] += (run.weights(), run.updater.counts())
+        if not ranks.is_main:
+            ap.shard.load_model = None  # nobody else reads
+        for name in ("by_1", "experts"):
+            loaded = load(folder / name / "step-000002", CONFIG, ranks)
+            assert loaded.training and next(loaded.parameters()).requires_grad
+            state = loaded.state_dict() | dict(loaded.named_buffers())
+            tied = loaded.lm_head.weight is loaded.model.embed_tokens.weight
+            results["loaded", name] = ranks.gather((state, tied, loaded(IDS).logits.detach()))[-1]
         bad = Run(ranks, "tied")
         before = bad.weights()
         ids = torch.ones(1, 3, dtype=torch.long)
@@ -277,6 +286,15 @@ def test_a_checkpoint_of_several_processes_is_an_ordinary_model(results, name, d
     assert torch.equal(opened(IDS).logits, torch.load(folder.parent / "logits.pt"))
     files = len(list((folder / "training").iterdir()))
     assert files == 2 if name != "offloaded" else files > 6 and files % 2 == 0  # each rank has written its pieces
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", ["by_1", "experts"])
+def test_one_process_reads_a_model_and_all_have_it(results, world, name):
+    alone = load(results[1] / name / "step-000002", CONFIG, Ranks())
+    state, tied, logits = results[0][world]["loaded", name]
+    assert same(alone.state_dict() | dict(alone.named_buffers()), state) and torch.equal(alone(IDS).logits, logits)
+    assert tied == (name == "by_1")
 
 
 def test_saying_that_the_number_of_processes_is_another(results, capsys):
