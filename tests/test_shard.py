@@ -99,7 +99,7 @@ RUNS = [  # processes, kind of model, who has what, settings
     (4, "tied", "uneven", "in two copies"), (4, "experts", "two ranks have none", "recompute"),
     (2, "experts", "uneven", "packed"), (2, "experts", "uneven", "offload"),
     (2, "tied", "the main rank has none", "offload"),
-    (4, "experts", "uneven", "offload, in two copies"),
+    (4, "tied", "uneven", "offload, in two copies"),
 ]
 
 
