@@ -26,7 +26,7 @@ from ap.advantages import fused_advantages, permute_within_groups, stage_advanta
 from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
-from ap.judge import judge, summary, verify
+from ap.judge import judge, summary
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics, Speed, open_sinks
 from ap.model import describe, packs, token_logprobs
@@ -183,14 +183,10 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
         key, clock = f"{config.seed}/{step}", Clock()
         # draw: skill sets by the curriculum
         starts = draw(world, config, ranks, key)
-        # roll out
-        trajectories, engine = roll_out(
-            world.env, whole(model, replica), tokenizer, starts, config,
-            verify=lambda t: verify(t, tokenizer, world.committee, known))
+        # roll out; judge each episode as soon as it has ended
+        trajectories, engine = roll_out(world.env, whole(model, replica), tokenizer, starts, config,
+                                        judge=lambda t, seed: judge(t, seed, world, world.prober, known, config))
         clock.tick("rollout")
-        # judge
-        judge(trajectories, tokenizer, world.committee, world.prober, known, config, key)
-        clock.tick("judge")
         # compare
         compare(trajectories, config, key)
         # update
@@ -246,8 +242,8 @@ def write_problems(world: World, model, config: Config, ranks: Ranks) -> None:
               disable=not ranks.is_main or written >= config.problems) as progress:
         while written < config.problems and fruitless < 10:
             key = f"{config.seed}/{step}"
-            mine, _ = roll_out(world.env, model, world.tokenizer, draw(world, config, ranks, key), config)
-            judge(mine, world.tokenizer, world.committee, world.prober, known, config, key)
+            mine, _ = roll_out(world.env, model, world.tokenizer, draw(world, config, ranks, key), config,
+                               judge=lambda t, seed: judge(t, seed, world, world.prober, known, config))
             everyone = gathered(mine, ranks)
             new = without_repeats([t for t in everyone if t.valid], world.domain.canonical)
             step, known, written = step + 1, known | new.keys(), written + len(new)
@@ -265,8 +261,8 @@ def evaluate(world: World, model, config: Config, ranks: Ranks, phase: str) -> l
     sets = ranks.share(list(enumerate(world.eval_sets)))
     starts = [(skills, number, f"{config.seed}/eval/{number}") for number, skills in sets]
     with tqdm(total=len(starts), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
-        mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress)
-    judge(mine, world.tokenizer, world.committee, world.fixed_prober, world.known, config, f"{config.seed}/eval")
+        mine, _ = roll_out(world.env, model, world.tokenizer, starts, config, progress,
+                           lambda t, seed: judge(t, seed, world, world.fixed_prober, world.known, config))
     return gathered(mine, ranks)
 
 

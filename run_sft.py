@@ -22,7 +22,7 @@ from ap.cast import need
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.files import read_jsonl, write_json, write_jsonl
-from ap.judge import judge, verify
+from ap.judge import judge
 from ap.losses import sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, packs, token_logprobs
@@ -58,7 +58,7 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
         skills = world.curriculum.draw(rng)
         write = author.writer(rng)
         trajectory = play_script(world.env, world.tokenizer, skills, write, group=n, max_tokens=config.max_tokens)
-        verify(trajectory, world.tokenizer, world.committee, known)  # here, since judges may be slow
+        judge(trajectory, f"{config.seed}/expert/{n}", world, world.prober, known, config)
         return n, trajectory
 
     progress = tqdm(total=config.sft_trajectories, desc="expert episodes", unit="kept", disable=not ranks.is_main)
@@ -68,8 +68,6 @@ def make_expert_trajectories(world: World, config: Config, ranks: Ranks) -> None
                             f"{config.folder / 'expert_reasons.json'}; change the teacher, the skills or --max_tokens")
         with ThreadPoolExecutor(max_workers=config.workers) as pool:  # while one waits, another writes
             mine = list(pool.map(play, ranks.share(range(number, number + author.round_size))))
-        judge([trajectory for _, trajectory in mine], world.tokenizer, world.committee, world.prober, set(), config,
-              f"{config.seed}/expert")
         everyone = sorted((pair for part in ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
         reasons.update(trajectory.reason for _, trajectory in everyone)
         kept += [trajectory for _, trajectory in everyone if trajectory.valid]

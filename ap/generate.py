@@ -7,11 +7,13 @@ some rows: a prompt, an environment's reply, or the one token that was just samp
                                     ^                                            |
                                     +----------- the environment's tokens -------+---> ended
 
-So tools run while other rows decode. Rows join every PAUSE steps, or when none decodes, so that several are prefilled
-in one pass. Which paused rows join then is one of two rules:
+So tools run while other rows decode. Rows join every few steps, so that several are prefilled in one pass: every PAUSE
+steps while many decode, more often when few are left, since then a row that is idle makes the whole run longer. Which
+paused rows join is one of two rules:
 
     reproducible  those that paused DELAY steps ago or longer; the engine waits if a reply is not there yet. What is
-                  computed together is decided by step counts, never by the clock: the same calls give the same bits.
+                  computed together is decided by counts of steps and rows, never by the clock: the same calls give the
+                  same bits.
     else          those whose reply is there; the engine waits only when no row decodes. Tokens and log-probs are the
                   same up to rounding, which may depend on what else is in the batch.
 
@@ -35,6 +37,7 @@ from ap.workers import Job, Workers
 
 PREFILL_TOKENS = 8192  # padded tokens in one prefill pass; longer prompts go in pieces
 PAUSE = 8  # *choice*: decode steps between two looks at the replies; longer batches more, and leaves more rows idle
+CROWD = 8  # *choice*: with fewer than CROWD * PAUSE rows that decode, there are fewer steps between two looks
 DELAY = 4  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
 
 
@@ -132,7 +135,7 @@ class Engine:
         tools = Workers(workers)
         try:
             while waiting or any(rows):
-                if step % PAUSE == 0 or not decoding:
+                if step % max(1, min(PAUSE, decoding // CROWD)) == 0 or not decoding:
                     timed("env", self._take_replies, rows[decoding:], step, decoding, tools)
                     for b, row in enumerate(rows):
                         if row is not None and row.conversation.stopped and row.reply is None:  # ended

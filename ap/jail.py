@@ -288,12 +288,16 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     with open(fds[0], "rb") as file:
         request = json.loads(file.read(struct.unpack("I", file.read(4))[0]))
         stdin = file.read()
-    for name, text in request["files"].items():
-        os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
-        with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
-            file.write(text)
-    with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
-        file.write(stdin)
+    try:
+        for name, text in request["files"].items():
+            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+            with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
+                file.write(text)
+        with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
+            file.write(stdin)
+    except (OSError, ValueError, RecursionError) as error:  # a traceback of ours would tell the program's author of us
+        os.write(2, f"sandbox: no room for its files: {getattr(error, 'strerror', type(error).__name__)}\n".encode())
+        os._exit(1)
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -306,7 +310,8 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
         if getattr(sys.modules[module].__spec__, "has_location", False):  # we imported it; the program means its own
             del sys.modules[module]
     code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
-    linecache.cache["main.py"] = (len(code), None, list(io.StringIO(code)), "main.py")
+    source = (len(code), None, list(io.StringIO(code)), "main.py")
+    linecache.cache.update({"main.py": source, main.__file__: source})  # for functions one, for classes both
     if conf["tier"] == "landlock":
         for name, result in (("chmod", None), ("utime", None), ("listxattr", [])):
             setattr(os, name, forgiving(getattr(os, name), box, result))
@@ -383,6 +388,7 @@ def forgiving(call, box: str, result):
         except PermissionError:
             if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(f"{box}/"):
                 raise
+            os.stat(path)  # raises when there is no such file, from which Path.touch learns to make it
             return result
 
     return to_own_files

@@ -4,54 +4,30 @@ from __future__ import annotations
 from collections import Counter
 from typing import Sequence, Set
 
-from transformers import PreTrainedTokenizerBase
-
 from ap.chat import decode_message
 from ap.config import Config
 from ap.prober import Prober
 from ap.rewards import process_reward, terminal_reward
 from ap.trajectory import STAGES, Trajectory
-from ap.verifier import Committee
+from ap.world import World
 
 
-def verify(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase, committee: Committee, known: Set[str]) -> None:
-    """Fill in V(q) and its reason, in place; needs nothing but this episode, so that it can run as soon as that ends.
+def judge(trajectory: Trajectory, key: str, world: World, prober: Prober, known: Set[str], config: Config) -> None:
+    """Fill in V(q) and its reason, rho(q), r_T and every r_proc, in place.
 
-    The committee reads the whole episode; the tokenizer makes it text. `known` holds canonical forms of problems that
-    do not count again.
+    Needs nothing but this episode, so that it can run as soon as that ends, while others go on. The world's
+    committee reads the whole episode as text. `known` holds canonical forms of problems that do not count again. `key`
+    seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0 whatever its pass rate.
     """
     trajectory.valid, trajectory.reason, trajectory.abstained = False, trajectory.outcome, ()
     if trajectory.problem is not None:
-        judgement = committee.judge(trajectory.problem, decode_message(tokenizer, trajectory.ids), known)
+        judgement = world.committee.judge(trajectory.problem, decode_message(world.tokenizer, trajectory.ids), known)
         trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
         trajectory.abstained = judgement.abstained
-
-
-def judge(
-    trajectories: Sequence[Trajectory], tokenizer: PreTrainedTokenizerBase, committee: Committee, prober: Prober,
-    known: Set[str], config: Config, key: str,
-) -> None:
-    """Fill in V(q), where `verify` has not yet, rho(q), r_T and every r_proc, in place.
-
-    `key` seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0 whatever its pass
-    rate.
-    """
-    for trajectory in trajectories:
-        if not trajectory.reason:
-            verify(trajectory, tokenizer, committee, known)
-        for turn in trajectory.turns:
-            turn.process_reward = process_reward(turn.action, turn.facts)
-    valid = [trajectory for trajectory in trajectories if trajectory.valid]
-    members: Counter[int] = Counter()  # a trajectory's attempts are keyed by its place in its group, whatever the rank
-    seeds = []
-    for trajectory in trajectories:
-        if trajectory.valid:
-            seeds.append(f"{key}/{trajectory.group}/{members[trajectory.group]}")
-        members[trajectory.group] += 1
-    for trajectory, rate in zip(valid, prober.pass_rates([t.problem for t in valid], seeds)):
-        trajectory.pass_rate = rate
-    for trajectory in trajectories:
-        trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, config.r_base, config.hardness)
+    trajectory.pass_rate = prober.pass_rate(trajectory.problem, key) if trajectory.valid else 0.0
+    trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, config.r_base, config.hardness)
+    for turn in trajectory.turns:
+        turn.process_reward = process_reward(turn.action, turn.facts)
 
 
 def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -5,7 +5,6 @@ The pool is ordered from weak to strong; when the one in charge solves too littl
 from __future__ import annotations
 
 import random
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, Mapping, Sequence
@@ -123,25 +122,20 @@ class Prober:
 
     def __init__(
         self, pool: Sequence[Attempter], k: int = 16, kind: str = "rate", window: int = 500, floor: float = 0.3,
-        smoothing: float = 0.5, workers: int = 1, same: Callable[[str, str], bool] | None = None,
+        smoothing: float = 0.5, same: Callable[[str, str], bool] | None = None,
     ):
-        """workers: problems that are attempted at the same time, in threads. same: (attempt, answer) -> is it right?
-        None: verifier.same_answer."""
+        """same: (attempt, answer) -> is it right? None: verifier.same_answer."""
         if not pool:
             raise ValueError("a prober needs at least one attempter")
         self.pool, self.k, self.kind, self.window, self.floor = list(pool), k, kind, window, floor
-        self.smoothing, self.workers, self.same = smoothing, workers, same or same_answer
+        self.smoothing, self.same = smoothing, same or same_answer
         self.level = 0  # index into the pool
         self.problems = 0  # observed so far
         self.ema: float | None = None
         self.pending: tuple[float, int] = (0.0, 0)  # sum and number of the rates of the unfinished window
 
-    def pass_rates(self, problems: Sequence[Problem], seed_keys: Sequence[str]) -> list[float]:
-        """rho(q) of each problem. The attempter is given the question alone."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self._pass_rate, problems, seed_keys))
-
-    def _pass_rate(self, problem: Problem, key: str) -> float:
+    def pass_rate(self, problem: Problem, key: str) -> float:
+        """rho(q). The attempter is given the question alone. Safe to call from any thread."""
         attempts = self.pool[self.level].attempt(Problem(problem.question, "", (), problem.domain), self.k, key)
         if len(attempts) != self.k:
             raise ValueError(f"an attempter gave {len(attempts)} answers, asked for {self.k}")

@@ -58,11 +58,11 @@ class _Recorder:
 
 def roll_out(
     env: Env, model, tokenizer, starts: Sequence[tuple[tuple[str, ...], int, str]], config: Config, progress=None,
-    verify: Callable[[Trajectory], None] = lambda trajectory: None,
+    judge: Callable[[Trajectory, str], None] = lambda trajectory, seed: None,
 ) -> tuple[list[Trajectory], dict]:
     """Sample one episode for each start (K_0, group, seed key).
 
-    `verify` is called with each episode that has ended, in a worker thread while others go on.
+    `judge` is called with each episode that has ended and its seed key, in a worker thread while others go on.
     Returns the trajectories in the order of the starts, and the engine's counts and seconds.
     """
     engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature,
@@ -71,18 +71,22 @@ def roll_out(
     owner = {id(recorder.conversation): recorder for recorder in recorders}
     ended: dict[int, Trajectory] = {}
 
+    def end(conversation: Conversation) -> None:
+        trajectory = owner[id(conversation)].trajectory()
+        judge(trajectory, conversation.seed)
+        ended[id(conversation)] = trajectory
+
     def reply(conversation: Conversation) -> list[int] | None:
         ids = owner[id(conversation)].take_action()
         if ids is None:
-            trajectory = ended[id(conversation)] = owner[id(conversation)].trajectory()
-            verify(trajectory)
+            end(conversation)
         return ids
 
     conversations = [recorder.conversation for recorder in recorders]
     stats = engine.run(conversations, reply, workers=config.workers, progress=progress)
     for conversation in conversations:
         if conversation.stopped == "timeout" or id(conversation) not in ended:  # hung, or no room for the reply
-            ended[id(conversation)] = owner[id(conversation)].trajectory()
+            end(conversation)
     return [ended[id(conversation)] for conversation in conversations], stats
 
 

@@ -16,7 +16,8 @@ breaks it if it can.
   the user's files, use the network, kill the user's processes, and leave some behind. It must be allowed expressly.
 
 What no tier protects against: bugs of the kernel, which is shared (the list of allowed calls makes its surface
-small) and of the processor; what can be learnt from timing and load; use of both cores until the time-out; a program
+small) and of the processor; what can be learnt from timing and load, or from locks on files that all programs can read,
+by which two that run at the same time can tell each other something; use of both cores until the time-out; a program
 that has its own process in its hands, so it may print any text, choose its own exit code, or replace what modules do,
 for itself: never judge by what a program says about itself. There is no cgroup: memory is limited by RLIMIT_AS, beside
 which pipes and socket pairs hold some megabytes, and the private folder 64. When the trainer is root, programs are the

@@ -51,8 +51,7 @@ class World:
             cast.auditor or ProgramVerifier(domain.AUDITOR),
             ProgramCheck(lambda problem: domain.audit(problem, self.sandbox)), domain.canonical)
         pool = cast.probers or program_pool(domain)
-        options = {"window": config.prober_window, "workers": config.workers,
-                   "same": domains.asking(config.domain, self.sandbox).same}
+        options = {"window": config.prober_window, "same": domains.asking(config.domain, self.sandbox).same}
         self.prober = Prober(pool, config.prober_k, config.pass_rate, floor=config.prober_floor, **options)
         self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", floor=0.0, **options)
         sizes = range(config.skills_min, config.skills_max + 1)

@@ -45,7 +45,17 @@ def test_never_raises_on_any_two_answers():
     rng = random.Random(2)
     for pair in PAIRS:
         match = match_answer(pair["prediction"], rng.choice(PAIRS)["gold"])
-        assert match.status in ("equal", "different", "unparsed")
+        assert match.status in ("equal", "different", "unparsed") and not match.reason.startswith("failed"), pair
+
+
+def test_no_mistake_of_ours_in_what_two_parts_make_together():
+    """Every part beside every other one. match_answer catches a mistake of its own, and says "failed"."""
+    parts = [r"\pi", "e", "i", "x", "2", "x=1", "x>1", "(1,2)", "[1,2)", r"\{1\}", r"\emptyset", r"\infty", r"\pm 1",
+             "yes", "5 cm", r"\sum_{k=1}^{n} k", r"\begin{pmatrix}1\\2\end{pmatrix}", "1:2", r"\R", "k", "..."]
+    signs = [", ", " or ", " and ", " = ", " < ", r" \ne ", r" \in ", r" \cup ", r" \setminus ", " + ", "*", "/", "^"]
+    for text in (a + sign + b for a in parts for sign in signs for b in parts):
+        match = match_answer(text, "2")
+        assert not match.reason.startswith("failed"), (text, match)
 
 
 def test_every_notation_rule_reads_its_example():
@@ -93,7 +103,7 @@ def test_three_outcomes():
     (r"$\boxed{-2}$, $\boxed{1}$ and $\boxed{3}$", "-2, 1, 3"), (r"\boxed{3} \text{ or } \boxed5", "3 or 5"),
     ("<think>Answer: 4</think> <answer> 5 </answer>", "5"), ('{"answer": 5}', "5"), ("so it is **18**.", "18"),
     ("I choose (B).", "(B)"), ("the answer is therefore 7", "7"),
-    (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", None),
+    (r"\boxed{5", None), ("Thus $x = 5$.", "x = 5"), (r"\(1\), then \[2\]", "2"), ("$3$ or $4$", "3, 4"),
     ("Not $3$.", None), ("Is it $3$?", None), ("Maybe $2$.\nIt is $3$.", "3"), ("The correct option is (B).", "(B)"),
 ])
 def test_extract_answer(text, answer):
@@ -305,10 +315,11 @@ def test_nothing_is_evaluated(monkeypatch):
 
 def test_threads_agree():
     """No signals and no shared state: the same verdicts from eight threads at once."""
-    expected, found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS], {}
+    some, found = PAIRS[::5], {}
+    expected = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
 
     def work(name: int) -> None:
-        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
+        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import ap
+from ap import jail
 from ap.config import UserError
 from ap.domains import mini
 from ap.sandbox import NOTICE, Sandbox
@@ -58,6 +59,21 @@ attack("climb out by descriptor", """
     root = os.open('/', os.O_PATH)
     os.open(ask['secret'][1:], os.O_RDONLY, dir_fd=root); broken()""")
 attack("go there first", "os.chdir(ask['folder']); open('secret').read(); broken()")
+attack("climb out by two descriptors", """
+    here = os.open('..', os.O_PATH)
+    os.open(ask['secret'][1:], os.O_RDONLY, dir_fd=os.open('../' * 9, os.O_PATH, dir_fd=here)); broken()""")
+attack("open by the newer call", "call(437, 437, -100, ask['secret'].encode(), bytes(24), 24) >= 0 and broken()")
+attack("a folder that becomes a link", """
+    import threading
+    os.mkdir('d'); os.symlink(ask['folder'], 'l')
+    def swap():
+        for _ in range(2000):
+            os.rename('d', 'x'); os.rename('l', 'd'); os.rename('d', 'l'); os.rename('x', 'd')
+    thread = threading.Thread(target=swap); thread.start()
+    while thread.is_alive():
+        try: open('d/secret').read(); broken(); break
+        except OSError: pass
+    thread.join()""")
 attack("open by path descriptor", """
     fd = os.open(ask['secret'], os.O_PATH)
     open(f'/proc/self/fd/{fd}').read(); broken()""")
@@ -73,6 +89,15 @@ attack("rename a file", "os.rename(ask['victim'], ask['victim'] + '2'); broken()
 attack("move a file out", "open('x', 'w').close(); os.rename('x', ask['folder'] + '/x'); broken()")
 attack("make a folder", "os.mkdir(ask['folder'] + '/new'); broken()")
 attack("make a symlink outside", "os.symlink('/etc/passwd', ask['folder'] + '/link'); broken()")
+attack("exchange two files", """
+    open('x', 'w').close()
+    call(316, 276, -100, b'x', -100, ask['victim'].encode(), 2) == 0 and broken()""", real=False)  # two file systems
+attack("a lease on a file", """
+    import fcntl
+    fcntl.fcntl(os.open('x', os.O_CREAT | os.O_RDONLY), 1024, 0); broken()""")
+attack("be told of changes", """
+    import fcntl
+    fcntl.fcntl(os.open('.', os.O_RDONLY), 1026, 1); broken()""")
 attack("change a mode", "os.chmod(ask['victim'], 0o777); broken()")
 attack("change a mode by descriptor", "os.fchmod(os.open(os.path.dirname(os.__file__), os.O_RDONLY), 0o755); broken()",
        real=os.access(os.__file__, os.W_OK))
@@ -158,6 +183,12 @@ attack("udp, other host", "socket.socket(2, socket.SOCK_DGRAM).sendto(b'x', ('12
 attack("udp6", "socket.socket(10, socket.SOCK_DGRAM).bind(('::', 0)); broken()", real=socket.has_ipv6)
 attack("raw socket", "socket.socket(2, socket.SOCK_RAW, 1); broken()", real=False)
 attack("packet socket", "socket.socket(17, socket.SOCK_RAW); broken()", real=False)
+attack("ping", "socket.socket(2, 2, 1); broken()", real=False)
+attack("every kind of socket", """
+    for family in range(46):
+        for kind in range(1, 6):
+            try: socket.socket(family, kind); broken()
+            except OSError: pass""")
 attack("netlink", "socket.socket(16, socket.SOCK_RAW, 0).bind((0, 0)); broken()")
 attack("vsock", "socket.socket(40, socket.SOCK_STREAM); broken()", real=False)
 attack("crypto socket", "socket.socket(38, 5, 0); broken()", real=False)
@@ -167,6 +198,13 @@ attack("abstract socket", "socket.socket(1, 2).sendto(b'x', '\\0' + ask['abstrac
 for where in ("ask['unix']", "'\\0' + ask['abstract']"):
     attack(f"datagram of a pair to {where[-6:-2]}", f"socket.socketpair(1, 2)[0].sendto(b'x', {where}); broken()")
 attack("join a pair", "a, b = socket.socketpair(); a.connect('\\0' + ask['abstract']); broken()", real=False)
+attack("a pair that listens", "a, b = socket.socketpair(); a.bind(b'\\0' + b'door'); a.listen(); broken()", real=False)
+attack("say it is another process", """
+    import struct
+    a, b = socket.socketpair()
+    b.setsockopt(1, 16, 1)  # SO_PASSCRED
+    a.sendmsg([b'x'], [(1, 2, struct.pack('iii', ask['pid'], 0, 0))]); broken()""", real=False)
+attack("a filter on a socket", "socket.socketpair()[0].setsockopt(1, 26, bytes(16)); broken()", real=False)
 attack("a pair of another family", "socket.socketpair(2); broken()", real=False)
 attack("bluetooth", "socket.socket(31, 3, 1); broken()", real=False)
 attack("cluster socket", "socket.socket(30, 2); broken()", real=False)
@@ -233,6 +271,8 @@ attack("pool of processes", """
     from concurrent.futures import ProcessPoolExecutor
     with ProcessPoolExecutor(1) as pool: pool.submit(abs, 1).result(); broken()""")
 attack("thread in a new namespace", "call(56, 220, 0x10000 | 0x10000000, 0, 0, 0, 0) >= 0 and broken()", real=False)
+attack("exec by descriptor", "call(322, 281, -100, b'/bin/echo', 0, 0, 0) == 0 and broken()", real=False)
+attack("a process in the same memory", "call(56, 220, 0x100 | 0x4000 | 17, 0, 0, 0, 0) >= 0 and broken()", real=False)
 attack("exec from memory", "os.memfd_create('x'); broken()")
 attack("pseudo-terminal", "os.forkpty(); broken()", real=False)
 attack("multiprocessing", """
@@ -263,6 +303,13 @@ attack("watch all files", "call(300, 262, 0, 0) >= 0 and broken()", real=False)
 attack("load a module", "call(313, 273, 0, b'', 0) == 0 and broken()", real=False)
 attack("swap", "libc.swapoff(b'/nothing') == 0 and broken()", real=False)
 attack("reboot", "libc.reboot(0) == 0 and broken()", real=False)
+attack("go before all others", "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50)); broken()", real=False)
+attack("raise its priority", "os.setpriority(0, 0, os.getpriority(0, 0) - 5); broken()", real=False)
+attack("lower the priority of others", "os.setpriority(os.PRIO_USER, 0, 19); broken()", real=False)
+attack("every call that is not listed", """
+    ctypes.set_errno(0)
+    for number in set(range(1024)) - set(ask['listed']):
+        if call(number, number, -1, -1, -1, -1, -1) != -1 or ctypes.get_errno() not in (1, 38): broken()""", real=False)
 attack("a filter of its own", "libc.prctl(22, 1, 0, 0, 0) == 0 and broken()", real=False)
 attack("adopt processes", "libc.prctl(36, 1, 0, 0, 0) == 0 and broken()")
 attack("lock memory", "libc.mlockall(3) == 0 and broken()", real=False)
@@ -296,6 +343,10 @@ for name in ("AS", "FSIZE", "NOFILE", "CPU", "CORE"):
     attack(f"raise RLIMIT_{name}", f"resource.setrlimit(resource.RLIMIT_{name}, (-1, -1)); broken()", real=False)
 
 
+LISTED = [int(word) for table in (jail.CALLS, jail.TOUCH, jail.SELF, ",".join(jail.SOME)) for entry in table.split(",")
+          for word in [entry.split()[1 + (platform.machine() == "aarch64")]] if word != "-"]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """What attacks aim at: a file with a secret, one to spoil, and every kind of listening socket."""
@@ -313,7 +364,8 @@ def world(tmp_path_factory):
     ends[2].listen()
     target = bytearray(b"12345678")
     yield {"folder": str(folder), "secret": f"{folder}/secret", "victim": f"{folder}/victim", "scripts": str(scripts),
-           "ap": os.path.dirname(ap.__file__), "pid": os.getpid(), "name": name, "tcp": ends[0].getsockname()[1],
+           "listed": LISTED, "ap": os.path.dirname(ap.__file__), "pid": os.getpid(), "name": name,
+           "tcp": ends[0].getsockname()[1],
            "udp": ends[1].getsockname()[1], "unix_stream": f"{folder}/stream", "unix": f"{folder}/datagram",
            "abstract": name, "address": id(target), "target": repr(target), "ends": ends}
     for end in ends:

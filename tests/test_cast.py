@@ -53,7 +53,7 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
         with World(config) as world:
             script = iter([f"<problem>{SOUND}</problem>", tool_call("submit", answer="11")])
             episode = play_script(world.env, world.tokenizer, ("shift", "share"), lambda _: next(script))
-            judge([episode], world.tokenizer, world.committee, world.prober, set(), config, "key")
+            judge(episode, "key", world, world.prober, set(), config)
             counts = world.cast.counts()
     assert (episode.outcome, episode.valid, episode.reason) == ("submitted", True, "valid")
     assert episode.abstained == ("unreadable verdict",) and episode.pass_rate == 1.0
@@ -74,7 +74,7 @@ def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
     with Server(*[401] * 99) as server:
         config = with_roles(own_tiny, tmp_path, {"probers": [{"endpoint": server.url, "model": "m"}]})
         with World(config) as world, pytest.raises(UserError, match="HTTP 401; check the address"):
-            world.prober.pass_rates([Problem("q", "1")], ["k"])
+            world.prober.pass_rate(Problem("q", "1"), "k")
 
 
 def test_without_a_file_programs_play(world):

@@ -214,7 +214,7 @@ def test_verifiers_and_probers_of_code_answer_with_programs(box):
     assert SUM in asked[0] and "the trace" not in asked[0]  # nor the reference, which stands there
     replies = [f"```python\n{good}\n```", f"```python\n{bad}\n```", "I cannot."]
     prober = Prober([SampledSolver("s", lambda prompt, k, key: replies[:k], **asking.solver)], k=3, same=asking.same)
-    assert prober.pass_rates([problem], ["key"]) == [pytest.approx(1 / 3)]
+    assert prober.pass_rate(problem, "key") == pytest.approx(1 / 3)
 
 
 # ---------------------------------------------------------------- science

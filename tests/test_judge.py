@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from ap.config import Config
-from ap.judge import judge, summary, verify
+from ap.judge import judge, summary
 from ap.prober import Prober
 from ap.trajectory import Problem, Trajectory, Turn
 from ap.verifier import Judgement
@@ -32,9 +32,15 @@ class FakeProber:
     rates: dict[str, float]
     calls: list = field(default_factory=list)
 
-    def pass_rates(self, problems, keys):
-        self.calls += [(problem.question, key) for problem, key in zip(problems, keys, strict=True)]
-        return [self.rates[problem.question] for problem in problems]
+    def pass_rate(self, problem, key):
+        self.calls.append((problem.question, key))
+        return self.rates[problem.question]
+
+
+def judge_all(trajectories, committee, prober, known=frozenset(), config=CONFIG):
+    world = SimpleNamespace(tokenizer=TOKENIZER, committee=committee)
+    for number, trajectory in enumerate(trajectories):
+        judge(trajectory, f"key/{number}", world, prober, known, config)
 
 
 def episode(outcome, question="", answer="", group=0, turns=(), length=10):
@@ -64,7 +70,7 @@ def judged():
         episode("submitted", "old", "1", 1, [unchecked]),
     ]
     committee, prober = FakeCommittee(), FakeProber({"easy": 1.0, "hard": 0.25, "never": 0.0})
-    judge(trajectories, TOKENIZER, committee, prober, {"old"}, CONFIG, "key")
+    judge_all(trajectories, committee, prober, {"old"})
     return trajectories, committee, prober
 
 
@@ -100,7 +106,7 @@ def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
             return Judgement(False, None, "could not judge", ("no reply", "judge failed", "no reply"))
 
     trajectories = [episode("submitted", "q", "1"), episode("token_limit")]
-    judge(trajectories, TOKENIZER, Undecided(), FakeProber({}), set(), CONFIG, "key")
+    judge_all(trajectories, Undecided(), FakeProber({}))
     metrics = summary(trajectories)
     assert (trajectories[0].reason, trajectories[0].reward, trajectories[1].abstained) == ("could not judge", 0.0, ())
     assert {name: value for name, value in metrics.items() if name.startswith(("verdict/", "abstained/"))} == {
@@ -109,12 +115,8 @@ def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
 
 
 def test_the_prober_sees_valid_problems_only(judged):
-    """Its seeds are a problem's group and place in it: they do not depend on who else was valid, or on the rank."""
-    trajectories, _, prober = judged
-    assert prober.calls == [("easy", "key/0/0"), ("hard", "key/0/3"), ("never", "key/1/1")]
-    one_rank = FakeProber({"never": 0.0})
-    judge(trajectories[4:], TOKENIZER, FakeCommittee(), one_rank, {"old"}, CONFIG, "key")
-    assert one_rank.calls == [("never", "key/1/1")]
+    """Its seed is the episode's own: it does not depend on who else was valid, or on the rank."""
+    assert judged[2].calls == [("easy", "key/0"), ("hard", "key/3"), ("never", "key/5")]
 
 
 def test_process_rewards(judged):
@@ -149,7 +151,7 @@ def test_of_nothing():
     """No episode at all, and an episode whose prompt left no room, are rates of 0, not a division by zero."""
     assert not any(summary([]).values())
     empty = episode("token_limit")
-    judge([empty], TOKENIZER, FakeCommittee(), FakeProber({}), set(), CONFIG, "key")
+    judge_all([empty], FakeCommittee(), FakeProber({}))
     metrics = summary([empty])
     assert (empty.reward, metrics["outcome/token_limit"]) == (0.0, 1.0)
     assert (metrics["checked_rate"], metrics["turns"]) == (0.0, 0.0)
@@ -159,7 +161,7 @@ def test_judging_again_changes_nothing(judged):
     trajectories, _, _ = judged
     before = [t.to_dict() for t in trajectories]
     prober = FakeProber({"easy": 1.0, "hard": 0.25, "never": 0.0})
-    judge(trajectories, TOKENIZER, FakeCommittee(), prober, {"old"}, CONFIG, "key")
+    judge_all(trajectories, FakeCommittee(), prober, {"old"})
     assert [t.to_dict() for t in trajectories] == before
 
 
@@ -169,10 +171,8 @@ def test_with_the_real_committee_and_prober(world):
     wrong = episode("submitted", sound, "12")
     renamed = episode("submitted", sound.replace("a is", "z is").replace("than a", "than z"), "11")
     prober = Prober(world.prober.pool, k=16)
-    judge([right, wrong, renamed], TOKENIZER, world.committee, prober, {world.domain.canonical(sound)}, Config(), "key")
+    judge_all([right, wrong, renamed], world.committee, prober, {world.domain.canonical(sound)}, Config())
     assert [t.reason for t in (right, wrong, renamed)] == ["known problem", "wrong answer", "known problem"]
-    for trajectory in (right, wrong, renamed):
-        verify(trajectory, TOKENIZER, world.committee, set())
-    judge([right, wrong, renamed], TOKENIZER, world.committee, prober, set(), Config(), "key")
+    judge_all([right, wrong, renamed], world.committee, prober, config=Config())
     assert [t.reason for t in (right, wrong, renamed)] == ["valid", "wrong answer", "valid"]
     assert 0 < right.pass_rate <= 1 and right.reward == 1 + (1 - right.pass_rate) and wrong.reward == 0

@@ -79,7 +79,7 @@ def test_a_model_as_solver_is_asked_k_times_and_its_boxed_answers_count():
         return [r"so \boxed{7}", "no idea", r"\boxed{3} wait, \boxed{7}", "7"][:k]
 
     prober = Prober([SampledSolver("model", sample)], k=4)
-    assert prober.pass_rates([Problem("How many?", "7")], ["key"]) == [0.5]
+    assert prober.pass_rate(Problem("How many?", "7"), "key") == 0.5
     assert "How many?" in asked[0][0] and r"\boxed{}" in asked[0][0] and asked[0][1] == "key/model"
 
 
@@ -100,21 +100,20 @@ def test_a_checkpoint_plays_the_solver():
 
 def test_pass_rate_is_a_success_rate_or_pass_at_k():
     for successes, rate, passk in ((0, 0.0, 0.0), (1, 1 / 16, 1.0), (12, 0.75, 1.0), (16, 1.0, 1.0)):
-        assert Prober([Fixed(successes)]).pass_rates([Problem("q", "7")], ["a"]) == [rate]
-        assert Prober([Fixed(successes)], kind="passk").pass_rates([Problem("q", "7")], ["a"]) == [passk]
-    assert Prober([Fixed(1)]).pass_rates([], []) == []
+        assert Prober([Fixed(successes)]).pass_rate(Problem("q", "7"), "a") == rate
+        assert Prober([Fixed(successes)], kind="passk").pass_rate(Problem("q", "7"), "a") == passk
 
 
 def test_the_prober_sees_the_question_alone():
     solver = Fixed(16)
-    Prober([solver]).pass_rates([Problem("q", "7", ("shift",))], ["a"])
+    Prober([solver]).pass_rate(Problem("q", "7", ("shift",)), "a")
     assert solver.seen == [Problem("q", "", ())]
 
 
 def test_an_attempter_that_gives_too_few_answers_is_a_bug():
     short = SimpleNamespace(attempt=lambda problem, k, seed_key: ["7"])
     with pytest.raises(ValueError, match="asked for 16"):
-        Prober([short]).pass_rates([Problem("q", "7")], ["a"])
+        Prober([short]).pass_rate(Problem("q", "7"), "a")
 
 
 # ---------------------------------------------------------------- the change of prober
@@ -132,7 +131,7 @@ def test_ema_and_switch_by_hand():
     assert prober.level == 2
     prober.observe([0.0] * 20)
     assert prober.level == 2  # the strongest stays
-    assert prober.pass_rates([Problem("q", "7")], ["a"]) == [3 / 16]
+    assert prober.pass_rate(Problem("q", "7"), "a") == 3 / 16
 
 
 def test_the_floor_itself_does_not_switch():

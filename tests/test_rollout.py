@@ -16,7 +16,7 @@ from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_i
 from ap.domains import mini
 from ap.env import Env
 from ap.generate import Conversation
-from ap.judge import judge, verify
+from ap.judge import judge
 from ap.losses import sft_loss, spread_over_tokens
 from ap.model import build_model, token_logprobs
 from ap.rollout import play_script, roll_out, transcript
@@ -301,22 +301,23 @@ def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, w
     assert [t.ids for t in trajectories] == [t.ids for t in expected]
 
 
-def test_episodes_are_verified_while_others_go_on(pupil, tokenizer, world):
-    """V(q) in the worker threads is V(q) afterwards; each episode that the environment ended is verified once."""
+def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, world):
+    """V(q) and rho(q) in the worker threads are those afterwards; each episode is judged once, with its own seed."""
     starts = [(K, n, f"verify/{n}") for n in range(8)]
     later, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
-    threads = []
+    judged = []
 
-    def verify_it(trajectory):
-        threads.append(threading.current_thread())
-        verify(trajectory, tokenizer, world.committee, set())
+    def judge_it(trajectory, seed):
+        judged.append((seed, threading.current_thread()))
+        judge(trajectory, seed, world, world.fixed_prober, set(), world.env.config)
 
-    at_once, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config, verify=verify_it)
-    assert len(threads) <= 8 and threading.main_thread() not in threads
-    assert sum(bool(t.reason) for t in at_once) == len(threads) > 0 and not any(t.reason for t in later)
-    for trajectories in (later, at_once):
-        judge(trajectories, tokenizer, world.committee, world.fixed_prober, set(), world.env.config, "key")
-    assert at_once == later and any(t.valid for t in at_once)
+    at_once, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=judge_it)
+    assert sorted(seed for seed, _ in judged) == [seed for _, _, seed in starts]
+    assert threading.main_thread() not in [thread for _, thread in judged]
+    assert all(t.reason for t in at_once) and not any(t.reason for t in later)
+    for trajectory, (_, _, seed) in zip(later, starts):
+        judge(trajectory, seed, world, world.fixed_prober, set(), world.env.config)
+    assert at_once == later and any(t.valid and t.pass_rate > 0 for t in at_once)
 
 
 def test_start_of_a_conversation():

@@ -112,6 +112,25 @@ def box(request, paths):
     ("\ufeffprint('after a mark')", "after a mark\n"),
     ("# -*- coding: latin-1 -*-\nprint(len('é'))", "2\n"),  # the program is a file of UTF-8, as everywhere else
     ("import inspect\n# \u2028\n\x0c\ndef f(): pass\nprint(inspect.getsource(f))", "def f(): pass\n\n"),
+    ("import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A))", "class A:\n    x = 1\n\n"),
+    ("import pathlib\np = pathlib.Path('p'); p.touch(); p.touch(); print(p.exists())", "True\n"),
+    ("import warnings\nwith warnings.catch_warnings(record=True) as w:\n    warnings.warn('x'); print(w[0].lineno)",
+     "3\n"),
+    ("import asyncio\nasync def main():\n    async with asyncio.TaskGroup() as g:\n"
+     "        t = g.create_task(asyncio.to_thread(lambda: 5))\n    print(t.result())\nasyncio.run(main())", "5\n"),
+    ("import numpy as np\nnp.random.seed(5)\nprint(round(np.random.rand(), 6), "
+     "np.random.default_rng(7).integers(0, 10, 3))",
+     "0.221993 [9 6 6]\n"),
+    ("from sympy import *; from sympy.ntheory.modular import crt; from sympy.combinatorics.named_groups import *\n"
+     "print(crt([3, 5], [2, 3]), SymmetricGroup(4).order(), Matrix([[2, 0], [0, 3]]).eigenvals(), mod_inverse(3, 11))",
+     "(8, 15) 24 {2: 1, 3: 1} 4\n"),
+    ("import tarfile, zipfile\nwith zipfile.ZipFile('a.zip', 'w') as z: z.writestr('f', 'x')\n"
+     "tarfile.open('a.tar', 'w').close(); print(zipfile.is_zipfile('a.zip'), tarfile.open('a.tar').getnames())",
+     "True []\n"),
+    ("def f():\n    '''\n    >>> f()\n    1\n    '''\n    return 1\nimport doctest; print(doctest.testmod())",
+     "TestResults(failed=0, attempted=1)\n"),
+    ("from zoneinfo import ZoneInfo; import datetime as d\n"
+     "print(d.datetime(2024, 7, 1, tzinfo=ZoneInfo('America/New_York')).utcoffset())", "-1 day, 20:00:00\n"),
 ])
 def test_benign(box, code, stdout):
     result = box.run(code)
@@ -208,6 +227,8 @@ def test_files(box):
     code = "from pack.mod import V\nprint(open('data.txt', encoding='utf-8').read(), V, sep='')"
     assert box.run(code, files=files).stdout == "π\n5\n"
     assert box.run("import os; print(os.listdir())").stdout == "[]\n"
+    result = box.run("print(1)", files={"a" * 300: ""})
+    assert (result.stderr, result.status) == ("sandbox: no room for its files: File name too long\n", "error")
     for name in ("/etc/x", "../x", "a/../../x", ""):
         with pytest.raises(UserError):
             box.run("", files={name: ""})

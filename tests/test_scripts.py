@@ -247,14 +247,16 @@ def writing(tmp_path, monkeypatch):
 
     Returns a function (folder, problems): write, and give the lines of its problems.jsonl.
     """
-    def roll_out(env, model, tokenizer, starts, config):
+    def roll_out(env, model, tokenizer, starts, config, judge):
         wrote = [random.Random(key).randrange(40) for *_, key in starts]
-        return [Trajectory([], [], [], [], [], skills, group=group, problem=Problem(f"Q{number}", "1", skills))
-                for number, (skills, group, _) in zip(wrote, starts)], {}
+        episodes = [Trajectory([], [], [], [], [], skills, group=group, problem=Problem(f"Q{number}", "1", skills))
+                    for number, (skills, group, _) in zip(wrote, starts)]
+        for episode, (*_, key) in zip(episodes, starts):
+            judge(episode, key)
+        return episodes, {}
 
-    def judge(trajectories, tokenizer, committee, prober, known, config, key):
-        for t in trajectories:
-            t.valid = world.is_valid(t.problem.question) and t.problem.question.lower() not in known
+    def judge(t, key, world, prober, known, config):
+        t.valid = world.is_valid(t.problem.question) and t.problem.question.lower() not in known
 
     monkeypatch.setattr(run_mgpo, "roll_out", roll_out)
     monkeypatch.setattr(run_mgpo, "judge", judge)

@@ -9,10 +9,12 @@ reading (what can it be?) with words and units, tokens and expressions (a tree),
 with reals, equality (are two meanings the same?), probes (are two expressions?).
 
 Which text is the answer (*choice*): behind the last </think>, the last balanced \boxed{} or \fbox{}, whatever follows
-it; boxes with only commas, "or", "and" between them are one list. Else the last "Answer:", "the answer is", "result
-is", "####" or <answer>; else the whole text if it can be read; else the last formula in it or bold text at its end,
-unless its line hedges or it is one of a row of formulas without words; else the only number in its last sentence, if
-that is its only one or begins with "so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
+it; boxes with only commas, "or", "and", "b =" between them are one list. Else the last "Answer:", "the answer is",
+"result is", "####", <answer> or heading "Answer", without the reason behind it (", since ..."), unless the line takes
+it back ("Actually, ..."); else the whole text if it can be read, without "The area is" or "So" before it; else the last
+formula in it or bold text at its end, unless its line hedges or no words part it from the one before (formulas joined
+by commas, "and" or "or" are one list); else the only number in its last sentence, if that is its only one or begins
+with "so" or "therefore", and nothing in it ("than", "at least", "if") makes it vague.
 
 What counts as equal (*choice*, all of it):
 - numbers by value: 6/8 = 3/4, 0.50 = 1/2, 1e3 = 1000, 25% = 1/4 (not 25), 2\sqrt{2} = \sqrt{8}, 1 1/2 = 3/2,
@@ -34,7 +36,8 @@ What counts as equal (*choice*, all of it):
 - units: a missing one is fine, two different ones are not, and nothing is converted. A single letter is a unit behind a
   number and a blank (5 m, 5 N, not 5 n), while 5m is also 5 times m. A noun behind a number is a unit (15 apples);
 - 12-hour and 24-hour times, dates with the month in words or as year-month-day, ratios up to a factor;
-- option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B` are B; several letters are a list;
+- option letters A to J: `(B)`, `B.`, `\text{B}`, `b`, `B) 15`, `option B`, `B is correct` are B; several letters are a
+  list; so are numbered statements: "I and III only" is "(i), (iii)";
 - words without case, article and final full stop, lists of words in any order; "Yes, because ..." is yes; what cannot
   be read, by its text. Empty is never equal.
 """
@@ -45,7 +48,7 @@ from dataclasses import dataclass
 
 from ap.answers.equality import same
 from ap.answers.expressions import Unreadable
-from ap.answers.extract import extract_answer, last_formula, marked, says_so, told
+from ap.answers.extract import behind_thinking, extract_answer, last_formula, marked, says_so, told
 from ap.answers.probes import Probe
 from ap.answers.reading import Reading, read
 from ap.answers.notations import MARK
@@ -72,7 +75,7 @@ def match_answer(prediction: str | None, gold: str | None) -> Match:
 
     Symmetric; never raises; bounded time.
     """
-    given = [(text or "").strip() for text in (prediction, gold)]
+    given = [behind_thinking(text or "").strip() for text in (prediction, gold)]
     answers = [(marked(text) or ("" if says_so(text) else text)).strip() for text in given]
     if not all(answers):
         return Match("unparsed", "empty")
@@ -88,6 +91,8 @@ def match_answer(prediction: str | None, gold: str | None) -> Match:
         return _same_reading(*readings, probe)
     except Unreadable as error:
         return Match("unparsed", str(error))
+    except Exception as error:  # a mistake of ours must not end a training run; the tests look for this reason
+        return Match("unparsed", f"failed: {type(error).__name__}")
 
 
 def _squeezed(text: str) -> str:

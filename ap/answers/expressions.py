@@ -38,8 +38,17 @@ class Node:
 
     @property
     def variables(self) -> frozenset[str]:
-        bound = {node.args[0] for node in self.walk() if node.op in ("sum", "prod")}
-        return frozenset(node.args[0] for node in self.walk() if node.op == "var" and node.args[0] not in bound)
+        """The free ones: k is none in a sum over k, but it may be one beside it."""
+        found, stack = set(), [(self, frozenset())]
+        while stack:
+            node, bound = stack.pop()
+            if node.op == "var" and node.args[0] not in bound:
+                found.add(node.args[0])
+            parts = [arg for arg in node.args if isinstance(arg, Node)]
+            if node.op in ("sum", "prod"):
+                stack.append((parts.pop(), bound | {node.args[0]}))
+            stack.extend((part, bound) for part in parts)
+        return frozenset(found)
 
 
 def num(value) -> Node:

@@ -4,22 +4,30 @@ from __future__ import annotations
 import re
 
 SAID = re.compile(
-    r"(?i)\b(?:answer|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
-    r"(?:is\b(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|=)[*_\s]*"
-    r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)|答案(?:是|为|[:：])\s*|^选"
-    r"|<answer>\s*|</answer>\s*\Z", re.MULTILINE)
+    r"(?i)\b(?:answer(?: to (?:the|this|your) \w+)?|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
+    r"(?:(?:is|equals|(?:must|should|would) be|comes out to)\b"
+    r"(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|[=-]*>|=)[*_\s]*|^[ \t]*ans\b[.: \t]*"
+    r"|^[ \t]*(?:#+|\*\*)?[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n(?:[-=]{3,}\n)?\s*"
+    r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)"
+    r"|答案(?:是|为|[:：])\s*|^(?:故|所以|因此)?选[:：]?"
+    r"|[<\[](?:final_)?answer[>\]]\s*|</(?:final_)?answer>\s*\Z", re.MULTILINE)
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?:\{|(?=[0-9A-Za-z]))|\\.|[{}]", re.DOTALL)
 JOINT = re.compile(  # between two boxes
-    r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b)*")
+    r"(?:[\s$,;]|\\(?:text|mathrm|quad|qquad|[ ,;()\[\]])|[{}]|\b(?:or|and|is|it|maybe|perhaps|possibly|also|even)\b"
+    r"|[A-Za-z] *=)*")
 BOLD = re.compile(r"\*\*([^*:\n]+)\*\*(?!:)[^*\n]*\Z")
 FORMULA = re.compile(r"\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]", re.DOTALL)
 HEDGE = re.compile(
     r"(?i)\b(?:or|either|not|no|maybe|perhaps|might|could|possibly|probably|approximately|about|guess|wrong"
-    r"|incorrect|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
+    r"|incorrect|never|false|opposite|extraneous|rejected|invalid|impossible|cannot)\b|[?]|n't")
 VAGUE = re.compile(  # a sentence with one of these does not say that the number in it is the answer
     r"(?i)\b(?:than|least|most|under|over|up|between|around|almost|nearly|roughly|some|if|unless|except"
-    r"|but|case|step|begins?|starts?|from|to|first|suppose|assume|let|note|given|correct|accept|gold|reference|output"
-    r"|grader|previous|ignore|mark)\b")
+    r"|but|case|step|begins?|starts?|from|to(?=.*[0-9])|first|suppose|assume|let|note|given|correct|accept|gold"
+    r"|reference|output|grader|previous|ignore|mark|negative)\b")
+REASON = re.compile(r",? \(?\b(?:which|since|because)\b.*")  # behind what is said to be the answer
+DENIED = re.compile(r"(?i)\b(?:wrong|incorrect|false|opposite|negative|inverse)\b[\w ]{,20}$")  # "wrong answer: 4"
+TAKEN_BACK = re.compile(r"(?i)\b(?:actually|wait|correction|oops)\b")  # "The answer is 4. Actually, it is 5."
+AND = re.compile(r"\s*(?:,|,? *(?:and|or))\s*")
 CONCLUSION = re.compile(r"(?i)(?:so|thus|therefore|hence|in total|altogether|the total|finally)\b")
 NUMBER = re.compile(
     r"(?:\\?\$|[€£])? ?(?<![\w.])-?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?"
@@ -28,7 +36,12 @@ NUMBER = re.compile(
 
 def extract_answer(text: str) -> str | None:
     """The final answer of a solution, or None: a box, else what is said to be the answer, else the last formula."""
+    text = behind_thinking(text)
     return marked(text) or last_formula(text)
+
+
+def behind_thinking(text: str) -> str:
+    return text.rpartition("</think>")[2] or text
 
 
 def marked(text: str) -> str | None:
@@ -36,7 +49,6 @@ def marked(text: str) -> str | None:
 
     Boxes with nothing but commas, "or" and "and" between them are one list.
     """
-    text = text.rpartition("</think>")[2] or text
     opened, boxes = [], []
     for token in BOX.finditer(text):
         if len(token[0]) > 2 and token[0][-1] != "{":  # \boxed5: one character, and nothing that closes it
@@ -59,7 +71,7 @@ def marked(text: str) -> str | None:
             answer = f"{text[inside:end].strip()}{' or ' if 'or' in between else ', '}{answer}"
             start = before
         return answer or None
-    said = list(SAID.finditer(text))
+    said = [one for one in SAID.finditer(text) if not DENIED.search(text[max(0, one.start() - 40):one.start()])]
     if said and said[-1][0].startswith("</"):
         end = said.pop().start()
         return text[said[-1].end():end].strip() or None if said else None
@@ -67,9 +79,12 @@ def marked(text: str) -> str | None:
         said.pop()  # "the answer is 4 or the answer is 5"
     if not said:
         return None
-    sentence = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])[0]
+    sentence, *rest = re.split(r"(?<=[^.])\.\s", text[said[-1].end():].partition("\n")[0])
+    if TAKEN_BACK.search(" ".join(rest)):
+        return None
     if sentence.count("{") < sentence.count("}"):  # \text{Answer: } 5; {"answer": 5}
         sentence = sentence.strip(" \t}")
+    sentence = REASON.sub("", sentence) if not HEDGE.search(sentence) else sentence
     return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
 
 
@@ -82,21 +97,24 @@ def last_formula(text: str) -> str | None:
     """The last formula or bold text, unless its line hedges or it is one of a row of formulas without words."""
     if bold := BOLD.search(text, max(0, len(text) - 300)):
         return None if HEDGE.search(text[text.rfind("\n") + 1:]) else bold[1].strip() or None
-    formulas = list(FORMULA.finditer(text))[-2:]
+    formulas = list(FORMULA.finditer(text))
     if not formulas:
         return None
-    line = text[text.rfind("\n", 0, formulas[-1].start()) + 1:]
-    listed = len(formulas) == 2 and not re.search("[A-Za-z]{2}", text[formulas[0].end():formulas[1].start()])
-    if listed or HEDGE.search(line):
+    last = [formulas.pop()]
+    while formulas and AND.fullmatch(text[formulas[-1].end():last[0].start()]):  # $1$, $2$ and $3$
+        last.insert(0, formulas.pop())
+    listed = formulas and not re.search("[A-Za-z]{2}", text[formulas[-1].end():last[0].start()])
+    before, behind = text[text.rfind("\n", 0, last[0].start()) + 1:last[0].start()], text[last[-1].end():]
+    if listed or HEDGE.search(before) or HEDGE.search(behind):
         return None
-    return next(group for group in formulas[-1].groups() if group).strip() or None
+    return ", ".join(next(group for group in one.groups() if group).strip() for one in last) or None
 
 
 def told(text: str) -> str | None:
     """The only number of a sentence, with the word behind it: the last sentence if it concludes, or the only one."""
     sentences = re.split(r"(?<=[^.])[.!]\s+|\n+", text[-400:].strip())
     last = sentences[-1].rstrip(". ")
-    numbers = re.findall(r"[0-9][0-9,.]*", last)
+    numbers = re.findall(r"[0-9][0-9,.]*(?:/[0-9]+)?", last)
     if len(numbers) != 1 or HEDGE.search(last) or VAGUE.search(last) or len(last.split()) > 20:
         return None
     if len(sentences) > 1 and not CONCLUSION.match(last) or not re.match(r"(?:[A-Za-z]+,? +){2}", last):

@@ -83,7 +83,7 @@ def _meaning(node: Node) -> Node:
         return _several(node.op, [_meaning(arg) for arg in node.args])
     if node.op == "relation":
         return _relation(node)
-    if node.has("pm", "mp"):
+    if node.has("pm", "mp") and node.op != "set":
         return Node("set", (_signed(node, "neg"), _signed(node, "")))
     if node.op in ("set", "()", "[]", "(]", "[)", "union"):
         parts = [_meaning(arg) for arg in node.args]
@@ -136,12 +136,12 @@ def _several(kind: str, parts: list[Node]) -> Node:
     if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
         return Node("system", tuple(sorted(parts, key=lambda part: part.args[0])))
     if len(names) == len(parts) and len({*names}) == 1 and not intervals:
-        return Node("named", (names[0], _several("list", [part.args[1] for part in parts]), None))
-    if names == [parts[0].args[0]] and parts[0].op == "named" and not intervals:  # x = 1, 2
+        return Node("named", (names[0], _several(kind, [part.args[1] for part in parts]), None))
+    if len(named) == 1 and parts[0].op == "named" and not intervals:  # x = 1, 2
         return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
     entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
     probe = Probe("or", 50)
-    if kind == "or" and is_expression(entries[0]) and all(same(entries[0], entry, probe) for entry in entries):
+    if kind == "or" and entries and all(is_expression(e) and same(entries[0], e, probe) for e in entries):
         return entries[0]  # 0.75 or 3/4
     return Node("set", tuple(entries))
 
@@ -183,9 +183,9 @@ def _relation(node: Node) -> Node:
         if parts[1].op == "var" and not parts[0].variables and is_expression(parts[0]):  # 5 = x
             return Node("named", (parts[1].args[0], parts[0], Node("=", (_minus(*parts),))))
         if all(is_expression(part) for part in parts):
+            if _identical(*parts):  # 3 + 4 = 7, (x^2 - 1)/(x - 1) = x + 1
+                return parts[1]
             if not any(part.variables for part in parts):
-                if same(*parts, Probe("chain", 50)):
-                    return parts[1]
                 raise Unreadable("a false statement")
             relation = Node("=", (_minus(*parts),))
             return Node("named", ("", parts[1], relation)) if _is_asked_for(*parts) else relation
@@ -194,9 +194,17 @@ def _relation(node: Node) -> Node:
         return Node("named", (parts[0].args[0], parts[1], None))
     if signs == ("\\in",) and parts[0].op == "()" and all(part.op == "var" for part in parts[0].args):
         return parts[1]
-    if not all(is_expression(part) for part in parts) or "\\in" in signs or "=" in signs:
+    apart = signs == ("!=",) and parts[0].op == "var" and parts[1].op == "set"
+    if not (apart or all(is_expression(part) for part in parts)) or "\\in" in signs or "=" in signs:
         raise Unreadable("a relation of what are not numbers")
     return _inequality(signs, parts)
+
+
+def _identical(left: Node, right: Node) -> bool:
+    try:
+        return same(left, right, Probe("chain", 50))
+    except Unreadable:
+        return False
 
 
 def _is_asked_for(left: Node, right: Node) -> bool:
@@ -212,9 +220,10 @@ def _is_asked_for(left: Node, right: Node) -> bool:
 
 def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
     if signs == ("!=",):
-        difference = Node("!=", (_minus(*parts),))
+        difference = Node("!=", (_minus(*parts),)) if is_expression(parts[1]) else None
         if parts[0].op == "var" and not parts[1].variables:
-            return Node("named", (parts[0].args[0], complement(Node("set", (parts[1],))), difference))
+            holes = parts[1] if parts[1].op == "set" else Node("set", (parts[1],))  # x != +-1
+            return Node("named", (parts[0].args[0], complement(holes), difference))
         return difference
     if any(sign[0] != signs[0][0] for sign in signs) or signs[0][0] not in "<>" or len(signs) > 2:
         raise Unreadable("a chain of relations")

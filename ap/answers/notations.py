@@ -10,6 +10,9 @@ MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
 O, C = r" *\{? *", r" *\}?"  # braces that may be there
 N = rf"{O}([0-9]+){C}"
 
+UNSURE = ("not|no|never|opposite|negative|if|or|first|gold|given|reference|previous|wrong|incorrect|other|possible"
+          "|approximate|estimated")
+
 RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     # sets of numbers
     (r"\R^+, \R_{>0}", rf"\\R *[\^_]{O}(?:\+|> *0){C}", r"(0, \\infty)"),
@@ -29,11 +32,21 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"\|v\|", r"\\\||\\[lr]?Vert(?![A-Za-z])", "|"),
     (r"\hat{\imath}", r"\\([ij])math(?![A-Za-z])", r"\1"),
     (r"2*I", r"\* *I\b", "*i"),
+    (r"3+4j", r"^([-+0-9. ]*[0-9])j$", r"\1i"),
     # dressing
     (r"\color{red}", r"\\(?:(?:text)?color|[hv]?phantom|hspace\*?|tag) *\{[^{}]*\}", ""),
     (r"\small", r"\\(?:small|large|Large|normalsize|rm|bf|it|bfseries)(?![A-Za-z])", " "),
     (r"The answer is 5", rf"(?i)^[ {MARK}]*(?:the )?(?:final |correct )?answer(?: is)?[: ]+", ""),
-    (r"equals 7", r"^(?:is|equals) (?:equal to )?", ""),
+    (r"So 5", r"(?i)^(?:so|thus|therefore|hence)[,:]? (?=\S)", ""),
+    (r"\implies 5", r"^(?:[=-]+>|\\(?:implies|[Rr]ightarrow|to|therefore)(?![A-Za-z]))", ""),
+    (r"5 is the answer", r"^(.{,80}) is (?:the|our|my) (?:final |correct )?answer\.?$", r"\1"),
+    (r"5, because 2 + 3 = 5", r"^([^,]{1,80}?),? (?:because|since) "
+     r"(?!.*\b(?:or|but|not|maybe|perhaps|if|may|might|could|unless)\b).*$", r"\1"),
+    ("B\nExplanation: A is small", r"^([^\n]{1,40})\n\s*\**(?:Explanation|Reason|Reasoning|Justification)\b[\s\S]*",
+     r"\1"),
+    (r"The area is 5", rf"(?i)^the(?: (?!(?:{UNSURE})\b)[a-z-]+){{1,8}} (?:is|are|equals?)(?: at| equal to)?:? +"
+     r"(?=[a-z] *=|[^a-z]*[0-9\\()]|true\b|false\b)", ""),
+    (r"equals 7", r"^(?:[Ii]t(?:'s| is)|is|equals) (?:equal to )?", ""),
     (r"3/4 (or 0.75)", r"\(or ([^()]*)\)$", r"or \1"),
     (r"\frac{2}{3} \approx 0.667", r"^(.{,200}[0-9}].{,200}?) *\\approx *-?[0-9]*\.[0-9]+( .*|\\%)?$", r"\1\2"),
     (r"Matrix([[1, 2]])", r"^(?:Matrix|np\.array|array|matrix)\((.*)\)$", r"\1"),
@@ -54,6 +67,7 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     # functions
     (r"log2(8)", r"(?<![A-Za-z\\])log_?(2|10) *(?=\()", r"\\log_{\1}"),
     (r"{n \choose k}", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    (r"{1 \over 2}", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
     (r"^5C_2", rf"(?<![\w)}}])(?:\{{\}})?[_^]{N} *\{{? *C{C} *_{N}", r"\\binom{\1}{\2}"),
     (r"C_5^2", rf"\bC *_{N} *\^{N}", r"\\binom{\1}{\2}"),
     (r"5C2, 5 choose 2", r"\b([0-9]+) *(?:C|choose) *([0-9]+)\b", r"\\binom{\1}{\2}"),

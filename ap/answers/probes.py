@@ -285,8 +285,23 @@ class Probe:
                     if not names:
                         raise
                 if points is fractions and agreed == POINTS:
-                    return True
-        return agreed >= (POINTS if names else 1)
+                    return self.far_away(pair, names, whole[-1], real, size, *nodes)
+        return agreed >= (POINTS if names else 1) and self.far_away(pair, names, whole[-1], real, size, *nodes)
+
+    def far_away(self, pair: Callable, names: list[str], first: dict, real: bool, size: int, *nodes: Node) -> bool:
+        """Do they agree at large numbers too, as far as they can be computed there? |x - 50| is 50 - x near 0 only."""
+        bends = ("abs", "max", "min", "floor", "ceil", "root")
+        if not any(node.has(*bends) for node in nodes) or any(node.has("sum", "prod") for node in nodes):
+            return True
+        rng = random.Random(self.seed)
+        for scale in (30, 300, 3000) * 2:
+            point = {name: Fraction(rng.choice((-1, 1)) * rng.randrange(scale, 4 * scale)) for name in names}
+            try:
+                if not self.agree(pair, point, first, real, size):
+                    return False
+            except Unreadable:
+                continue
+        return True
 
     def points(self, names: list[str]) -> tuple[list[dict], list[dict]]:
         """Random fractions of either sign, and whole numbers. Ratios are taken to the values at the last of them."""

@@ -16,7 +16,7 @@ COMPOUND = re.compile(r"([0-9][0-9.,]*) +([A-Za-z][a-z]*\.?)(?: *,? +and +| *, *
 BASED = re.compile(
     r"(?:[A-Za-z] *= *)?\(? *([0-9A-Fa-f]{1,200}) *\)? *"
     r"(?:_ *\{? *\(? *([a-z]+|[0-9]{1,2}) *\)? *\}?|\(? *base +([a-z]+|[0-9]{1,2}) *\)?)")
-LABEL = re.compile(r"[A-Z][A-Za-z ]{2,40}: +(?=[^ ])(.+)$")
+LABEL = re.compile(r"(?![a-z])[^\W\d_](?:[^\W\d_]| ){2,40}: *(?=[^ ])(.+)$")
 LITERAL = {"0b": "2", "0o": "8", "0x": "16"}
 
 
@@ -34,7 +34,10 @@ def read(text: str) -> list[Reading]:
     """All the ways to understand a normalised answer. Raises Unreadable when there is none."""
     explicit = MARK in text and bool(re.match(r" *[A-Za-z][^\\]*$", text.rpartition(MARK)[2]))  # ends with \text{cm}
     found, text = [], " ".join(text.replace(MARK, "").split())
-    if option := words.letter(text):
+    statements = words.numerals(text)
+    if statements:
+        found.append(Reading("word", Node("word", (statements,))))
+    if "," not in (statements or "") and (option := words.letter(text)):
         found.append(Reading("letter", Node("word", (option[0],))))
         text = option[1] or text
     lower = text.lower().rstrip(".")
@@ -50,7 +53,7 @@ def read(text: str) -> list[Reading]:
         found.append(Reading("value", Node("var", (words.SETS[named[1]],))))
     if verdict := words.verdict(lower):
         return [*found, Reading("word", Node("word", (verdict,)))]
-    if ordinal := re.fullmatch("([0-9]+)(?:st|nd|rd|th)", lower):
+    if ordinal := re.fullmatch(r"([0-9]+) *\^? *\{? *(?:st|nd|rd|th) *\}?", lower):
         return [*found, Reading("word", Node("word", (ordinal[1] + "th",)))]
     if (label := LABEL.match(text)) and not HEDGE.search(text[:label.start(1)]):
         text = label[1]

@@ -22,9 +22,10 @@ CHARACTERS = str.maketrans(GREEK_LETTERS | {
     "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∓": "\\mp ", "ℝ": "\\R ", "⟨": "\\langle ", "⟩": "\\rangle ",
     "〈": "\\langle ", "〉": "\\rangle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "ℤ": "\\mathbb{Z}",
     "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "⌈": "\\lceil ", "⌉": "\\rceil ", "≡": "=", "′": "'", "’": "'",
-    "∧": " and ", "∨": " or ", "∖": "\\setminus ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
+    "∧": " and ", "∨": " or ", "∖": "\\setminus ",
+    "⇒": "\\implies ", "→": "\\to ", "∴": "\\therefore ", "𝑖": "i", "ϕ": "\\phi ", "€": "\\euro ", "£": "\\pound ",
     "¢": " cents ", "¥": "\\yen ", "₹": "\\rupee ", "⩽": "<=", "⩾": ">=", "∣": "|", "µ": "\\mu ",
-    "Ω": "\\Omega "})
+    "Ω": "\\Omega ", "‰": "/1000"})
 SPACING = re.compile(
     r"\\\\|\\\$|\\(?:[()\[\]!]|(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|,!)(?![A-Za-z])\.?)"
     r"|\\(?:[,;:> ]|(?:quad|qquad|thinspace|enspace)(?![A-Za-z]))|[~$\u200b]")
@@ -35,6 +36,7 @@ FONT = re.compile(
 ENVIRONMENT = re.compile(
     r"\\begin *\{(aligned|align\*?|cases|gathered|split)\}((?:(?!\\begin).)*)\\end *\{\1\}", re.DOTALL)
 REMARK = re.compile(rf"(?<=[0-9}})%])[ {MARK}]+\(([A-Za-z]{{3,}}[A-Za-z ,-]*)\)$")
+SYMBOLS = "\u25a0-\u27bf\U0001f300-\U0001faff"  # check marks, the end of a proof, emoji
 DECIMAL_DOTS = re.compile(r"(?<=[0-9]\.)([0-9]{1,40}) *(?:\.\.+|\\ldots(?![A-Za-z]))")
 
 
@@ -58,17 +60,20 @@ def normalise(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ]+", lambda run: "^{" + "".join(SUPERSCRIPTS[c] for c in run[0]) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda run: "_{" + "".join(SUBSCRIPTS[c] for c in run[0]) + "}", text)
     text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).translate(CHARACTERS)
+    text = re.sub(r"(?![0-9])\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
     text = re.sub(r"\\! *", "", text)
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))", "", text)
     text = re.sub(r"(?:\$|\\\)) *(?=[A-Za-z][A-Za-z/^2-3 .]*$)", f" {MARK}", text)  # $5$ m
+    text = re.sub(r"^ *~ *(?=[0-9][^~]*$)", r"\\approx ", text)
     text = SPACING.sub(lambda match: {"\\\\": "\\\\", "\\$": "\\dollar "}.get(match[0], " "), text)
     text = re.sub(r"\\math(?:bb|bf) *(?:\{ *R *\}|R\b)", r"\\R ", text)
     for _ in range(2):
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + (match[2] or match[3] or ""), text)
     text = ENVIRONMENT.sub(lambda m: re.sub(r"\\\\[ &]*(=?)", lambda row: row[1] or ", ", m[2]).replace("&", ""), text)
+    text = re.sub(r"^\*\*([^*\n]{1,40}?):?\*\*:? ?(?=.)", r"\1: ", text)  # **Total:** 12
     text = text.strip("* ").replace("**", "^")  # first what makes it bold, then powers
     text = DECIMAL_DOTS.sub(_repeated, in_one_notation(text))
-    text = re.sub(r"^[=\s\"`]+|[\s\"`.,;]+$", "", " ".join(text.split()))
+    text = re.sub(rf"^[=\s\"`{SYMBOLS}]+|[\s\"`.,;\\{SYMBOLS}]+$", "", " ".join(text.split()))
     if (remark := REMARK.search(text, max(0, len(text) - 80))) and not HEDGE.search(remark[1]):
         text = text[:remark.start()]  # 5050 (five thousand fifty)
     return re.sub(r"^(['_]+)(.+)\1$", r"\2", text)

@@ -34,8 +34,8 @@ WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, ke
 TOKEN = re.compile(r"""\ *(?:
     (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
         | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
-    | (?P<matrix> \\(?:begin|end) \ * \{[pb]?matrix\} | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\})
-        | \\\\ | & )
+    | (?P<matrix> \\(?:begin|end) \ * \{(?:[pb]|small)?matrix\}
+        | \\(?:begin\ *\{array\}\ *\{[clr|\ ]*\} | end\ *\{array\}) | \\\\ | & )
     | (?P<command> \\[A-Za-z]+ | \\[{}%] )
     | (?P<letters> [A-Za-z]+ )
     | (?P<sign> <= | >= | != | [-+*/^(){}\[\],;%!|=<>_':] ) )""", re.VERBOSE)

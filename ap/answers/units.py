@@ -77,7 +77,7 @@ def split_unit(text: str, explicit: bool) -> tuple[str, str, bool]:
         if number and rest != number[0]:
             return split_unit(f"{match[1]}{match[4]}{number[0]} {unit} {rest[number.end():].strip()}".strip(), True)
         return _scaled(match[1] + match[4] + rest), unit + "^1", False
-    if (match := DEGREES.search(text, end)) and not re.search(r"sin|cos|tan|cot|sec|csc", text):
+    if (match := DEGREES.search(text, end)) and not re.search(r"sin|cos|tan|cot|sec|csc|cis", text):
         scale = {"C": "celsius^1", "F": "fahrenheit^1"}.get((match[1] or "")[:1].upper(), "degree^1")
         return text[:match.start()], scale, False
     if match := MODULUS.search(text, end):

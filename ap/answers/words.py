@@ -27,6 +27,9 @@ DOUBT = re.compile(r"\b(?:yes|no|true|false|but|however|actually|maybe|perhaps|w
 ORDINALS = {word: f"{n}th" for n, word in enumerate(
     "first second third fourth fifth sixth seventh eighth ninth tenth".split(), 1)}
 MONTHS = "january february march april may june july august september october november december".split()
+CORRECT = r"[)\]]? +(?:only|is (?:the )?(?:correct|right)(?: answer| option| choice)?)"
+NUMERAL = r"\(?(?:i{1,3}|iv|vi{0,3}|ix|x)\)?"
+STATEMENTS = re.compile(rf"(?i)(?:only )?(?:statements? )?({NUMERAL}(?:(?:,? and |, *){NUMERAL})*)(?: only)?")
 OTHER_LETTERS = re.compile(
     r"\b[B-J]\b|\([A-Ja-j]\)|\b[a-j]\)|^[A-Ja-j]\W*$|(?i:\b(?:or|and) [a-j]\b"
     r"|\b(?:not|wrong|incorrect)\b)")
@@ -67,8 +70,17 @@ def verdict(text: str) -> str | None:
 
 def letter(text: str) -> tuple[str, str] | None:
     """An option letter and what stands behind it: "(B) 15"."""
-    match = re.fullmatch(r"(?:(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*))?", text, re.IGNORECASE)
+    option = rf"(?:(?:only +)?(?:option|choice) +)?[(\[]? *([A-Ja-j]) *(?:[)\].:]+ *(.*)|{CORRECT})?"
+    match = re.fullmatch(option, text, re.IGNORECASE)
     return (match[1].upper(), match[2] or "") if match and not OTHER_LETTERS.search(match[2] or "") else None
+
+
+def numerals(text: str) -> str | None:
+    """Numbered statements: "I and III only" is "(i), (iii)". One small letter alone, or only such, are variables."""
+    match = STATEMENTS.fullmatch(text)
+    if not match or not re.search("[IVX]|[ivx]{2}|only|statement", text):
+        return None
+    return ", ".join(sorted(re.findall("[IVX]+", match[1].upper())))
 
 
 def plain_words(text: str) -> str | None:
@@ -96,7 +108,7 @@ def time_of_day(text: str) -> int | None:
 
 def date(text: str) -> tuple[int, int, int] | None:
     """Year (0 if it is not said), month, day. The month is in words, or the year is first."""
-    text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b|\bof\b|^[a-z]+day,? ", "", text)
+    text = re.sub(r"(?<=[0-9])(?:st|nd|rd|th)\b|\bof\b|^(?:on )?the |^[a-z]+day,? ", "", text)
     if iso := re.fullmatch(r"([0-9]{4})-([0-9]{2})-([0-9]{2})", text):
         return tuple(int(part) for part in iso.groups())
     named = re.fullmatch(r"(?P<m>[a-z]{3,9})\.? +(?P<d>[0-9]{1,2})(?:,? +(?P<y>[0-9]{4}))?", text) or re.fullmatch(
