@@ -199,7 +199,7 @@ def test_two_ranks_are_one(finished, two_ranks, shard):
     """The same trajectories and, up to the order of sums, the same parameters."""
     straight, folder = finished[0], two_ranks[shard]
     for one, two in zip(metrics(straight), metrics(folder), strict=True):
-        for name in one:
+        for name in one.keys() - {"padding"}:  # which depends on who has which rows
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
     one, two = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
     # 3 updates of lr 1e-3: Adam makes a full step even of a gradient that is only rounding. Gradients are
