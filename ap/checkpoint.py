@@ -21,6 +21,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
+from ap.chat import stop_id
 from ap.files import UserError, read_json, sync, told_when_unwritable, write_json
 from ap.shard import free, is_sharded, whole
 from ap.update import Updater
@@ -48,9 +49,11 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
                 if leftover.exists():  # of a process that was killed here
                     shutil.rmtree(leftover)
             temporary.mkdir(parents=True)
-            model.save_pretrained(temporary, state_dict=_on_host(model.state_dict()))
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
+                if model.generation_config.eos_token_id is None:  # made from scratch: other programs must know it, too
+                    model.generation_config.eos_token_id = stop_id(tokenizer)
+            model.save_pretrained(temporary, state_dict=_on_host(model.state_dict()))
             write_json(temporary / STATE_FILE, {"ranks": ranks.world, "updater": updater.counts(), "state": state})
         free(updater.model, replica)
         ranks.barrier()  # the folder is there

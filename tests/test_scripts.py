@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import run_mgpo
 import run_sft
 import run_skills
+from ap.chat import STOP
 from ap.config import Config, UserError, run_main
 from ap.files import write_jsonl
 from ap.ranks import Ranks
@@ -130,6 +131,7 @@ def test_a_checkpoint_is_an_ordinary_model(finished):
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True,
                                         return_tensors="pt", return_dict=False)
     assert model(ids).logits.shape[-1] == len(tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(STOP)  # generate() ends a message
     before = parameters(folder / "sft" / "step-000120")
     after = parameters(folder / "mgpo" / "step-000003")
     assert any(not torch.equal(before[name], after[name]) for name in before)
