@@ -1,7 +1,8 @@
 """The cast: who plays which role in a run, as a file of the user's says (--roles FILE).
 
     {"verifiers": [{"endpoint": "http://localhost:8000/v1", "model": "qwen3-32b", "key": "NAME_OF_A_VARIABLE"},
-                   {"endpoint": "https://...", "model": "gpt-oss-120b", "concurrency": 16},
+                   {"endpoint": "https://...", "model": "gpt-oss-120b", "concurrency": 16,
+                    "prompt_price": 0.1, "completion_price": 0.5},
                    {"checkpoint": "models/qwen3-14b"}],
      "auditor": {"checkpoint": "models/phi-4", "temperature": 0.0},
      "teacher": {"endpoint": "http://localhost:8000/v1", "model": "qwen3-235b-a22b"},
@@ -9,7 +10,8 @@
 
 Three verifiers, one auditor, one teacher, and probers from weak to strong; a role that is left out is played by the
 domain's own programs, where it has any (mini has; math, code and science have none). A player is an endpoint
-(endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and `sample`, and count what they did.
+(endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and `sample`, and count what they did. With
+prices, of an endpoint's million tokens in whatever currency, they also count the cost; what the cache answers is free.
 """
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from ap.verifier import ChatVerifier
 
 FIELDS = {  # of a player: what it may say, and of which type
     "endpoint": {"endpoint": str, "model": str, "key": str, "concurrency": int, "seconds": (int, float), "tries": int,
-                 "max_tokens": int, "temperature": (int, float)},
+                 "max_tokens": int, "temperature": (int, float),
+                 "prompt_price": (int, float), "completion_price": (int, float)},
     "checkpoint": {"checkpoint": str, "max_tokens": int, "temperature": (int, float)},
 }
 
@@ -70,7 +73,7 @@ class Cast:
     teacher: Endpoint | Checkpoint | None = None
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """role/PLAYER/requests and so on, since this process began: for the metrics."""
         return {f"role/{name}/{what}": number for name, player in self.players.items()
                 for what, number in player.counts.items()}
@@ -79,7 +82,8 @@ class Cast:
         """One line for each model that was asked something."""
         for name, player in self.players.items():
             if any(player.counts.values()):
-                print(f"{name}: " + ", ".join(f"{what} {number}" for what, number in player.counts.items()))
+                print(f"{name}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
+                                              for what, number in player.counts.items()))
 
 
 ROLES = ("verifiers", "auditor", "probers", "teacher")

@@ -52,7 +52,7 @@ class Trajectory:
     valid: bool = False  # V(q)
     reason: str = ""  # why V(q) = 0, or "valid", or "could not judge"
     abstained: tuple[str, ...] = ()  # why judges gave no vote
-    votes: tuple[int | None, ...] = ()  # of the three verifiers, and of the auditor where it was asked: verifier.Judgement
+    votes: tuple[int | None, ...] = ()  # of the three verifiers, and of the auditor if asked: verifier.Judgement
     agreed: tuple[bool | None, ...] = ()  # did each verifier say what came of it?
     pass_rate: float = 0.0  # rho(q)
     reward: float = 0.0  # r_T

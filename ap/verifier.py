@@ -47,8 +47,8 @@ class Judgement:
     answer: str | None  # that the committee agreed on, where it did
     reason: str  # "valid", "could not judge", or a short name of what is wrong, which logs can count
     abstained: tuple[str, ...] = ()  # why, of every verifier, auditor or check that was asked and gave no vote
-    votes: tuple[int | None, ...] = ()  # of the three verifiers, None: no vote; then, where it was asked, the auditor's:
-    # 1 when it sided with one of their answers, 0 when with none
+    votes: tuple[int | None, ...] = ()  # of the three verifiers, None: no vote; then the auditor's, if it
+    # was asked: 1 when it sided with one of their answers, 0 when with none
     agreed: tuple[bool | None, ...] = ()  # did each verifier say what came of it? None: it gave no vote, or nothing did
 
     @property

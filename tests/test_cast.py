@@ -71,6 +71,17 @@ def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
     assert player.sample("a<|im_end|>b", 2, "k") == player.sample("a< |im_end|>b", 2, "k")  # words, not its own tokens
 
 
+def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path, capsys):
+    with Server() as server:
+        priced = {"endpoint": server.url, "model": "m", "prompt_price": 2, "completion_price": 10}
+        cast = open_cast(with_roles(own_tiny, tmp_path, {"teacher": priced, "auditor": {
+            "endpoint": server.url, "model": "m"}}))
+        cast.teacher.ask("hello")
+    assert cast.counts()["role/teacher/cost"] == pytest.approx(44e-6) and "role/auditor/cost" not in cast.counts()
+    cast.print_counts()
+    assert capsys.readouterr().out.endswith("completion_tokens 3, cost 4.4e-05\n")
+
+
 def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
     with Server(*[401] * 99) as server:
         config = with_roles(own_tiny, tmp_path, {"probers": [{"endpoint": server.url, "model": "m"}]})
@@ -92,6 +103,9 @@ def test_without_a_file_programs_play(world):
     ({"auditor": {"endpoint": "http://x/v1"}}, "name of its model"),
     ({"auditor": {"endpoint": "http://x/v1", "model": "m", "url": 1}}, "unknown field 'url'"),
     ({"probers": [{"endpoint": "http://x/v1", "model": "m", "tries": "3"}]}, "prober-1: tries is '3', not a number"),
+    ({"teacher": {"endpoint": "http://x/v1", "model": "m", "prompt_price": "1"}}, "prompt_price is '1', not a number"),
+    ({"teacher": {"endpoint": "http://x/v1", "model": "m", "prompt_price": 1}}, "one price without the other"),
+    ({"teacher": {"checkpoint": "y", "prompt_price": 1}}, "unknown field 'prompt_price'"),
     ({"probers": [{"checkpoint": "nowhere"}]}, "nowhere holds no model"),
     ({"auditor": {"endpoint": "http://x/v1", "model": "m", "key": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
 ])
