@@ -16,8 +16,13 @@ prices, of an endpoint's million tokens in whatever currency, they also count th
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Iterator
+
+import torch
 
 from ap import domains
 from ap.config import Config, UserError
@@ -34,33 +39,75 @@ FIELDS = {  # of a player: what it may say, and of which type
 }
 
 
-class Checkpoint:
-    """A local checkpoint as player. Loaded when it is first asked; asked by one thread at a time."""
+class Place:
+    """Where all local checkpoints of a run play, in turn: at most one of their models lies on the GPU.
 
-    def __init__(self, folder: str, config: Config, max_tokens: int = 4096, temperature: float = 1.0):
+    A model is loaded when it is first asked; then it waits in the host's memory until it is asked again. *Choice*: who
+    asks for the model that is there goes first, so models do not change with every question. Nobody waits for ever,
+    since whoever asks waits for the reply: only so many can.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._players: dict[str, tuple] = {}  # folder -> model, tokenizer
+        self._here: str | None = None  # whose model lies on the device
+        self._device: torch.device | None = None  # which one, once a model was loaded to it
+        self._busy, self._waiting, self._changed = False, Counter[str | None](), threading.Condition()
+
+    @contextmanager
+    def turn(self, folder: str) -> Iterator[tuple]:
+        """Model and tokenizer of a checkpoint, on the device and for the caller alone. UserError: cannot be loaded."""
+        with self._changed:
+            self._waiting[folder] += 1
+            self._changed.wait_for(lambda: not self._busy and (folder == self._here or not self._waiting[self._here]))
+            self._waiting[folder] -= 1
+            self._busy = True
+        try:
+            if folder != self._here:
+                self._change(folder)
+            yield self._players[folder]
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+    def _change(self, folder: str) -> None:
+        from transformers import AutoTokenizer
+
+        from ap.model import load_model
+
+        if self._here is not None:
+            self._players[self._here][0].to("cpu")
+            self._here = None
+        if folder in self._players:
+            self._players[folder][0].to(self._device)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = load_model(folder, self.config).requires_grad_(False)
+            self._players[folder], self._device = (model, tokenizer), model.device
+        self._here = folder
+
+
+class Checkpoint:
+    """A local checkpoint as player. name: of the player; two judges with one checkpoint do not say the same."""
+
+    def __init__(self, folder: str, place: Place, max_tokens: int = 4096, temperature: float = 1.0, name: str = ""):
         if not (Path(folder) / "config.json").is_file():
             raise UserError(f"{folder} holds no model (no config.json); give the folder of a Hugging Face checkpoint.")
-        self.folder, self.config, self.max_tokens, self.temperature = folder, config, max_tokens, temperature
+        self.folder, self.place, self.name = folder, place, name
+        self.max_tokens, self.temperature = max_tokens, temperature
         self.counts = {"requests": 0}
-        self._lock, self._replies = threading.Lock(), None
 
     def ask(self, prompt: str) -> str:
-        return self.sample(prompt, 1, "0")[0]
+        return self.sample(prompt, 1, self.name)[0]
 
     def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
         """k replies, which depend on the prompt, the key and the settings only."""
-        with self._lock:
-            if self._replies is None:
-                from transformers import AutoTokenizer
-
-                from ap.model import load_model
-
-                tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-                model = load_model(self.folder, self.config).requires_grad_(False)
-                self._replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
+        with self.place.turn(self.folder) as (model, tokenizer):
             self.counts["requests"] += k
+            replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
             # A judge reads what the proposer wrote: no word of it may become a token of the chat format.
-            return self._replies(prompt.replace("<|", "< |"), k, seed_key)
+            return replies(prompt.replace("<|", "< |"), k, seed_key)
 
 
 @dataclass
@@ -120,15 +167,22 @@ def _read(config: Config, sandbox) -> Cast:
     if len(record.get("verifiers", [0] * 3)) != 3:
         raise UserError(f"{config.roles}: verifiers must be a list of three players; a committee has that many.")
 
+    place = Place(config)
+
     def player(name: str, entry) -> Endpoint | Checkpoint:
-        cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config)
+        cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config, place)
         return cast.players[name]
 
+    def judge(name: str, entry) -> ChatVerifier:
+        one = player(name, entry)
+        # *Choice*: a local checkpoint has no time limit. It always ends, and to wait for its turn is no silence.
+        limit = {"seconds": None} if isinstance(one, Checkpoint) else {}
+        return ChatVerifier(one.ask, **limit, **asking.verifier)
+
     asking = domains.asking(config.domain, sandbox)
-    cast.verifiers = [ChatVerifier(player(f"verifier-{n}", entry).ask, **asking.verifier)
-                      for n, entry in enumerate(record.get("verifiers", []), 1)]
+    cast.verifiers = [judge(f"verifier-{n}", entry) for n, entry in enumerate(record.get("verifiers", []), 1)]
     if "auditor" in record:
-        cast.auditor = ChatVerifier(player("auditor", record["auditor"]).ask, **asking.verifier)
+        cast.auditor = judge("auditor", record["auditor"])
     if "teacher" in record:
         cast.teacher = player("teacher", record["teacher"])
     for n, entry in enumerate(record.get("probers", []), 1):
@@ -145,7 +199,7 @@ def model_names(path: Path) -> dict[str, list[str]]:
             for role, entries in read_json(path).items()}
 
 
-def _player(where: str, name: str, entry, config: Config) -> Endpoint | Checkpoint:
+def _player(where: str, name: str, entry, config: Config, place: Place) -> Endpoint | Checkpoint:
     kinds = [kind for kind in FIELDS if isinstance(entry, dict) and kind in entry]
     if len(kinds) != 1:
         raise UserError(f'{where}: a player is {{"endpoint": address, "model": name}} or {{"checkpoint": folder}}.')
@@ -156,8 +210,8 @@ def _player(where: str, name: str, entry, config: Config) -> Endpoint | Checkpoi
         if not isinstance(value, types[key]) or isinstance(value, bool):
             raise UserError(f"{where}: {key} is {value!r}, not a {'text' if types[key] is str else 'number'}.")
     if kinds[0] == "checkpoint":
-        return Checkpoint(entry["checkpoint"], config,
-                          **{key: value for key, value in entry.items() if key != "checkpoint"})
+        options = {key: value for key, value in entry.items() if key != "checkpoint"}
+        return Checkpoint(entry["checkpoint"], place, name=name, **options)
     if not entry.get("model"):
         raise UserError(f"{where}: an endpoint needs the name of its model.")
     options = {key: value for key, value in entry.items() if key not in ("endpoint", "model", "key")}

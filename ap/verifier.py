@@ -215,17 +215,17 @@ MAX_UNANSWERED = 4  # calls of one judge that hang at the same time, before it i
 class ChatVerifier:
     """A language model as verifier or auditor. `ask`: prompt -> reply, of a local checkpoint or of an endpoint.
 
-    It abstains when `ask` takes longer than `seconds` ("no reply"), when it raises ("judge failed"), and when its reply
-    holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so a call that hangs is left
-    behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once. So one judge delays a whole
-    step by MAX_UNANSWERED * seconds at most.
+    It abstains when `ask` takes longer than `seconds` ("no reply"; None: there is no limit), when it raises ("judge
+    failed"), and when its reply holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so
+    a call that hangs is left behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once.
+    So one judge delays a whole step by MAX_UNANSWERED * seconds at most.
 
     request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> Verdict; None:
     read_verdict. grade: where answers are no texts to compare, (problem, its answer) -> what the committee compares.
     """
 
     ask: Callable[[str], str]
-    seconds: float = 120.0
+    seconds: float | None = 120.0
     request: str = REQUEST
     read: Callable[[str], Verdict] | None = None
     grade: Callable[[Problem, str], str] | None = None
