@@ -6,17 +6,20 @@
                    {"checkpoint": "models/qwen3-14b"}],
      "auditor": {"checkpoint": "models/phi-4", "temperature": 0.0},
      "teacher": {"endpoint": "http://localhost:8000/v1", "model": "qwen3-235b-a22b"},
-     "probers": [{"checkpoint": "models/qwen3-1.7b"}, {"checkpoint": "models/qwen3-8b"}]}
+     "probers": [{"checkpoint": "models/qwen3-1.7b"}, {"checkpoint": "models/qwen3-8b"}],
+     "extractor": {"checkpoint": "runs/mini/mgpo/step-000012", "max_tokens": 64}}
 
-Three verifiers, one auditor, one teacher, and probers from weak to strong; a role that is left out is played by the
-domain's own programs, where it has any (mini has; math, code and science have none). A player is an endpoint
-(endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and `sample`, and count what they did. With
-prices, of an endpoint's million tokens in whatever currency, they also count the cost; what the cache answers is free.
+Three verifiers, one auditor, one teacher, and probers from weak to strong. An extractor is a trained proposer that
+extracts skills from the corpus in the teacher's place (run_skills.py); who scores them stays. Any other role that is
+left out is played by the domain's own programs, where it has any (mini has; math, code and science have none).
+
+A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs. Both offer `ask` and `sample`, and
+count what they did. With prices, of an endpoint's million tokens in whatever currency, they also count the cost; what
+the cache answers is free.
 """
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +46,7 @@ class Place:
     """Where all local checkpoints of a run play, in turn: at most one of their models lies on the GPU.
 
     A model is loaded when it is first asked; then it waits in the host's memory until it is asked again. *Choice*: who
-    asks for the model that is there goes first, so models do not change with every question. Nobody waits for ever,
-    since whoever asks waits for the reply: only so many can.
+    asks for the model that is there goes first, so models do not change with every question.
     """
 
     def __init__(self, config: Config):
@@ -52,15 +54,17 @@ class Place:
         self._players: dict[str, tuple] = {}  # folder -> model, tokenizer
         self._here: str | None = None  # whose model lies on the device
         self._device: torch.device | None = None  # which one, once a model was loaded to it
-        self._busy, self._waiting, self._changed = False, Counter[str | None](), threading.Condition()
+        self._queue: list[tuple[str, object]] = []  # folder and ticket of each who waits, in the order of coming
+        self._busy, self._changed = False, threading.Condition()
 
     @contextmanager
     def turn(self, folder: str) -> Iterator[tuple]:
         """Model and tokenizer of a checkpoint, on the device and for the caller alone. UserError: cannot be loaded."""
+        mine = folder, object()
         with self._changed:
-            self._waiting[folder] += 1
-            self._changed.wait_for(lambda: not self._busy and (folder == self._here or not self._waiting[self._here]))
-            self._waiting[folder] -= 1
+            self._queue.append(mine)
+            self._changed.wait_for(lambda: not self._busy and self._next() is mine)
+            self._queue.remove(mine)
             self._busy = True
         try:
             if folder != self._here:
@@ -70,6 +74,9 @@ class Place:
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+    def _next(self) -> tuple[str, object]:
+        return next((one for one in self._queue if one[0] == self._here), self._queue[0])
 
     def _change(self, folder: str) -> None:
         from transformers import AutoTokenizer
@@ -118,6 +125,7 @@ class Cast:
     auditor: ChatVerifier | None = None
     probers: list[SampledSolver] = field(default_factory=list)
     teacher: Endpoint | Checkpoint | None = None
+    extractor: Endpoint | Checkpoint | None = None
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
 
     def counts(self) -> dict[str, float]:
@@ -133,7 +141,7 @@ class Cast:
                                               for what, number in player.counts.items()))
 
 
-ROLES = ("verifiers", "auditor", "probers", "teacher")
+ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor")
 
 
 def open_cast(config: Config, sandbox=None, needed: tuple[str, ...] = ROLES[:3]) -> Cast:
@@ -183,8 +191,9 @@ def _read(config: Config, sandbox) -> Cast:
     cast.verifiers = [judge(f"verifier-{n}", entry) for n, entry in enumerate(record.get("verifiers", []), 1)]
     if "auditor" in record:
         cast.auditor = judge("auditor", record["auditor"])
-    if "teacher" in record:
-        cast.teacher = player("teacher", record["teacher"])
+    for role in ("teacher", "extractor"):
+        if role in record:
+            setattr(cast, role, player(role, record[role]))
     for n, entry in enumerate(record.get("probers", []), 1):
         cast.probers.append(SampledSolver(f"prober-{n}", player(f"prober-{n}", entry).sample, **asking.solver))
     return cast

@@ -118,7 +118,7 @@ class FakeModel:
 @pytest.fixture
 def place(own_tiny, monkeypatch):
     """A place with a GPU that is none, and the models loaded to it: what a sampler sees must be there alone."""
-    loaded = []
+    loaded, asked = [], []
 
     def load(folder, config):
         assert all(model.device.type == "cpu" for model in loaded)  # room is made before, not after
@@ -129,6 +129,7 @@ def place(own_tiny, monkeypatch):
 
     def sampler(model, tokenizer, max_tokens, temperature):
         def replies(prompt, k, key):
+            asked.append(f"{model.name} {prompt}")
             assert [one for one in loaded if one.device.type == "cuda"] == [model]
             time.sleep(0.001)
             assert [one for one in loaded if one.device.type == "cuda"] == [model]
@@ -138,7 +139,7 @@ def place(own_tiny, monkeypatch):
     monkeypatch.setattr(model_module, "load_model", load)
     monkeypatch.setattr(cast_module, "checkpoint_sampler", sampler)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder, **_: None)
-    return Place(own_tiny), loaded
+    return Place(own_tiny), loaded, asked
 
 
 def folders(tmp_path, *names):
@@ -149,16 +150,19 @@ def folders(tmp_path, *names):
 
 
 def test_only_one_model_is_on_the_gpu(place, tmp_path):
-    """Whoever asks, in whatever order; each is loaded once. Three queues of 30 are served one after the other."""
-    place, loaded = place
-    players = [Checkpoint(folder, place) for folder in folders(tmp_path, "a", "b", "c")]
-    with ThreadPoolExecutor(90) as pool:
+    """Those who wait for the model that is there go first, in the order of coming; so each is loaded once, and moved
+    once to make room for the next."""
+    place, loaded, asked = place
+    players, served = [Checkpoint(folder, place) for folder in folders(tmp_path, "a", "b", "c")], []
+    with ThreadPoolExecutor(9) as pool:
         with place.turn(players[0].folder):
-            said = pool.map(lambda n: players[n % 3].ask(str(n)), range(90))
-            while place._waiting.total() < 90:
-                time.sleep(0.001)
-        assert list(said) == [f"{'abc'[n % 3]} {n}" for n in range(90)]
-    assert [model.moves for model in loaded] == [1, 1, 0] and {model.name for model in loaded} == set("abc")
+            for n in range(9):
+                pool.submit(lambda n=n: served.append(players[n % 3].ask(str(n))))
+                while len(place._queue) <= n:
+                    time.sleep(0.001)
+    assert sorted(served) == ["a 0", "a 3", "a 6", "b 1", "b 4", "b 7", "c 2", "c 5", "c 8"]
+    assert asked == ["a 0", "a 3", "a 6", "b 1", "b 4", "b 7", "c 2", "c 5", "c 8"]
+    assert [(model.name, model.moves) for model in loaded] == [("a", 1), ("b", 1), ("c", 0)]
     assert [players[n].ask("x") for n in (0, 1, 0, 0)] == ["a x", "b x", "a x", "a x"]
     assert len(loaded) == 3 and [model.device.type for model in loaded] == ["cuda", "cpu", "cpu"]
 
