@@ -29,15 +29,15 @@ from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.judge import judge, summary
 from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.metrics import Metrics, Speed, open_sinks
-from ap.model import describe, load_model, token_logprobs
+from ap.model import describe, packs, token_logprobs
 from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.report import TABLE, write_report
 from ap.rewards import overlong_penalty
 from ap.rollout import roll_out, transcript
-from ap.shard import free, shard, whole
+from ap.shard import free, load, shard, whole
 from ap.trajectory import Batch, Trajectory, collate
-from ap.update import Updater, micro_batches
+from ap.update import Updater, micro_batches, padding
 from ap.world import World
 from run_sft import build_reference
 
@@ -73,7 +73,7 @@ def score(model, batch: Batch | None, config: Config) -> torch.Tensor | None:
     if batch is None:
         return None
     logprobs = torch.zeros_like(batch.old_logprobs)
-    for rows in micro_batches(batch.lengths.tolist(), config.micro_batch_tokens):
+    for rows in micro_batches(batch.lengths.tolist(), config.micro_batch_tokens, packs(model)):
         length = int(batch.lengths[rows].max())
         logprobs[rows, :length], _ = token_logprobs(
             model, batch.ids[rows, :length], batch.loss_mask[rows, :length], config.temperature)
@@ -97,29 +97,33 @@ def update_once(
     model, reference, replica, updater: Updater, trajectories, config: Config, pad_id: int, on_policy: bool
 ) -> dict:
     """One policy update. All ranks must call it, each with its own whole groups, or with none: a gradient of zero."""
-    batch = collate(trajectories, pad_id).to(model.device) if trajectories else None
+    batch = collate(trajectories, pad_id).to(updater.ranks.device) if trajectories else None
     # All ranks gather the weights together, also one that has nothing to score.
     ref_logprobs = score(whole(reference, replica), batch, config)
     # pi_theta is still pi_old in the first update after a rollout: the sampler's own log-probs serve.
     logprobs = None if on_policy else score(whole(model, replica), batch, config)
     free(model, replica)
+    lengths = [len(trajectory.ids) for trajectory in trajectories]
+    parts = micro_batches(lengths, config.micro_batch_tokens, packs(model))
     losses, num_tokens, by_action = [], 0, torch.zeros(3, 0, dtype=torch.float64)
     if trajectories:
-        logprobs = batch.old_logprobs if on_policy else logprobs
-        losses, num_tokens, by_action = losses_of(model, trajectories, batch, logprobs, ref_logprobs, config)
+        logprobs, num_tokens = batch.old_logprobs if on_policy else logprobs, batch.num_tokens
+        losses, by_action = losses_of(model, trajectories, batch, parts, logprobs, ref_logprobs, config)
     by_action = torch.cat(updater.ranks.gather(by_action), dim=1)  # (3, actions of all ranks)
-    return updater.step(losses, num_tokens) | weight_statistics(by_action)
+    padded = padding(updater.ranks, lengths, parts, packs(model))
+    return updater.step(losses, num_tokens) | padded | weight_statistics(by_action)
 
 
 def losses_of(
-    model, trajectories: list[Trajectory], batch: Batch, logprobs: torch.Tensor, ref_logprobs: torch.Tensor,
-    config: Config,
-) -> tuple[list[Callable], int, torch.Tensor]:
-    """For Updater.step: the losses of the micro-batches and their tokens; and what weight_statistics needs."""
+    model, trajectories: list[Trajectory], batch: Batch, parts: list[list[int]], logprobs: torch.Tensor,
+    ref_logprobs: torch.Tensor, config: Config,
+) -> tuple[list[Callable], torch.Tensor]:
+    """For Updater.step: the losses of the micro-batches, which are `parts` of the rows; and for weight_statistics."""
     action_ids = batch.action_ids  # (B, T)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    advantages = torch.tensor([turn.advantage for turn in turns], device=model.device)  # (num_actions,) float32
-    action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=model.device)
+    device = batch.ids.device  # pieces of the model may lie elsewhere
+    advantages = torch.tensor([turn.advantage for turn in turns], device=device)  # (num_actions,) float32
+    action_groups = torch.tensor([t.group for t in trajectories for _ in t.turns], device=device)
     weights, by_action = mgpo_weights(
         logprobs=logprobs, old_logprobs=batch.old_logprobs, ref_logprobs=ref_logprobs, action_ids=action_ids,
         advantages=advantages, groups=action_groups, beta=config.beta, tau_pos=config.tau_pos, tau_neg=config.tau_neg,
@@ -145,8 +149,7 @@ def losses_of(
             }
         return loss, sums
 
-    micro = micro_batches(batch.lengths.tolist(), config.micro_batch_tokens)
-    return [lambda rows=rows: loss_of(rows) for rows in micro], batch.num_tokens, by_action
+    return [lambda rows=rows: loss_of(rows) for rows in parts], by_action
 
 
 # -------------------------------------------------------------------------------------------------- loop
@@ -156,8 +159,8 @@ def train(world: World, config: Config, ranks: Ranks, reference_folder: Path) ->
     """The reinforcement learning loop. Returns the trained proposer; all that it leaves lies in the run's folder."""
     tokenizer, folder = world.tokenizer, config.folder / "mgpo"
     found = checkpoint.latest(folder)
-    reference = shard(load_model(reference_folder, config), ranks, config, frozen=True)
-    replica = load_model(found or reference_folder, config)
+    reference = shard(load(reference_folder, config, ranks), ranks, config, frozen=True)
+    replica = load(found or reference_folder, config, ranks)
     model = shard(replica, ranks, config)
     ranks.print(f"model: {describe(replica)}")
     updater = Updater(model, ranks, config.lr, config.max_grad_norm, config.max_skipped)
@@ -351,7 +354,7 @@ def main(argv: list[str]) -> None:
             save_config(config)
         reference_folder = build_reference(config, ranks)
         with World(config) as world:
-            before = before_and_after(world, load_model(reference_folder, config), config, ranks, "before")
+            before = before_and_after(world, load(reference_folder, config, ranks), config, ranks, "before")
             model = train(world, config, ranks, reference_folder)
             after = before_and_after(world, model, config, ranks, "after")
             write_problems(world, model, config, ranks)

@@ -25,15 +25,15 @@ from ap.files import read_jsonl, write_json, write_jsonl
 from ap.judge import judge
 from ap.losses import sft_loss
 from ap.metrics import Metrics
-from ap.model import build_model, load_model, token_logprobs
+from ap.model import build_model, packs, token_logprobs
 from ap.model_teacher import ModelAuthor
 from ap.plan import dry_run
 from ap.ranks import Ranks
 from ap.rollout import play_script, transcript
-from ap.shard import free, shard
+from ap.shard import free, load, shard
 from ap.teacher import ScriptedAuthor
 from ap.trajectory import Batch, Trajectory, collate
-from ap.update import Updater, micro_batches, warmup_cosine
+from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World
 from run_skills import build_skills
 
@@ -143,7 +143,7 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
     extraction = acquisition_trajectories(world, config)
     found = checkpoint.latest(folder)
     start_from = found or config.model
-    replica = load_model(start_from, config) if start_from else build_model(config, len(tokenizer), config.seed)
+    replica = load(start_from, config, ranks) if start_from else build_model(config, len(tokenizer), config.seed)
     model = shard(replica, ranks, config)
     free(model, replica)
     updater = Updater(model, ranks, config.sft_lr, config.max_grad_norm, config.max_skipped)
@@ -161,14 +161,18 @@ def train_reference(world: World, config: Config, ranks: Ranks) -> None:
             # The updater divides by the action tokens of L_SFT; this makes L_acq a mean over its own.
             weight = 1.0 if name == "sft" else config.acq_weight * tokens["sft"] / tokens["acq"]
             mine = ranks.share(chosen)
-            for rows in micro_batches([len(trajectory.ids) for trajectory in mine], config.micro_batch_tokens):
-                batch = collate([mine[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+            lengths = [len(trajectory.ids) for trajectory in mine]
+            parts = micro_batches(lengths, config.micro_batch_tokens, packs(model))
+            if name == "sft":
+                padded = padding(ranks, lengths, parts, packs(model))
+            for rows in parts:
+                batch = collate([mine[row] for row in rows], tokenizer.pad_token_id).to(ranks.device)
                 losses.append(lambda batch=batch, name=name, weight=weight: loss_terms(model, batch, name, weight))
         lr = warmup_cosine(step, config.sft_steps, config.sft_lr)
         record = updater.step(losses, num_tokens=tokens["sft"] / ranks.world, lr=lr)
         if extraction:
             record["acq_loss"] *= tokens["sft"] / tokens["acq"]
-        metrics.write(step + 1, record | {"lr": lr})
+        metrics.write(step + 1, record | padded | {"lr": lr})
         progress.set_postfix(loss=f"{record['sft_loss']:.3f}", extract=f"{record.get('acq_loss', 0.0):.3f}")
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.sft_steps:
             checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})

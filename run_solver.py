@@ -36,13 +36,13 @@ from ap.evaluation import load_problems, read_correctness, write_correctness
 from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
-from ap.model import build_model, load_model, token_logprobs
+from ap.model import build_model, packs, token_logprobs
 from ap.prober import SOLVE
-from ap.rewards import overlong_penalty
 from ap.ranks import Ranks
-from ap.shard import free, shard, whole
+from ap.rewards import overlong_penalty
+from ap.shard import free, load, shard, whole
 from ap.trajectory import Trajectory, collate
-from ap.update import Updater, micro_batches, warmup_cosine
+from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World, open_library
 from eval import (
     Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, of_domain, rows_of, shares,
@@ -138,7 +138,7 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
         ranks.print(f"start of the solver: found in {final}")
         return final
     domain, found = domains.get(config.domain), checkpoint.latest(folder)
-    replica = load_model(found, config) if found else build_model(config, len(tokenizer), config.seed + 1)
+    replica = load(found, config, ranks) if found else build_model(config, len(tokenizer), config.seed + 1)
     model = shard(replica, ranks, config)
     free(model, replica)
     updater = Updater(model, ranks, config.solver_sft_lr, config.max_grad_norm, config.max_skipped)
@@ -155,15 +155,16 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
                             else worked_example(domain, tokenizer, rng, taken))
 
         def loss_of(rows: list[int]):
-            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(model.device)
+            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(ranks.device)
             logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
             return sft_loss(logprobs, batch.loss_mask), {"entropy": entropy.sum()}
 
-        micro = micro_batches([len(example.ids) for example in examples], config.micro_batch_tokens)
+        lengths = [len(example.ids) for example in examples]
+        micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
         lr = warmup_cosine(step, config.solver_sft_steps, config.solver_sft_lr)
         record = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
                               num_tokens=sum(sum(example.loss_mask) for example in examples), lr=lr)
-        metrics.write(step + 1, record | {"lr": lr})
+        metrics.write(step + 1, record | padding(ranks, lengths, micro, packs(model)) | {"lr": lr})
         if (step + 1) % config.sft_save_every == 0 or step + 1 == config.solver_sft_steps:
             checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
     metrics.close()
@@ -230,8 +231,8 @@ def update(
     live = [trajectory for trajectory in trajectories if trajectory.advantage != 0]
 
     def loss_of(rows: list[int]):
-        batch = collate([live[row] for row in rows], pad_id).to(model.device)
-        advantages = torch.tensor([[live[row].advantage] for row in rows], device=model.device)  # (B, 1)
+        batch = collate([live[row] for row in rows], pad_id).to(updater.ranks.device)
+        advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
         logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask, config.temperature)
         # One update a rollout: pi_old is the sampler, and the ratio differs from 1 by rounding only.
         loss, clipped = grpo_loss(
@@ -239,9 +240,11 @@ def update(
         log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
         return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
 
-    micro = micro_batches([len(trajectory.ids) for trajectory in live], config.micro_batch_tokens)
-    return updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
-                        num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
+    lengths = [len(trajectory.ids) for trajectory in live]
+    micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
+    metrics = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
+                           num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
+    return metrics | padding(updater.ranks, lengths, micro, packs(model))
 
 
 # --------------------------------------------------------------------------------------------------- loop
@@ -256,7 +259,7 @@ def train(
     """
     folder = config.folder / "solver" / config.solver_arm
     found = checkpoint.latest(folder)
-    replica = load_model(found or start_folder, config)
+    replica = load(found or start_folder, config, ranks)
     model = shard(replica, ranks, config)
     updater = Updater(model, ranks, config.solver_lr, config.max_grad_norm, config.max_skipped)
     start = checkpoint.load_training_state(found, updater)["step"] if found else 0
@@ -407,7 +410,7 @@ def main(argv: list[str]) -> None:
         problems, how = of_domain(
             config.domain, training_problems(config, taken), stack, config.allow_unsafe_exec)
         start_folder = build_start(config, ranks, tokenizer, taken)
-        start = evaluate(load_model(start_folder, config), tokenizer, sets, config, ranks, folder / "start", "start")
+        start = evaluate(load(start_folder, config, ranks), tokenizer, sets, config, ranks, folder / "start", "start")
         model = train(config, ranks, tokenizer, start_folder, problems, **how)
         end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
         if ranks.is_main:

@@ -17,14 +17,17 @@ import shutil
 import warnings
 from pathlib import Path
 
+import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
+from ap.chat import stop_id
 from ap.files import UserError, read_json, sync, told_when_unwritable, write_json
 from ap.shard import free, is_sharded, whole
 from ap.update import Updater
 
 STATE_FILE, TENSORS = "training_state.json", "training"
+FILE_BYTES = 4 << 30  # of whole tensors in one file of TENSORS: safetensors copies a rank's part of it before it writes
 warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dcp whenever a process is alone
 
 
@@ -46,16 +49,20 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
                 if leftover.exists():  # of a process that was killed here
                     shutil.rmtree(leftover)
             temporary.mkdir(parents=True)
-            model.save_pretrained(temporary)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
+                if model.generation_config.eos_token_id is None:  # made from scratch: other programs must know it, too
+                    model.generation_config.eos_token_id = stop_id(tokenizer)
+            model.save_pretrained(temporary, state_dict=_on_host(model.state_dict()))
             write_json(temporary / STATE_FILE, {"ranks": ranks.world, "updater": updater.counts(), "state": state})
         free(updater.model, replica)
         ranks.barrier()  # the folder is there
         if together or ranks.is_main:
-            writer = dcp.HuggingFaceStorageWriter(str(temporary / TENSORS), save_distributed=True)
+            tensors = updater.tensors()
+            writer = dcp.HuggingFaceStorageWriter(
+                str(temporary / TENSORS), fqn_to_index_mapping=_files(tensors), save_distributed=True)
             try:
-                dcp.save(updater.tensors(), storage_writer=writer, no_dist=not together)
+                dcp.save(tensors, storage_writer=writer, no_dist=not together)
             except dcp.CheckpointException as error:
                 raise OSError(_first_line(error)) from error
         ranks.barrier()  # all pieces are there
@@ -116,6 +123,23 @@ def _complete(folder: Path) -> list[Path]:
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
     found = [path for path in named if (path / STATE_FILE).is_file()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _on_host(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors in the host's memory, of tied ones still one: to save, transformers splits fused experts into
+    copies, for which a GPU that holds a whole model may have no room."""
+    moved = {tensor.data_ptr(): tensor.cpu() for tensor in state.values()}
+    return {name: moved[tensor.data_ptr()] for name, tensor in state.items()}
+
+
+def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """{name: number of its file, from 1}, in order: FILE_BYTES of whole tensors in a file, or one that has more."""
+    numbers, number, filled = {}, 1, 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        numbers[name], filled = number, filled + tensor.nbytes
+    return numbers
 
 
 def _first_line(error: BaseException) -> str:

@@ -45,6 +45,9 @@ class Config:
         "auto", "several processes: the weights in pieces over them (FSDP2); auto: if they are more than 64 M",
         choices=("auto", "true", "false"))
     shard_size: int = setting(0, "neighbouring ranks that share one copy of the weights, such as a node's; 0: all")
+    offload: bool = setting(
+        False, "weights in pieces: keep them, gradients, Adam's moments and pi_ref in the host's memory, and update on "
+        "CPUs; a GPU holds what is at work: for models that do not fit otherwise")
     recompute: bool = setting(
         False, "compute activations again in the backward pass instead of keeping them: less memory, more time")
     max_skipped: int = setting(10, "updates in a row that are skipped, their gradient not being finite, end the run")
@@ -138,6 +141,7 @@ class Config:
     dry_run: bool = setting(False, "print what each GPU's memory and links would hold and carry, and stop: ap/plan.py")
     gpus: int = setting(8, "GPUs that the dry run plans for; a run has as many as torchrun starts processes")
     card_gb: float = setting(80.0, "memory of such a GPU in GiB, for the dry run")
+    host_gb: float = setting(1024.0, "memory of a node of up to 8 GPUs in GiB, for the dry run")
     peak_tflops: float = setting(0.0, "TFLOP/s that a GPU has at best, for MFU in metrics; 0: by its name, if known")
     wandb: str = setting("", "W&B project to report metrics to as well, when the package wandb is installed")
 
@@ -163,7 +167,9 @@ _BIG = {
 PRESETS: dict[str, dict] = {
     "mini": {},
     "qwen3-4b": _BIG | {"name": "qwen3-4b", "groups": 32, "steps": 200},
-    "qwen3-30b-a3b": _BIG | {"name": "qwen3-30b-a3b", "groups": 64, "steps": 100},
+    # Its optimiser lies on the host (ap/plan.py), and each micro-batch moves all weights: few, large ones.
+    "qwen3-30b-a3b": _BIG | {
+        "name": "qwen3-30b-a3b", "groups": 64, "steps": 100, "offload": True, "micro_batch_tokens": 65536},
 }
 
 # The settings that each stage was made with, and by which file it is known to be there. From then on they are fixed:

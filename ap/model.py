@@ -1,15 +1,18 @@
 """Models: any local Hugging Face causal LM, with our attention in it and log-probs out of it.
 
-Attention is registered once with transformers under the name "ap" and looks at one extra argument, `cache`:
+Attention is registered once with transformers under the name "ap" and looks at two extra arguments:
 
-    none    training and scoring: causal attention over right-padded rows, which need no padding mask
-    given   generation: keys and values go into the KV cache of generate.py, and attention runs over it
+    none      training and scoring: causal attention over right-padded rows, which need no padding mask
+    `bounds`  the same over packed rows: they lie end to end in one row, (1, sum of their lengths), without padding
+    `cache`   generation: keys and values go into the KV cache of generate.py, and attention runs over it
 
 So the cache is ours for every architecture whose attention layers carry a `layer_idx`. This is the one place that
-decides which kernel runs (`kernel`): flash-attn for half precision on a GPU when it is installed, else PyTorch's own.
+decides which kernel runs (`kernel`): flash-attn for half precision on a GPU when it is installed, else PyTorch's own;
+and whether rows are packed (`packs`): where a kernel takes rows of several lengths ("varlen").
 """
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import torch
@@ -22,21 +25,38 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedMod
 from ap.config import Config, UserError
 
 try:
-    from flash_attn import flash_attn_func, flash_attn_with_kvcache
+    from flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
 except ImportError:
-    flash_attn_func = flash_attn_with_kvcache = None
+    flash_attn_func = flash_attn_varlen_func = flash_attn_with_kvcache = None
+try:
+    from torch.nn.attention.varlen import varlen_attn
+    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:  # in older versions
+        varlen_attn = None
+except ImportError:
+    varlen_attn = None
 
 
 def kernel(states: torch.Tensor) -> str:
     """Which kernel computes attention over such queries: "flash-attn" or "sdpa", PyTorch's own."""
-    return "flash-attn" if flash_attn_func and states.is_cuda and states.dtype != torch.float32 else "sdpa"
+    return "flash-attn" if flash_attn_func and half_on_gpu(states) else "sdpa"
+
+
+def half_on_gpu(states: torch.Tensor) -> bool:
+    """What flash-attn and torch's varlen kernel take."""
+    return states.is_cuda and states.dtype != torch.float32
+
+
+def packs(model: PreTrainedModel) -> bool:
+    """Are the rows of a micro-batch laid end to end, without padding? Else the shorter ones are padded."""
+    return getattr(model, "packed", False)
 
 
 def describe(model: PreTrainedModel) -> str:
     """One line: how large it is, where it is, and what computes it."""
     weights, weight = sum(weight.numel() for weight in model.parameters()), next(model.parameters())
     return (f"{weights / 1e6:,.1f} M parameters, {str(model.dtype).removeprefix('torch.')} on {model.device.type}; "
-            f"attention: {kernel(weight)}" + (", decoding by CUDA graphs" if may_record(model) else ""))
+            f"attention: {kernel(weight)}" + (", rows packed" if packs(model) else "")
+            + (", decoding by CUDA graphs" if may_record(model) else ""))
 
 
 def may_record(model: PreTrainedModel) -> bool:
@@ -45,8 +65,12 @@ def may_record(model: PreTrainedModel) -> bool:
     return model.device.type == "cuda" and not experts
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, cache=None, **kwargs):
+def attention(
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, cache=None, bounds=None, longest=0, **kwargs
+):
     """The hook, after the rotation: query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D)."""
+    if bounds is not None:
+        return packed_attention(query, key, value, scaling, bounds, longest), None
     if kernel(query) == "flash-attn":
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout: (B, T, heads, D)
         if cache is None:
@@ -65,6 +89,24 @@ def attention(module, query, key, value, attention_mask, scaling=None, dropout=0
     else:
         out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2), None
+
+
+def packed_attention(query, key, value, scaling, bounds: torch.Tensor, longest: int) -> torch.Tensor:
+    """Causal attention inside of each of R rows that lie end to end: query (1, heads, S, D) -> (1, S, heads, D).
+
+    bounds: (R + 1,) int32, where each row starts, and where the last one ends.
+    """
+    if not half_on_gpu(query):  # row by row: slow, for tests
+        lengths = bounds.diff().tolist()
+        rows = zip(*(states.split(lengths, dim=2) for states in (query, key, value)))
+        parts = [F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+                 for q, k, v in rows]
+        return torch.cat(parts, dim=2).transpose(1, 2)
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # (S, heads, D)
+    rows = (query, key, value, bounds, bounds, longest, longest)
+    if flash_attn_varlen_func:
+        return flash_attn_varlen_func(*rows, softmax_scale=scaling, causal=True).unsqueeze(0)
+    return varlen_attn(*rows, scale=scaling, window_size=(-1, 0), enable_gqa=True).unsqueeze(0)  # (-1, 0): causal
 
 
 AttentionInterface.register("ap", attention)
@@ -87,7 +129,7 @@ def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(shape)
-    return _ready(model.to(_dtype(config)), config)
+    return ready(model.to(_dtype(config)), config)
 
 
 def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
@@ -104,7 +146,7 @@ def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
     if report["missing_keys"]:  # transformers only warns, and fills them with random numbers
         raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")
     _refuse_other_attention(folder, model.config)
-    return _ready(model, config)
+    return ready(model, config)
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -118,10 +160,13 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, run
 
 
-def _ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+def ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """On its device, in training mode, and with what depends on both."""
     if config.recompute:
         checkpoint_layers(model)
-    return model.to(_device(config)).train()
+    model.to(_device(config)).train()
+    model.packed = bool(flash_attn_varlen_func or varlen_attn) and half_on_gpu(model.get_input_embeddings().weight)
+    return model
 
 
 def _refuse_other_attention(folder: Path | str, config) -> None:
@@ -150,9 +195,10 @@ def token_logprobs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi(ids[:, t] | ids[:, :t]) at temperature, and the entropy of that distribution, both (B, T) float32.
 
-    ids (B, T) are right-padded; mask (B, T) is 1 at the tokens to score. Elsewhere, and at position 0, both are 0. The
-    LM head runs on scored positions only, `chunk` of them at a time (None: 256 MiB of logits) and, when there are
-    several chunks, again in the backward pass, so the logits of a whole batch never exist. Entropy carries no gradient.
+    ids (B, T) are right-padded; mask (B, T) is 1 at the tokens to score. Elsewhere, and at position 0, both are 0. What
+    comes after the last scored token of a row is not needed, and left out where rows are packed. The LM head runs on
+    scored positions only, `chunk` of them at a time (None: 256 MiB of logits) and, when there are several chunks, again
+    in the backward pass, so the logits of a whole batch never exist. Entropy carries no gradient.
     """
     if hasattr(model, "score_tokens"):  # in pieces (shard.py): the same function, while the weights are whole
         return model.score_tokens(ids, mask, temperature, chunk)
@@ -164,10 +210,9 @@ def score_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What token_logprobs does, for a model whose weights are whole."""
     chunk = chunk or max(1, 2**26 // model.config.vocab_size)
-    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    hidden = model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state  # (B, T, H)
     scored = mask[:, 1:] > 0  # (B, T-1): token t is predicted at t-1
-    hidden, targets = hidden[:, :-1][scored], ids[:, 1:][scored]  # (N, H), (N,)
+    predicts, where = F.pad(scored, (0, 1)), F.pad(scored, (1, 0))  # (B, T)
+    hidden, targets = _hidden_states(model, ids, predicts), ids[where]  # (N, H), (N,)
     head = model.get_output_embeddings()
     if len(targets) <= chunk:  # also none: a zero that can still be differentiated
         parts = [_score(head, hidden, targets, temperature)]
@@ -177,10 +222,22 @@ def score_tokens(
                        preserve_rng_state=False)  # no randomness in there
             for i in range(0, len(targets), chunk)
         ]
-    where = F.pad(scored, (1, 0))  # (B, T)
     empty = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
     logprobs, entropy = (empty.masked_scatter(where, torch.cat(part)) for part in zip(*parts))
     return logprobs, entropy
+
+
+def _hidden_states(model: PreTrainedModel, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """What the backbone makes of ids (B, T), at the N positions where wanted (B, T) is true, row by row: (N, H)."""
+    positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    if not packs(model):
+        return model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[wanted]
+    lengths = (wanted * (positions + 1)).amax(dim=1).clamp(min=1)  # (B,); one token, if none is wanted
+    kept = positions < lengths.unsqueeze(1)  # (B, T)
+    hidden = model.base_model(
+        input_ids=ids[kept].unsqueeze(0), position_ids=positions[kept].unsqueeze(0), use_cache=False,
+        bounds=F.pad(lengths.cumsum(0), (1, 0)).int(), longest=int(lengths.max())).last_hidden_state  # (1, S, H)
+    return hidden[0][wanted[kept]]
 
 
 def _score(head, hidden: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,20 +1,29 @@
 """Will it fit, and what will the links carry? Arithmetic before a big run:
 
-    python run_mgpo.py --preset qwen3-4b --dry_run true [--gpus 8] [--card_gb 80] [--model FOLDER]
+    python run_mgpo.py --preset qwen3-4b --dry_run true [--gpus 8] [--card_gb 80] [--host_gb 1024] [--model FOLDER]
 
 Nothing is loaded and no GPU is needed. Parameters are counted on a model without memory (device "meta") of the
-published sizes, or of the config.json of --model. All amounts are bytes of one GPU, printed in GiB (2^30). The plan
-assumes that with several GPUs
+published sizes, or of the config.json of --model. Amounts are bytes of one GPU or of one node, printed in GiB (2^30).
+The plan assumes that with several GPUs
 
     weights, gradients and Adam's moments   are float32 and spread evenly over the GPUs (FSDP2)
     a layer                                 is gathered in --dtype while it computes, and the next one meanwhile
     pi_ref                                  is spread in --dtype
     the engine's replica                    is a whole model in --dtype on each GPU: to decode with pi_theta, then to
                                             score with pi_ref; gone during the update
+    --offload true                          puts weights, gradients, moments and pi_ref on the host, and there the
+                                            optimiser works
 
-and that flash-attn computes attention, so no matrix of scores exists. With one GPU, or where --shard leaves a model
-whole, nothing is spread or gathered. These are sums of what is known to be needed, upper bounds where it depends on
-details; RESERVE is for what is not known.
+and that a kernel without a matrix of scores computes attention. With one GPU, or where --shard leaves a model whole,
+nothing is spread or gathered. These are sums of what is known to be needed, upper bounds where it depends on details;
+RESERVE is for what is not known.
+
+*Choice*: Qwen3-30B-A3B trains on 8 x 80 GB by --offload true. With P parameters, replica and training state of a GPU
+are 2 P + 16 P / 8 bytes = 114 GiB; offloaded, 2 P = 57 GiB, which leaves room for a cache of 8 rows of 16,384 tokens,
+and 16 P + 2 P = 512 GiB of a node's memory, 587 as pinned memory is rounded up. LoRA would need no such memory, but
+trains 2 % as many numbers, which is not the paper's full fine-tuning. An engine whose experts are spread over the GPUs
+would decode more rows, but its ranks would have to decode in step; here each goes at the pace of its own episodes.
+`ways` prints what each would need. Neither the plan nor its assumptions have met such a node.
 """
 from __future__ import annotations
 
@@ -30,7 +39,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwe
 from ap.cache import GPU_SHARE
 from ap.config import Config, UserError
 from ap.generate import PREFILL_TOKENS
-from ap.shard import SMALL
+from ap.shard import number_of_pieces
 
 GIB = 1 << 30
 RESERVE = 6 * GIB  # *choice*: CUDA's context, NCCL's buffers, fragments, and what a card of "80 GB" lacks of 80 GiB
@@ -39,6 +48,9 @@ LOGITS_CHUNK = 1 << 26  # logits that token_logprobs makes at once
 BACKWARD = 1.5  # *choice*: one layer's activations and, in its backward pass, the gradients of some of them
 LINK = 450e9  # *assumption*: bytes/s that a GPU receives while it sends as many; NVLink 4 of an H100 or H200
 PEAK = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}  # FLOP/s, dense bfloat16; data sheets
+NODE = 8  # *assumption*: GPUs whose processes share a host's memory, at most
+PCIE = 50e9  # *assumption*: bytes/s between a GPU and its host; PCIe 5.0 x16 has 64 GB/s a direction
+HOST = 300e9  # *assumption*: bytes/s that a node's CPUs read and write; half of two sockets' 8 channels of DDR5-4800
 MFU = 0.4  # *assumption*: share of PEAK that training reaches; recomputed activations are not counted as work
 
 
@@ -179,21 +191,20 @@ def _chunk(shape: PretrainedConfig, tokens: int) -> int:
 
 @dataclass(frozen=True)
 class Way:
-    """Where things lie. The defaults are how this repository does it; the others are not in it, and are for advice."""
+    """Where things lie. Only --offload is in this repository; lora and spread_experts are for the table of `ways`."""
 
-    name: str = "as it is"
+    name: str = ""
+    offload: bool = False
     lora: int = 0  # rank; the weights themselves are frozen, and are pi_ref
-    offload: bool = False  # float32 weights and moments on the host; --dtype pieces and gradients on the GPU
     spread_experts: bool = False  # the replica holds 1/gpus of the experts; tokens travel instead
 
 
 AS_IS = Way()
 WAYS = (
-    Way("LoRA, rank 16", lora=16),
-    Way("LoRA, rank 16; engine with experts spread", lora=16, spread_experts=True),
-    Way("optimiser on the host", offload=True),
-    Way("engine with experts spread", spread_experts=True),
-    Way("optimiser on the host; engine with experts spread", offload=True, spread_experts=True),
+    Way("--offload false"),
+    Way("--offload true", offload=True),
+    Way("not here: LoRA of rank 16", lora=16),
+    Way("not here: --offload true, experts of engine spread", offload=True, spread_experts=True),
 )
 PHASES = ("rollout", "log-probs", "update")
 
@@ -216,13 +227,6 @@ def cache_rows(shape: PretrainedConfig, config: Config, gpus: int, free: float =
     return int(min(wanted_rows(config, gpus), GPU_SHARE * max(free, 0) // each))
 
 
-def pieces(config: Config, count: Sizes, gpus: int) -> int:
-    """Into how many pieces FSDP2 cuts the weights. 1: each GPU holds all of them."""
-    if config.shard == "false" or config.shard == "auto" and count.total < SMALL:
-        return 1
-    return config.shard_size or gpus
-
-
 def memory(
     shape: PretrainedConfig, config: Config, gpus: int, way: Way = AS_IS, recompute: bool | None = None,
     rows: int | None = None,
@@ -230,8 +234,8 @@ def memory(
     """{what: bytes of a GPU during rollout, log-probs, update}. rows: of the cache; None: what fits beside the rest.
 
     P parameters, T of them trained (P, or LoRA's), w bytes of --dtype, n pieces:
-        float32 weights 4 T/n, moments 8 T/n, gradients 4 T/n;  pi_ref w P/n;  replica w P
-        gathered: w times two layers and the root
+        float32 weights 4 T/n, moments 8 T/n, gradients 4 T/n;  pi_ref w P/n: all on the host with --offload true
+        replica w P;  gathered: w times two layers and the root; offloaded, their float32 pieces are copied here before
         gradients on their way: w root + the larger of (w + 8) layer, while a layer's gradient is made and it and the
         one before are reduced in float32, and 4 (layer + root), the last ones to be reduced. One GPU: w T, those of a
         micro-batch, and two float32 copies of one matrix, at most a layer or the root
@@ -239,7 +243,7 @@ def memory(
     counts where there is nothing else.
     """
     count, w = sizes(shape), _width(config)
-    n = pieces(config, count, gpus)
+    n = number_of_pieces(count.total, gpus, config)
     recompute = config.recompute if recompute is None else recompute
     trained = lora_parameters(shape, way.lora) if way.lora else count.total
     resident = count.total - (count.experts * (gpus - 1) / gpus if way.spread_experts else 0)
@@ -251,18 +255,17 @@ def memory(
 
     if way.lora:
         table["frozen weights, which are pi_ref too"] = always(w * count.total / n)
-    if way.offload:
-        table["trained weights"] = always(w * trained / n)
-    else:
+    if not config.offload:
         table["trained weights, float32"] = always(4 * trained / n)
         table["AdamW's two moments"] = always(8 * trained / n)
-    table["gradients, float32"] = (0, 0, 4 * trained / n)
-    if not way.lora:
+        table["gradients, float32"] = (0, 0, 4 * trained / n)
+    if not config.offload and not way.lora:
         table["pi_ref"] = always(w * count.total / n)
     if n > 1:
         layer, root = (trained / shape.num_hidden_layers, 0) if way.lora else (count.layer, count.root)
         table["replica of the engine"] = (w * resident, w * resident, 0)
-        table["two layers and the root, gathered"] = (0, 0, w * (2 * count.layer + count.root))
+        copied = 4 / n if config.offload else 0
+        table["two layers and the root, gathered"] = (0, 0, (w + copied) * (2 * count.layer + count.root))
         table["gradients on their way"] = (0, 0, w * root + max((w + 8) * layer, 4 * (layer + root)))
     elif w != 4:  # the float32 weights are copies of the model's own
         table["replica of the engine"] = always(w * resident)
@@ -287,9 +290,24 @@ def peaks(table: dict[str, tuple[float, float, float]]) -> tuple[float, ...]:
     return tuple(sum(amounts) for amounts in zip(*table.values()))
 
 
-def host_bytes(shape: PretrainedConfig, way: Way) -> float:
-    """What the host's memory holds of all GPUs together: float32 weights and two moments, 12 bytes a parameter."""
-    return 12 * sizes(shape).total if way.offload else 0
+def host_memory(shape: PretrainedConfig, config: Config, gpus: int) -> dict[str, float]:
+    """{when: bytes of a node's memory}, for m GPUs of a node (NODE at most), weights in n pieces.
+
+    loading    the main process reads a whole model, w P, for all GPUs;  offloaded, beside pi_ref, m w P/n
+    training   offloaded: m/n (16 P + w P). PyTorch rounds pinned memory, that of weights and gradients, up to a power
+               of two for each piece of a matrix
+    saving     that, and the main process's whole model, of which transformers copies what it splits: 2 w P
+    """
+    count, w = sizes(shape), _width(config)
+    n, m, training, reference = number_of_pieces(count.total, gpus, config), min(gpus, NODE), 0.0, 0.0
+    if config.offload:
+        with torch.device("meta"):
+            weights = list(AutoModelForCausalLM.from_config(shape).parameters())
+        pinned = sum(1 << (-(-4 * weight.numel() // n) - 1).bit_length() for weight in weights)
+        reference = m * w * count.total / n
+        training = m * (2 * pinned + 8 * count.total / n) + reference
+    return {"loading": w * count.total + reference, "training": training,
+            "saving": training + 2 * w * count.total}
 
 
 def _width(config: Config) -> int:
@@ -324,6 +342,28 @@ def link_bytes(count: Sizes, width: int, n: int, micro_batches: int) -> float:
     return (n - 1) / n * count.total * (micro_batches * (2 * width + 4) + 2 * width)
 
 
+def pcie_bytes(count: Sizes, width: int, n: int, micro_batches: int) -> float:
+    """Bytes between a GPU and its host in the update of a step with --offload, both directions together.
+
+        P / n * (micro-batches * (4 + 4 + 4) + w + w)
+
+    A micro-batch takes its pieces to the GPU in float32 for the forward and for the backward pass, and brings the
+    pieces of its gradients back. pi_theta and pi_ref go once into the replica, cast on the host.
+    """
+    return count.total / n * (micro_batches * 12 + 2 * width)
+
+
+def host_bytes(count: Sizes, width: int, n: int, m: int, micro_batches: int) -> float:
+    """Bytes that the host of m GPUs reads and writes in such an update: those of PCIe, and
+
+        m * P / n * ((micro-batches - 1) * 12 + 40)
+
+    A gradient is added to the one before: two read, one written. Then norm (4), clipping (8) and AdamW, which reads
+    weight, gradient and moments and writes all but the gradient (28).
+    """
+    return m * pcie_bytes(count, width, n, micro_batches) + m * count.total / n * ((micro_batches - 1) * 12 + 40)
+
+
 def weak_scaling(compute: float, count: Sizes, width: int, n: int, micro_batches: int) -> float:
     """Speed of a GPU among n, each with the work that one has alone: compute / (compute + link time).
 
@@ -342,31 +382,36 @@ def device_peak(name: str) -> float | None:
 
 
 def dry_run(config: Config) -> None:
-    """Print the plan for --gpus cards of --card_gb. If it does not fit: advice, and a UserError with what to change."""
+    """Print the plan for --gpus cards of --card_gb in nodes of --host_gb. UserError with what to change if it does not
+    fit."""
     if os.environ.get("RANK", "0") != "0":
         return
     shape = shape_of(config)
     print(plan(shape, config), flush=True)
+    if getattr(shape, "num_experts", None) and config.gpus > 1:
+        print(ways(shape, config), flush=True)
     if not fits(shape, config):
-        if getattr(shape, "num_experts", None) and config.gpus > 1:
-            print(advice(shape, config), flush=True)
         needs = zip(PHASES, peaks(memory(shape, config, config.gpus)))
         missing = [f"{phase} needs {need / GIB:.1f}" for phase, need in needs if need > config.card_gb * GIB]
+        needs = host_memory(shape, config, config.gpus).items()
+        missing += [f"a node's memory needs {need / GIB:.0f} while {what}" for what, need in needs
+                    if need > config.host_gb * GIB]
         missing = missing or ["the KV cache has no room for a row of --max_tokens"]
         raise UserError(f"{config.preset} does not fit on {config.gpus} x {config.card_gb:g} GiB: "
                         f"{', '.join(missing)}; {remedy(shape, config)}.")
 
 
-def fits(shape: PretrainedConfig, config: Config) -> bool:
-    """Does each phase fit on the card, with the rows that the engine would take, one at least?"""
-    limit, rest = config.card_gb * GIB, peaks(memory(shape, config, config.gpus, rows=0))
-    return max(rest) <= limit and cache_rows(shape, config, config.gpus, limit - rest[0]) > 0
+def fits(shape: PretrainedConfig, config: Config, way: Way = AS_IS) -> bool:
+    """Does each phase fit on the card, with the rows that the engine would take, one at least, and on the host?"""
+    limit, rest = config.card_gb * GIB, peaks(memory(shape, config, config.gpus, way, rows=0))
+    return (max(rest) <= limit and cache_rows(shape, config, config.gpus, limit - rest[0]) > 0
+            and max(host_memory(shape, config, config.gpus).values()) <= config.host_gb * GIB)
 
 
 def plan(shape: PretrainedConfig, config: Config) -> str:
     """The tables of a run as text."""
     count, gpus, w = sizes(shape), config.gpus, _width(config)
-    n, episodes = pieces(config, count, gpus), -(-config.groups // gpus) * config.group_size
+    n, episodes = number_of_pieces(count.total, gpus, config), -(-config.groups // gpus) * config.group_size
     table = memory(shape, config, gpus)
     lines = [
         f"{shape.model_type}: {count.total:,} parameters, {count.active:,} at work on a token; {config.dtype}",
@@ -383,6 +428,8 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
     lines += ["", f"KV cache: {each / config.max_tokens / 1024:.0f} KiB a token, {each / GIB:.2f} GiB a row; "
               f"{wanted_rows(config, gpus)} rows wanted, {cache_rows(shape, config, gpus, free)} fit "
               f"in {GPU_SHARE:.0%} of what is free"]
+    host = ", ".join(f"{need / GIB:.0f} while {when}" for when, need in host_memory(shape, config, gpus).items())
+    lines += [f"host: GiB of a node of {min(gpus, NODE)} GPUs: {host}; of {config.host_gb:g}"]
 
     rows = max(1, config.micro_batch_tokens // config.max_tokens)  # of a micro-batch, all at full length
     batches = -(-episodes // rows)
@@ -396,31 +443,26 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
         lines += [f"links: {traffic / 1e9:,.0f} GB a GPU, {links:.1f} s at {LINK / 1e9:.0f} GB/s a direction "
                   f"(NVLink 4), {links / (links + compute):.0%} of the update if nothing overlaps",
                   f"speed of a GPU among 1, 2, 4, 8 with the same work each, if nothing overlaps: {', '.join(speeds)}"]
+    if config.offload:
+        m, own = min(gpus, NODE), pcie_bytes(count, w, n, batches)
+        shared = host_bytes(count, w, n, m, batches)
+        lines += [f"PCIe: {own / 1e9:,.0f} GB a GPU, {own / PCIE:.1f} s at {PCIE / 1e9:.0f} GB/s (PCIe 5.0 x16); host: "
+                  f"{shared / 1e9:,.0f} GB read and written by a node, {shared / HOST:.1f} s at {HOST / 1e9:.0f} GB/s"]
     return "\n".join(lines)
 
 
-def advice(shape: PretrainedConfig, config: Config) -> str:
-    """The other ways to place a model with experts, each with as many rows of cache as fit beside it.
-
-    *Choice*: advised is the way in which most rows decode together and, among equals, one that trains all weights. An
-    optimiser on the host costs (4 + w) P / n bytes over PCIe a GPU and step: gradients there, weights back.
-    """
-    limit, lines = config.card_gb * GIB, []
-    lines.append(f"\n{'other ways, not in this repository: GiB of each GPU':50s}"
-                 + "".join(f"{phase:>11s}" for phase in PHASES) + f"{'rows':>6s}{'host GiB':>10s}")
-    best: tuple[int, str] = (0, "")
-    for way in (AS_IS, *WAYS):
-        empty = peaks(memory(shape, config, config.gpus, way, rows=0))
-        rows = cache_rows(shape, config, config.gpus, limit - empty[0])
-        needs = peaks(memory(shape, config, config.gpus, way, rows=rows))
-        fits = max(needs) <= limit and rows > 0
+def ways(shape: PretrainedConfig, config: Config) -> str:
+    """What can be done with a model with experts, each way with micro-batches of a row and as much cache as fits."""
+    lines = [f"\n{'ways, with short micro-batches: GiB of each GPU':50s}" + "".join(f"{phase:>11s}" for phase in PHASES)
+             + f"{'rows':>6s}{'host GiB':>10s}"]
+    for way in WAYS:
+        changed = dataclasses.replace(config, offload=way.offload, micro_batch_tokens=config.max_tokens)
+        table = memory(shape, changed, config.gpus, way, rows=0)
+        rows = cache_rows(shape, config, config.gpus, config.card_gb * GIB - peaks(table)[0])
+        needs = peaks(memory(shape, changed, config.gpus, way, rows=rows))
+        host = max(host_memory(shape, changed, config.gpus).values())
         lines.append(f"{way.name:50s}" + "".join(f"{need / GIB:11.1f}" for need in needs)
-                     + f"{rows:6d}{host_bytes(shape, way) / GIB:10.0f}" + ("  fits" if fits else ""))
-        if fits and (rows, not way.lora) > (best[0], False):
-            best = rows, way.name
-    wanted = wanted_rows(config, config.gpus)
-    lines.append(f"advice: {best[1]}; {best[0]} of {wanted} rows decode together" if best[1] else
-                 "advice: none of these fits; take more or larger cards")
+                     + f"{rows:6d}{host / GIB:10.0f}" + ("  fits" if fits(shape, changed, way) else ""))
     return "\n".join(lines)
 
 
@@ -430,12 +472,14 @@ def remedy(shape: PretrainedConfig, config: Config) -> str:
         return [value >> power for power in range(1, 20) if value >> power >= least]
 
     tries = {
+        "offload": [True] if number_of_pieces(sizes(shape).total, config.gpus, config) > 1 else [],
         "micro_batch_tokens": halves(config.micro_batch_tokens, config.max_tokens),
         "max_tokens": halves(config.max_tokens, 1024),
         "groups": halves(config.groups, config.gpus * config.updates),
         "gpus": [gpus for gpus in (config.gpus << power for power in range(1, 5))
                  if gpus <= config.groups // config.updates],
         "card_gb": [card for card in (80, 141, 192) if card > config.card_gb],
+        "host_gb": [host for host in (1024, 2048) if host > config.host_gb],
     }
     found = []
     for name, values in tries.items():
@@ -445,7 +489,7 @@ def remedy(shape: PretrainedConfig, config: Config) -> str:
                 changed.micro_batch_tokens = min(config.micro_batch_tokens, value)
             if fits(shape, changed):
                 also = f" --micro_batch_tokens {changed.micro_batch_tokens}" if name == "max_tokens" else ""
-                found.append(f"--{name} {value}{also}")
+                found.append(f"--{name} {str(value).lower()}{also}")
                 break
     tried = ", ".join(f"--{name}" for name in tries)
     return f"it would with {' or '.join(found)}" if found else f"no value of {tried} alone helps: use a smaller --model"

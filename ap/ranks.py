@@ -44,8 +44,7 @@ class Ranks:
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":
             torch.cuda.set_device(device)
-        else:
-            torch.set_num_threads(config.threads)  # results are the same bits only for the same number of threads
+        torch.set_num_threads(config.threads)  # results on CPUs are the same bits only for the same number of threads
         if world > 1:
             # Objects, counts and barriers always travel through gloo, so nccl only ever carries weights and gradients.
             # The long timeout is for the others to wait while the main rank alone builds a stage or saves.
@@ -74,6 +73,11 @@ class Ranks:
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def give_(self, tensor: torch.Tensor) -> None:
+        """Every rank's tensor becomes that of the main one, on the tensor's own device."""
+        if self.world > 1:
+            dist.broadcast(tensor, src=0)
 
     def gather(self, value: Any) -> list:
         """What every rank gave, in the order of the ranks; the same list on all of them."""

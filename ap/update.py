@@ -16,18 +16,35 @@ from ap.ranks import Ranks
 from ap.shard import empty_pass, is_sharded
 
 
-def micro_batches(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Split rows 0..len(lengths)-1 so that rows * longest <= max_tokens in each part, with at least one row in each.
+def micro_batches(lengths: list[int], max_tokens: int, packed: bool = False) -> list[list[int]]:
+    """Split rows 0..len(lengths)-1 into parts of at most max_tokens, with at least one row in each.
 
-    Rows of similar length go together, so little is padding. The longest come first: memory runs out at once or never.
+    Padded rows take rows * longest tokens, packed ones (model.packs) the sum of their lengths. Padded: rows of similar
+    length go together, so little is padding. Packed: each row goes where there is room. The longest come first: memory
+    runs out at once or never.
     """
     parts: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= max_tokens:  # the first row is the longest
-            parts[-1].append(row)
-        else:
+        with_room = (part for part in (parts if packed else parts[-1:])
+                     if computed_tokens([lengths[other] for other in (*part, row)], packed) <= max_tokens)
+        part = next(with_room, None)
+        if part is None:
             parts.append([row])
+        else:
+            part.append(row)
     return parts
+
+
+def computed_tokens(lengths: Sequence[int], packed: bool) -> int:
+    """Tokens that a micro-batch of such rows computes, padding included."""
+    return sum(lengths) if packed else len(lengths) * max(lengths)
+
+
+def padding(ranks: Ranks, lengths: list[int], parts: list[list[int]], packed: bool) -> dict[str, float]:
+    """`padding`: the share of padding in what all ranks compute. For all ranks, each with its own micro-batches."""
+    computed = sum(computed_tokens([lengths[row] for row in part], packed) for part in parts)
+    tokens, computed = ranks.sum([sum(lengths), computed])
+    return {"padding": 1 - tokens / computed if computed else 0.0}
 
 
 def warmup_cosine(step: int, steps: int, peak: float, warmup: float = 0.03, floor: float = 0.1) -> float:
@@ -63,7 +80,10 @@ class Updater:
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self.weights
         ]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+        # Pieces in the host's memory: one pass over them in place of a dozen, which is what memory allows.
+        on_host = is_sharded(model) and model.device.type == "cpu"
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=on_host or None)
 
     def step(
         self, losses: Sequence[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None
@@ -86,7 +106,7 @@ class Updater:
         divisor = total or 1.0
         if is_sharded(self.model):  # each pass gathers weights: a rank with fewer would leave the others waiting
             missing = max(self.ranks.gather(len(losses))) - len(losses)
-            losses = [*losses, *[lambda: empty_pass(self.model)] * missing]
+            losses = [*losses, *[lambda: empty_pass(self.model, self.ranks.device)] * missing]
         sums: dict[str, float] = {}
         for compute in losses:
             loss, statistics = compute()

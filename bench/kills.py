@@ -50,13 +50,13 @@ def children(process: subprocess.Popen) -> list[int]:
 
 
 def outcome(folder: Path) -> dict:
-    """All that must be equal: name -> a tensor, or lines without what a clock measured."""
+    """All that must be equal: name -> a tensor, or lines without what a clock or the system measured."""
     (final,) = folder.glob(f"mgpo/step-{SETTINGS['steps']:06d}")
     found = load_file(final / "model.safetensors")
     for name in ("metrics", "problems", "trajectories"):
         lines = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
         found[name] = [{key: value for key, value in line.items()
-                        if not key.startswith(("seconds", "tokens_per_second"))} for line in lines]
+                        if not key.startswith(("seconds", "tokens_per_second", "peak_memory"))} for line in lines]
     return found | {"after": (folder / "evaluation_after.json").read_text()}
 
 

@@ -97,6 +97,40 @@ def test_a_mixture_of_experts_comes_back(tmp_path):
     assert equal(model.state_dict(), other.state_dict())
 
 
+def test_tied_weights_leave_the_gpu_once():
+    class OnGpu:
+        def __init__(self, at):
+            self.at = at
+
+        def data_ptr(self):
+            return self.at
+
+        def cpu(self):
+            return torch.zeros(1)
+
+    head = OnGpu(1)
+    moved = checkpoint._on_host({"embedding": head, "norm": OnGpu(2), "head": head})
+    assert moved["head"] is moved["embedding"] is not moved["norm"]
+
+
+def test_no_file_holds_more_than_its_share(tmp_path, monkeypatch):
+    """What is made into bytes at once stays small. By hand: 10 + 20 fit in 30; 40 is alone; 5 and 25 fit."""
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 30)
+    sizes = {"a": 10, "b": 20, "c": 40, "d": 5, "e": 25, "f": 1}
+    tensors = {name: torch.zeros(size, dtype=torch.uint8) for name, size in sizes.items()}
+    assert checkpoint._files(tensors) == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 3, "f": 4}
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 4096)
+    model, again = make_model(), make_model(seed=5)
+    updater, again_updater = make_updater(model), make_updater(again)
+    train(model, updater, range(2))
+    path = checkpoint.save(tmp_path, model, None, updater, {"step": 2})
+    files = list((path / checkpoint.TENSORS).iterdir())
+    # a tensor of 16 x 24 or of 32 x 16 float32 numbers has 1,536 or 2,048 bytes; the head of a file comes on top
+    assert len(files) > 3 and max(file.stat().st_size for file in files) < 4096 + 2048
+    checkpoint.load_training_state(path, again_updater)
+    assert equal(updater.tensors(), again_updater.tensors())
+
+
 def test_skipped_updates_are_remembered(tmp_path):
     model = make_model()
     updater = make_updater(model)
@@ -153,7 +187,7 @@ def run(folder, moment):
         train(model, updater, [step])
         if step == 2:  # the process ends without any cleaning up, before, in or right after one part of the second save
             if moment == "weights":
-                model.save_pretrained = lambda path: os._exit(9)
+                model.save_pretrained = lambda path, state_dict: os._exit(9)
             elif moment == "state":
                 save = checkpoint.dcp.save
                 def half(*arguments, **options):

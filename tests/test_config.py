@@ -125,9 +125,10 @@ def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
 def test_every_setting_belongs_to_a_stage_or_is_free():
     """A new setting must be given its place: may it still change when a stage is there?"""
     fixed = {name for _, names in _STAGES.values() for name in names}
-    free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "recompute",
-            "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
-            "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "peak_tflops", "wandb"}
+    free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
+            "recompute", "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
+            "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb", "peak_tflops",
+            "wandb"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 
 

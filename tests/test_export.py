@@ -87,6 +87,33 @@ def test_verl_is_what_its_own_scripts_write(problems, tmp_path):
     assert loaded.features["extra_info"]["split"] == text
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_verl_reads_it_and_scores_answers_to_it(problems, ending, tmp_path, monkeypatch):
+    """By verl's own reader and scorer, which need a part of what it asks for: pip install --no-deps verl ray omegaconf
+    antlr4-python3-runtime==4.9.3 tensordict pyvers hydra-core codetiming importlib_metadata zipp msgpack."""
+    reader = pytest.importorskip("verl.utils.dataset.rl_dataset", exc_type=ImportError)
+    import datasets
+    from omegaconf import OmegaConf
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from verl.utils.reward_score import default_compute_score
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"?": 0}, unk_token="?")), unk_token="?", pad_token="?",
+        chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    settings = OmegaConf.create({"cache_dir": str(tmp_path), "filter_overlong_prompts_workers": 1})
+    file = exported(problems, "verl", ending, "--data_source", "lighteval/MATH")
+    read = reader.RLHFDataset([str(file)], tokenizer, settings)
+    assert len(read) == 2 and read[1]["raw_prompt"] == PROMPT
+    kept = {name: read[1][name] for name in EXPECTED["verl"]}
+    assert kept == EXPECTED["verl"] | {"data_source": "lighteval/MATH"}
+    assert reader.collate_fn([read[0], read[1]])["index"].tolist() == [0, 1]
+    scores = [default_compute_score(kept["data_source"], f"So it is \\boxed{{{answer}}}.",
+                                    kept["reward_model"]["ground_truth"], kept["extra_info"]) for answer in (46, 47)]
+    assert scores == [0.0, 1.0]
+
+
 def test_trl_takes_it_for_a_conversation_and_finds_its_answers(problems, tmp_path):
     pytest.importorskip("trl")
     pytest.importorskip("math_verify")

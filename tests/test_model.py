@@ -1,9 +1,11 @@
 """Models and log-probs, against naive log-softmax over full logits and against transformers' own attention."""
+import inspect
 import math
 import shutil
 
 import pytest
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from transformers import (
     AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
     Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
@@ -11,7 +13,7 @@ from transformers import (
 
 import ap.model
 from ap.config import Config, UserError
-from ap.model import build_model, load_model, token_logprobs
+from ap.model import build_model, checkpoint_layers, load_model, token_logprobs
 
 VOCAB = 50
 CONFIG = Config(hidden_size=32, layers=2, heads=4, intermediate_size=48, max_tokens=64, device="cpu")
@@ -82,6 +84,31 @@ def test_log_probs_entropy_and_gradient_equal_the_naive_ones(model, temperature,
         assert torch.allclose(ours, grad, atol=1e-5 * max(1.0, grad.abs().max().item()))
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("temperature, chunk", [(1.0, None), (0.7, 4)])
+def test_packed_rows_are_padded_rows(model, temperature, chunk, recompute):
+    """Log-probs, entropy and every gradient; one row has nothing to score; ends that are not scored are left out."""
+    ids, mask = batch(rows=5)
+    mask[1, 6:], mask[3] = 0, 0
+    if recompute:
+        checkpoint_layers(model)
+    weights, results, lengths = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)), [], []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape), with_kwargs=True)
+    for packed in (False, True):
+        model.packed = packed
+        logprobs, entropy = token_logprobs(model, ids, mask, temperature, chunk)
+        (weights * logprobs).sum().backward()
+        results.append((logprobs.detach(), entropy, [weight.grad.clone() for weight in model.parameters()]))
+        model.zero_grad()
+    (logprobs, entropy, grads), (ours, our_entropy, our_grads) = results
+    last = [max([1, *row.nonzero().flatten().tolist()]) for row in mask]  # where its last scored token stands
+    assert lengths == [(5, 12), (1, sum(last))]  # which is predicted by the one before
+    assert torch.allclose(ours, logprobs, atol=1e-5) and torch.allclose(our_entropy, entropy, atol=1e-5)
+    for ours, grad in zip(our_grads, grads, strict=True):
+        assert torch.allclose(ours, grad, atol=1e-5 * max(1.0, grad.abs().max().item()))
+
+
 def test_unscored_positions_are_zero(model):
     ids, mask = batch()
     for values in token_logprobs(model, ids, mask):
@@ -99,9 +126,11 @@ def test_padding_and_the_future_do_not_matter():
     assert torch.allclose(before, after, atol=1e-6)
 
 
-def test_nothing_to_score_gives_a_zero_with_a_gradient():
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_to_score_gives_a_zero_with_a_gradient(packed):
     """An all-masked micro-batch must not break the backward pass, nor the other ranks that wait for its gradient."""
     model, (ids, _) = tiny("qwen3"), batch()
+    model.packed = packed
     logprobs, entropy = token_logprobs(model, ids, torch.zeros(ids.shape))
     logprobs.sum().backward()
     assert (logprobs == 0).all() and (entropy == 0).all()
@@ -211,3 +240,23 @@ def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
     monkeypatch.setattr(ap.model, "flash_attn_func", called)
     ids, mask = batch()
     token_logprobs(tiny("qwen3"), ids, mask)
+
+
+def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch):
+    """Neither runs on a CPU. On "meta" they would be asked for: flash-attn if it is installed, else torch's."""
+    query, key = torch.zeros(1, 4, 7, 8, device="meta"), torch.zeros(1, 2, 7, 8, device="meta")
+    bounds, calls = torch.tensor([0, 3, 7], dtype=torch.int32), []
+
+    def kernel(*arguments, **options):
+        inspect.signature(varlen_attn).bind(*arguments, **options)
+        calls.append([tuple(states.shape) for states in arguments[:3]] + [options["window_size"]])
+        return arguments[0]
+
+    monkeypatch.setattr(ap.model, "half_on_gpu", lambda states: True)
+    monkeypatch.setattr(ap.model, "flash_attn_varlen_func", None)
+    monkeypatch.setattr(ap.model, "varlen_attn", kernel)
+    assert ap.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    monkeypatch.setattr(ap.model, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest, softmax_scale,
+                        causal: calls.append([softmax_scale, causal, most, longest]) or q)
+    assert ap.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    assert calls == [[(7, 4, 8), (7, 2, 8), (7, 2, 8), (-1, 0)], [0.5, True, 4, 4]]

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
+import ap.shard
 from ap import checkpoint
-from ap.config import Config
+from ap.config import Config, UserError
 from ap.model import token_logprobs
 from ap.ranks import Ranks
-from ap.shard import free, is_sharded, shard, whole
+from ap.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
 from ap.update import Updater
 from run_mgpo import update_once
@@ -61,9 +63,10 @@ def episodes(groups) -> list[Trajectory]:
 class Run:
     """A model, a reference and an optimiser on these ranks."""
 
-    def __init__(self, ranks: Ranks, kind: str, config: Config = CONFIG, dtype=torch.float32):
-        self.config, self.replica = config, make_model(kind, 0, dtype)
-        self.reference = shard(make_model(kind, 1, dtype), ranks, config, frozen=True)
+    def __init__(self, ranks: Ranks, kind: str, config: Config = CONFIG, dtype=torch.float32, packed: bool = False):
+        self.config, self.replica, reference = config, make_model(kind, 0, dtype), make_model(kind, 1, dtype)
+        self.replica.packed = reference.packed = packed
+        self.reference = shard(reference, ranks, config, frozen=True)
         self.model = shard(self.replica, ranks, config)
         self.updater = Updater(self.model, ranks, lr=config.lr)
 
@@ -86,13 +89,21 @@ SHARES = {  # the groups of each rank
     4: {"uneven": ([0, 1], [2], [3], [4]), "two ranks have none": ([0, 1, 2], [], [3, 4], [])},
 }
 ALL = range(5)
-SETTINGS = {"plain": {}, "in two copies": {"shard_size": 2}, "recompute": {"recompute": True}}
+SETTINGS = {"plain": {}, "in two copies": {"shard_size": 2}, "recompute": {"recompute": True},
+            "packed": {"recompute": True}, "offload": {"offload": True},
+            "offload, in two copies": {"offload": True, "shard_size": 2}}
 RUNS = [  # processes, kind of model, who has what, settings
     (2, "tied", "uneven", "plain"), (2, "tied", "the main rank has none", "plain"),
     (2, "untied", "uneven", "recompute"),
     (2, "experts", "uneven", "plain"), (4, "tied", "uneven", "plain"), (4, "tied", "two ranks have none", "plain"),
     (4, "tied", "uneven", "in two copies"), (4, "experts", "two ranks have none", "recompute"),
+    (2, "experts", "uneven", "packed"), (2, "experts", "uneven", "offload"),
+    (2, "tied", "the main rank has none", "offload"),
+    (4, "tied", "uneven", "offload, in two copies"),
 ]
+
+
+SAVED = {"by_1": CONFIG, "by_2": CONFIG, "offloaded": replace(CONFIG, offload=True)}  # the last by two, too
 
 
 def work(folder: Path, world: int) -> None:
@@ -102,7 +113,7 @@ def work(folder: Path, world: int) -> None:
         assert shard(small, ranks, replace(CONFIG, shard="auto")) is small  # not worth it
         for processes, kind, share, settings in RUNS:
             if processes == world:
-                run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]))
+                run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]), packed=settings == "packed")
                 assert is_sharded(run.model) and is_sharded(run.reference)
                 metrics = run.steps(SHARES[world][share][ranks.rank], 3)
                 results[kind, share, settings] = metrics, run.weights()
@@ -110,12 +121,20 @@ def work(folder: Path, world: int) -> None:
         metrics = half.steps(SHARES[world]["uneven"][ranks.rank], 3)
         masters, moments = half.tensors(), half.updater.tensors()
         results["bfloat16"] = metrics, half.weights(), masters, sum(m.to_local().nbytes for m in moments.values())
-        for saved in ("by_1", "by_2"):  # go on for a third step
-            run = Run(ranks, "tied")
+        for saved in SAVED:  # go on for a third step
+            run = Run(ranks, "tied", SAVED[saved])
             state = checkpoint.load_training_state(folder / saved / "step-000002", run.updater)
             results["from", saved] = state, run.weights(), run.tensors()
             run.steps(SHARES[world]["uneven"][ranks.rank], 1)
             results["from", saved] += (run.weights(), run.updater.counts())
+        if not ranks.is_main:
+            ap.shard.load_model = None  # nobody else reads
+        for name in ("by_1", "experts"):
+            loaded = load(folder / name / "step-000002", CONFIG, ranks)
+            assert loaded.training and next(loaded.parameters()).requires_grad
+            state = loaded.state_dict() | dict(loaded.named_buffers())
+            tied = loaded.lm_head.weight is loaded.model.embed_tokens.weight
+            results["loaded", name] = ranks.gather((state, tied, loaded(IDS).logits.detach()))[-1]
         bad = Run(ranks, "tied")
         before = bad.weights()
         ids = torch.ones(1, 3, dtype=torch.long)
@@ -134,9 +153,10 @@ def save_two_steps(folder: Path, world: int) -> None:
     """Checkpoints in FOLDER/by_2, of a mixture of experts and of bfloat16 in others, each with its logits beside it."""
     with Ranks.start(CONFIG) as ranks:
         for name, kind, dtype in (("by_2", "tied", torch.float32), ("experts", "experts", torch.float32),
-                                  ("half", "tied", torch.bfloat16)):
-            run = Run(ranks, kind, dtype=dtype)
+                                  ("half", "tied", torch.bfloat16), ("offloaded", "tied", torch.float32)):
+            run = Run(ranks, kind, SAVED.get(name, CONFIG), dtype)
             run.steps(SHARES[world]["uneven"][ranks.rank], 2)
+            checkpoint.FILE_BYTES = 8000 if name == "offloaded" else 1 << 20  # several files a rank, or one
             checkpoint.save(folder / name, run.replica, None, run.updater, {"step": 2, "known": ["a"]})
             assert all(weight.numel() == 0 for weight in run.replica.parameters())  # and its memory is free again
             logits = whole(run.model, run.replica)(IDS).logits
@@ -209,6 +229,7 @@ def test_several_processes_are_one(results, world, kind, share, settings):
     expected = one.steps(ALL, 3)
     metrics, weights = results[0][world][kind, share, settings]
     for mine, theirs in zip(expected, metrics, strict=True):
+        assert (mine.pop("padding") > 0) and (theirs.pop("padding") > 0) == (settings != "packed")  # as rows are spread
         assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6) and not theirs["skipped"]
     assert_near(one.weights(), weights)
     start = make_model(kind).state_dict()
@@ -231,10 +252,11 @@ def test_bfloat16_compute_over_float32_pieces(results, world):
     assert held < 1.3 * whole_bytes / world  # a rank holds its share; the shares of so small a model are uneven
 
 
-@pytest.mark.parametrize("saved", ["by_1", "by_2"])
+@pytest.mark.parametrize("saved", SAVED)
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_any_number_of_processes_goes_on_from_a_checkpoint(results, world, saved):
-    """1 -> 1, 2, 4 and 2 -> 1, 2, 4: the bits that were saved, and a third step like that of one process."""
+    """1 -> 1, 2, 4 and 2 -> 1, 2, 4: the bits that were saved, and a third step like that of one process. From a run
+    with --offload, too, with it or, alone, without."""
     straight = Run(Ranks(), "tied")
     straight.steps(ALL, 2)
     at_2 = straight.tensors()
@@ -256,13 +278,23 @@ def test_any_number_of_processes_goes_on_from_a_checkpoint(results, world, saved
 
 
 @pytest.mark.parametrize("name, dtype", [
-    ("by_2", torch.float32), ("experts", torch.float32), ("half", torch.bfloat16)])
+    ("by_2", torch.float32), ("experts", torch.float32), ("half", torch.bfloat16), ("offloaded", torch.float32)])
 def test_a_checkpoint_of_several_processes_is_an_ordinary_model(results, name, dtype):
     folder = results[1] / name / "step-000002"
     opened = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True, attn_implementation="ap")
     assert opened.dtype == dtype and (opened.lm_head.weight is opened.model.embed_tokens.weight) == (name != "experts")
     assert torch.equal(opened(IDS).logits, torch.load(folder.parent / "logits.pt"))
-    assert len(list((folder / "training").iterdir())) == 2  # each rank has written its pieces
+    files = len(list((folder / "training").iterdir()))
+    assert files == 2 if name != "offloaded" else files > 6 and files % 2 == 0  # each rank has written its pieces
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", ["by_1", "experts"])
+def test_one_process_reads_a_model_and_all_have_it(results, world, name):
+    alone = load(results[1] / name / "step-000002", CONFIG, Ranks())
+    state, tied, logits = results[0][world]["loaded", name]
+    assert same(alone.state_dict() | dict(alone.named_buffers()), state) and torch.equal(alone(IDS).logits, logits)
+    assert tied == (name == "by_1")
 
 
 def test_saying_that_the_number_of_processes_is_another(results, capsys):
@@ -276,6 +308,44 @@ def test_saying_that_the_number_of_processes_is_another(results, capsys):
 def test_nan_on_one_rank_and_no_tokens_at_all_are_skipped(results, world, what):
     skipped, before, after = results[0][world][what]
     assert skipped == 1.0 and same(before, after)
+
+
+def test_only_pieces_can_lie_in_the_hosts_memory():
+    with pytest.raises(UserError, match="--offload true: .* --offload false"):
+        shard(make_model("tied"), Ranks(), replace(CONFIG, offload=True))
+
+
+def test_offloaded_pieces_lie_on_the_host_and_compute_on_the_device(monkeypatch):
+    """Rank 0 of eight that do not exist, and for a GPU the device "meta", which has no data but refuses to be mixed
+    with the CPU: so what would not be on the GPU is seen without one. FSDP2 does not know such a device: it is told."""
+    fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
+    from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param_group, _fsdp_state, _fully_shard
+    from torch.fx.experimental import _config
+
+    for module in (_fsdp_init, _fsdp_param_group, _fsdp_state):
+        monkeypatch.setattr(module, "_get_device_handle", lambda kind: torch.cpu)
+    monkeypatch.setattr(_fully_shard, "_get_device_from_mesh", lambda mesh: torch.device("meta"))
+    monkeypatch.setattr(torch, "meta", torch.cpu, raising=False)
+    monkeypatch.setattr(_config, "meta_nonzero_assume_all_nonzero", True)
+    copy = torch.Tensor.copy_
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda to, source: to if source.is_meta else copy(to, source))
+    ranks = Ranks(0, 8, 0, torch.device("meta"))
+    dist.init_process_group("fake", store=fake.FakeStore(), rank=0, world_size=8)
+    try:
+        replica = make_model("experts", dtype=torch.bfloat16).to("meta")
+        model = shard(replica, ranks, replace(CONFIG, offload=True))
+        assert {str(pieces.to_local().device) for pieces in model.parameters()} == {"cpu"}
+        assert {pieces.dtype for pieces in model.parameters()} == {torch.float32}
+        assert {str(buffer.device) for buffer in model.buffers()} == {"meta"}
+        free(model, replica)
+        assert {(str(weight.device), weight.dtype) for weight in whole(model, replica).parameters()} == {
+            ("meta", torch.bfloat16)}
+        loss, _ = empty_pass(model, ranks.device)
+        assert str(loss.device) == "meta"
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta"):  # the gradient, to the host
+            loss.backward()
+    finally:
+        dist.destroy_process_group()
 
 
 DIES = """

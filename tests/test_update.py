@@ -14,7 +14,7 @@ from ap.config import Config, UserError
 from ap.model import build_model
 from ap.ranks import Ranks
 from ap.trajectory import Trajectory, Turn
-from ap.update import Updater, micro_batches, warmup_cosine
+from ap.update import Updater, micro_batches, padding, warmup_cosine
 from run_mgpo import update_once
 
 ROOT = Path(__file__).parent.parent
@@ -30,17 +30,36 @@ def test_micro_batches_by_hand():
     assert micro_batches([50, 3], 12) == [[0], [1]]  # too long for the budget, and still there
 
 
+def test_packed_micro_batches_by_hand():
+    """Budget 12: 9, with which neither 5 nor 4 fits; 5 and 4; the other 4; then 2 and 1 where there is room, at 9."""
+    assert micro_batches([4, 9, 2, 5, 1, 4], 12, packed=True) == [[1, 2, 4], [3, 0], [5]]
+    assert micro_batches([50, 3], 12, packed=True) == [[0], [1]]
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_every_row_once_and_within_the_budget(seed):
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_row_once_and_within_the_budget(seed, packed):
     rng = random.Random(seed)
     for _ in range(100):
         lengths, max_tokens = [rng.randint(1, 60) for _ in range(rng.randint(0, 40))], rng.randint(1, 200)
-        parts = micro_batches(lengths, max_tokens)
+        parts = micro_batches(lengths, max_tokens, packed)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
         for part in parts:
-            assert part and (len(part) == 1 or len(part) * max(lengths[row] for row in part) <= max_tokens)
-        for before, after in zip(parts, parts[1:]):  # bucketed: no row is longer than one of an earlier part
-            assert min(lengths[row] for row in before) >= max(lengths[row] for row in after)
+            mine = [lengths[row] for row in part]
+            assert len(mine) == 1 or (sum(mine) if packed else len(mine) * max(mine)) <= max_tokens
+        for before, after in zip(parts, parts[1:]):
+            if packed:  # what came later had no room there
+                assert sum(lengths[row] for row in before) + lengths[after[0]] > max_tokens
+            else:  # bucketed: no row is longer than one of an earlier part
+                assert min(lengths[row] for row in before) >= max(lengths[row] for row in after)
+
+
+def test_padding_by_hand():
+    """Rows of 9; 5 and 4; 4, 2 and 1: 25 tokens in 9 + 10 + 12 = 31."""
+    lengths, parts = [4, 9, 2, 5, 1, 4], [[1], [3, 0], [5, 2, 4]]
+    assert padding(Ranks(), lengths, parts, packed=False) == {"padding": pytest.approx(6 / 31)}
+    assert padding(Ranks(), lengths, parts, packed=True) == {"padding": 0.0}
+    assert padding(Ranks(), [], [], packed=False) == {"padding": 0.0}
 
 
 def test_warmup_cosine_by_hand():
