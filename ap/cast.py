@@ -54,6 +54,8 @@ class Place:
         self._players: dict[str, tuple] = {}  # folder -> model, tokenizer
         self._here: str | None = None  # whose model lies on the device
         self._device: torch.device | None = None  # which one, once a model was loaded to it
+        # Each rank has a GPU of its own, and a new thread does not know which; -1: none.
+        self._gpu = torch.cuda.current_device() if config.device != "cpu" and torch.cuda.is_available() else -1
         self._queue: list[tuple[str, object]] = []  # folder and ticket of each who waits, in the order of coming
         self._busy, self._changed = False, threading.Condition()
 
@@ -67,9 +69,10 @@ class Place:
             self._queue.remove(mine)
             self._busy = True
         try:
-            if folder != self._here:
-                self._change(folder)
-            yield self._players[folder]
+            with torch.cuda.device(self._gpu):
+                if folder != self._here:
+                    self._change(folder)
+                yield self._players[folder]
         finally:
             with self._changed:
                 self._busy = False

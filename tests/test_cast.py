@@ -1,7 +1,9 @@
 """Who plays which role: read from a file, and playing it in a real step."""
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,7 +120,13 @@ class FakeModel:
 @pytest.fixture
 def place(own_tiny, monkeypatch):
     """A place with a GPU that is none, and the models loaded to it: what a sampler sees must be there alone."""
-    loaded, asked = [], []
+    loaded, asked, current = [], [], threading.local()
+
+    @contextmanager
+    def on_gpu(number):
+        current.gpu = number
+        yield
+        del current.gpu
 
     def load(folder, config):
         assert all(model.device.type == "cpu" for model in loaded)  # room is made before, not after
@@ -129,6 +137,7 @@ def place(own_tiny, monkeypatch):
 
     def sampler(model, tokenizer, max_tokens, temperature):
         def replies(prompt, k, key):
+            assert getattr(current, "gpu", 0) == 3  # a thread began with GPU 0, whichever its rank had
             asked.append(f"{model.name} {prompt}")
             assert [one for one in loaded if one.device.type == "cuda"] == [model]
             time.sleep(0.001)
@@ -139,7 +148,10 @@ def place(own_tiny, monkeypatch):
     monkeypatch.setattr(model_module, "load_model", load)
     monkeypatch.setattr(cast_module, "checkpoint_sampler", sampler)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder, **_: None)
-    return Place(own_tiny), loaded, asked
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    monkeypatch.setattr("torch.cuda.device", on_gpu)
+    return Place(replace(own_tiny, device="auto")), loaded, asked
 
 
 def folders(tmp_path, *names):
