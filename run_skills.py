@@ -8,7 +8,8 @@ examples for L_acq (extract a skill from a text that shows it) and, for a model 
 made here too. Your own packages in the folder `--skills` are used beside the acquired ones.
 
 The teacher is the domain's own program; in the domains math, code and science, which have none, it is the model that
---roles names. Without a --corpus these use the packages in `--skills` alone, such as starter/math.
+--roles names. Where that file names an extractor, a trained proposer, it extracts the skills, asked as L_acq taught it,
+and the teacher only scores them. Without a --corpus these use the packages in `--skills` alone, such as starter/math.
 """
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from ap.chat import build_tokenizer
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.env import INSTRUCTIONS, ONE_SHOT, Env
 from ap.files import write_jsonl
-from ap.model_teacher import ModelTeacher, chunks
+from ap.model_teacher import CheckedExtractor, ModelTeacher, chunks
 from ap.ranks import Ranks
 from ap.skills import Document, Skill, acquire, acquisition_examples, load_library, read_corpus, write_library
 from ap.teacher import ScriptedTeacher
@@ -42,16 +43,16 @@ def build_skills(config: Config, ranks: Ranks) -> None:
     elif ranks.is_main:
         print(f"skills: none in {folder} yet, reading the corpus")
         domain = domains.get(config.domain)
-        cast = open_cast(config, needed=ROLES)
-        # *Choice*: where programs decide problems, skills are what they can read, so a program acquires them, too
-        model = None if domain.VERIFIERS else cast.teacher
+        cast = open_cast(config, needed=ROLES[:4])
         documents = read_documents(config, domain)
-        if model is not None:
-            documents = chunks(documents)
-        teacher = ScriptedTeacher(domain) if model is None else ModelTeacher(model, config.domain)
+        # *Choice*: where programs decide problems, skills are what they can read, so a program acquires them, too
+        if not domain.VERIFIERS:
+            documents, teacher = chunks(documents), ModelTeacher(cast.teacher, config.domain, cast.extractor)
+        else:
+            teacher = CheckedExtractor(cast.extractor, domain) if cast.extractor else ScriptedTeacher(domain)
         kept, rejected = acquire(teacher, documents, config.tau_r)
         if documents and not kept:
-            reads = "" if model else f"the scripted teacher only reads problems of the domain {config.domain}; "
+            reads = f"programs only read problems of the domain {config.domain}; " if domain.VERIFIERS else ""
             raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; "
                             f"{reads}lower --tau_r or give another --corpus")
         examples = acquisition_examples(kept, documents)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import math
 import os
 import random
 import threading
@@ -42,23 +43,33 @@ class Endpoint:
     of a request. tries: requests before we give up; the pauses between them double from `pause` seconds, or are what
     the server asks for. cache: folder of the replies, one file each; None: not kept. name: of the player; two judges
     with one model are asked one by one.
-    `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them.
+    prompt_price, completion_price: money per million tokens, in whatever currency; None: `counts` holds no cost.
+    `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them in its usable
+    replies; their cost. A reply from the cache costs nothing.
     """
 
     def __init__(
         self, base_url: str, model: str, key_variable: str = "", cache: Path | None = None, concurrency: int = 8,
         seconds: float = 120.0, tries: int = 6, pause: float = 1.0, max_tokens: int = 4096, temperature: float = 1.0,
-        name: str = "",
+        name: str = "", prompt_price: float | None = None, completion_price: float | None = None,
     ):
         if key_variable and not os.environ.get(key_variable):
             raise UserError(f"{base_url}: the environment variable {key_variable} is not set; put the API key there.")
         if not base_url.startswith(("http://", "https://")):
             raise UserError(f"{base_url!r} is no address of a server; give one such as http://localhost:8000/v1.")
+        if (prompt_price is None) != (completion_price is None):
+            raise UserError(f"{base_url}, model {model}: one price without the other; give prompt_price and "
+                            "completion_price (0 for what is free), or neither.")
+        if prompt_price is not None and not (0 <= prompt_price < math.inf and 0 <= completion_price < math.inf):
+            raise UserError(f"{base_url}, model {model}: prices are {prompt_price} and {completion_price}; each must "
+                            "be a number of at least 0, in money per million tokens.")
         self.base_url, self.model, self.name, self.cache = base_url.rstrip("/"), model, name, cache
         self.concurrency = concurrency
         self.seconds, self.tries, self.pause = seconds, tries, pause
         self.settings = {"max_tokens": max_tokens, "temperature": temperature}
         self.counts = dict.fromkeys(("requests", "cached", "retries", "prompt_tokens", "completion_tokens"), 0)
+        self.prices = None if prompt_price is None else (prompt_price, completion_price)
+        self.counts |= {} if self.prices is None else {"cost": 0.0}
         self._headers = {"Content-Type": "application/json"}
         if key_variable:
             self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
@@ -122,7 +133,7 @@ class Endpoint:
                 pause = float(asked) if asked.isdigit() else pause
             except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
                 problem = f"no reply ({getattr(error, 'reason', error)})"
-            except (IndexError, KeyError, TypeError, ValueError) as error:  # not the record that was promised
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # not the record that was promised
                 problem, reached = f"no usable record ({type(error).__name__})", True
             if attempt + 1 < self.tries:
                 time.sleep(pause)
@@ -147,6 +158,9 @@ class Endpoint:
         with self._lock:
             for name, number in more.items():
                 self.counts[name] += number
+            if self.prices is not None:
+                tokens = self.counts["prompt_tokens"], self.counts["completion_tokens"]
+                self.counts["cost"] = sum(price * number for price, number in zip(self.prices, tokens)) / 1e6
 
 
 def _text_of(message: dict) -> str:

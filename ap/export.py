@@ -168,7 +168,7 @@ def judges(domain: str, run: Config | None) -> list[str]:
         f"{played('auditor', getattr(module.AUDITOR, '__name__', ''))}; program check {module.audit.__module__} |",
         f"| prober, domain {domain} | from weak to strong: "
         f"{played('probers', probers and f'simulated solvers {probers}')} |",
-        *([f"| teacher | {played('teacher', '')} |"] if models.get("teacher") else []),
+        *(f"| {role} | {played(role, '')} |" for role in ("teacher", "extractor") if models.get(role)),
     ]
 
 

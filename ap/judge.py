@@ -9,6 +9,7 @@ from ap.config import Config
 from ap.prober import Prober
 from ap.rewards import process_reward, terminal_reward
 from ap.trajectory import STAGES, Trajectory
+from ap.verifier import Judgement
 from ap.world import World
 
 
@@ -19,11 +20,11 @@ def judge(trajectory: Trajectory, key: str, world: World, prober: Prober, known:
     committee reads the whole episode as text. `known` holds canonical forms of problems that do not count again. `key`
     seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0 whatever its pass rate.
     """
-    trajectory.valid, trajectory.reason, trajectory.abstained = False, trajectory.outcome, ()
+    judgement = Judgement(False, None, trajectory.outcome)
     if trajectory.problem is not None:
         judgement = world.committee.judge(trajectory.problem, decode_message(world.tokenizer, trajectory.ids), known)
-        trajectory.valid, trajectory.reason = judgement.valid, judgement.reason
-        trajectory.abstained = judgement.abstained
+    for name in ("valid", "reason", "abstained", "votes", "agreed"):
+        setattr(trajectory, name, getattr(judgement, name))
     trajectory.pass_rate = prober.pass_rate(trajectory.problem, key) if trajectory.valid else 0.0
     trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, config.r_base, config.hardness)
     for turn in trajectory.turns:
@@ -34,7 +35,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """The rates of a set of judged trajectories, by the names that the metrics and the tables use.
 
     verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
-    episode, by their reason.
+    episode, by their reason. committee/*: see agreement.
     """
     count = max(len(trajectories), 1)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
@@ -62,7 +63,28 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
     metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
     metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}
+    metrics |= agreement(trajectories)
     for index, stage in enumerate(STAGES):
         rewards = [turn.process_reward for turn in turns if turn.stage == index]
         metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)
     return metrics
+
+
+def agreement(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How far the judges agree, as shares. What there was no case of is left out.
+
+    Of the problems on which at least two verifiers gave a vote (one agrees with itself always):
+        committee/unanimous  all votes are the same; the answers behind them may differ
+        committee/audited    the answers differed, so the auditor was asked
+        committee/settled    it sided with one of the answers
+        committee/turned     it sided with none of them
+    Of the problems of which something came and on which verifier N gave a vote, so that a bad judge is seen:
+        committee/agrees/N   it said what came of it (verifier.Committee)
+    """
+    voted = [t.votes for t in trajectories if sum(vote is not None for vote in t.votes[:3]) >= 2]
+    cases = {"unanimous": [len(set(votes[:3]) - {None}) == 1 for votes in voted],
+             "audited": [len(votes) > 3 for votes in voted],
+             "settled": [votes[3:] == (1,) for votes in voted], "turned": [votes[3:] == (0,) for votes in voted]}
+    for n in range(3):
+        cases[f"agrees/{n + 1}"] = [t.agreed[n] for t in trajectories if t.agreed and t.agreed[n] is not None]
+    return {f"committee/{name}": sum(found) / len(found) for name, found in cases.items() if found}

@@ -1,5 +1,7 @@
 """A model as teacher: it reads the user's corpus and proposes skills, and it writes expert episodes.
 
+In the first it can be replaced by a trained proposer, the extractor: L_acq has taught it to extract skills itself.
+
 The player is an endpoint or a local checkpoint (cast.py); it has `ask(prompt)` and `sample(prompt, k, key)`. What it
 says is data: a reply that cannot be used is asked for once more, then counted, and what is wrong with a proposed skill
 stands beside it in candidates.jsonl. An endpoint keeps its replies on disk, so a second run asks nothing again.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Callable, Iterable, Sequence
@@ -18,24 +21,36 @@ from tqdm import tqdm
 from ap.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL
 from ap.endpoint import BadReply
 from ap.env import Env, Episode
-from ap.skills import FIELDS, Candidate, Document, Skill, fault_of
+from ap.skills import FIELDS, Candidate, Document, Skill, extraction_prompt, fault_of, read_extraction
+from ap.teacher import ScriptedTeacher
 
 CHUNK = 4000  # characters of a passage at most. *Choice*, like the other numbers
 MOST = 3  # skills of one passage
 ALIKE = 0.6  # share of common words in name and intent from which on two skills are one
 AT_ONCE = 32  # passages that are asked about at the same time; an endpoint has a lower limit of its own
 
-EXTRACTION = """\
-Below is a passage from a corpus on {domain}. Which reasoning skills does it show, from which new problems could be \
-built? A skill is a move of reasoning that can be combined with others, not a topic and not one particular problem. \
-Reply with a JSON list and nothing else: at most {most} entries, [] when there is none. Each entry is
-{{"name": "short-name-with-hyphens", "category": "one word for the area", "intent": "one line: the move",
- "difficulty": "one line: what it does to a problem's difficulty", "tool": "one line: what a program can check",
+DETAILS = """\
+"difficulty": "one line: what it does to a problem's difficulty", "tool": "one line: what a program can check",
  "recognise": "one sentence: where it fits", "build": "one sentence: how to build it into a problem",
  "quote": "some words of the passage that show it, exactly as they stand there"}}
 
 Passage:
 {text}"""
+
+EXTRACTION = """\
+Below is a passage from a corpus on {domain}. Which reasoning skills does it show, from which new problems could be \
+built? A skill is a move of reasoning that can be combined with others, not a topic and not one particular problem. \
+Reply with a JSON list and nothing else: at most {most} entries, [] when there is none. Each entry is
+{{"name": "short-name-with-hyphens", "category": "one word for the area", "intent": "one line: the move",
+ """ + DETAILS
+
+COMPLETION = """\
+Below is a passage from a corpus on {domain}, and a reasoning skill that was found in it. Say more about the skill. \
+Reply with one JSON record and nothing else:
+{{""" + DETAILS + """
+
+Skill:
+{skill}"""
 
 SCORING = """\
 Score a reasoning skill from which problems on {domain} shall be built, each from 0 (not at all) to 10 (fully):
@@ -95,15 +110,19 @@ class ModelTeacher:
     *Choices*: a skill counts only if the words that it quotes do stand in the passage. Skills that share most words of
     name and intent are one, under the name of the first, with the passages of all. r(k) is the mean of four marks that
     the same model gives in a second question, a tenth of each. The model writes no checker scripts.
+
+    extractor: the player that extracts skills, one of a passage at most; the model then quotes the passage, says how to
+    build the skill in, and scores it, as it does with its own.
     """
 
-    def __init__(self, player, domain: str):
-        self.player, self.domain = player, domain
+    def __init__(self, player, domain: str, extractor=None):
+        self.player, self.domain, self.extractor = player, domain, extractor
 
     def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
         """documents: passages, see chunks(). Raises DeadEndpoint when the player is an endpoint that cannot be used."""
+        skills = [None] * len(documents) if self.extractor is None else extracted(self.extractor, documents)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(tqdm(pool.map(self._read, range(len(documents)), documents), total=len(documents),
+            found = list(tqdm(pool.map(self._read, range(len(documents)), documents, skills), total=len(documents),
                               desc="reading", unit="passage"))
             proposals = [proposal for entries in found for proposal in entries or ()]
             groups = _alike([proposal for proposal in proposals if not proposal.fault])
@@ -120,8 +139,15 @@ class ModelTeacher:
                 candidates.append(Candidate(skill, score, (proposal.passage,), why))
         return candidates
 
-    def _read(self, number: int, document: Document) -> list[_Proposal] | None:
-        """None: no usable reply."""
+    def _read(self, number: int, document: Document, skill: dict[str, str] | None) -> list[_Proposal] | None:
+        """skill: what the extractor found there, if there is one. None: no usable reply."""
+        if self.extractor is not None:
+            if not skill:
+                return []
+            shown = "".join(f"{name}: {text}\n" for name, text in skill.items()).strip()
+            prompt = COMPLETION.format(domain=self.domain, text=document.text, skill=shown)
+            more = self._json(prompt, "{", lambda value: "" if isinstance(value, dict) else "it is no JSON record")
+            return None if more is None else [_proposal(more | skill, number, document)]
         prompt = EXTRACTION.format(domain=self.domain, most=MOST, text=document.text)
         entries = self._json(prompt, "[", lambda value: "" if isinstance(value, list) else "it is no JSON list")
         return None if entries is None else [_proposal(entry, number, document) for entry in entries[:MOST]]
@@ -152,6 +178,55 @@ class ModelTeacher:
                 return value
             again = AGAIN.format(fault=problem)
         return None
+
+
+class CheckedExtractor:
+    """A trained proposer extracts skills from worked problems, and programs score them, where the domain has such.
+
+    r(k) is ScriptedTeacher's; a document speaks for a skill that was extracted from it if one of its sentences has the
+    skill's form and comes out right. The name says which form; category and intent stay as the proposer wrote them.
+    """
+
+    def __init__(self, player, domain):
+        self.player, self.domain, self.scorer = player, domain, ScriptedTeacher(domain)
+
+    def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
+        seen: dict[tuple[str, ...], list[tuple[int, bool]]] = {}  # name, category, intent -> (document, is it there?)
+        for index, fields in enumerate(extracted(self.player, documents)):
+            if fields:
+                shown = self._shows(documents[index], self._template(fields["name"]))
+                seen.setdefault(tuple(fields.values()), []).append((index, shown))
+        candidates = []
+        for (name, category, intent), examples in sorted(seen.items()):
+            candidate = self.scorer.candidate(self._template(name), examples)
+            skill = replace(candidate.skill, name=name, category=category, intent=intent)
+            candidates.append(replace(candidate, skill=skill))
+        return candidates
+
+    def _template(self, name: str) -> str:
+        """The form of a skill's sentence; "" when no checker knows the skill."""
+        return self.domain.FORMS[name].template if name in self.domain.SKILLS else ""
+
+    def _shows(self, document: Document, template: str) -> bool:
+        return any(self.domain.check_step(document.question, document.solution, sentence)
+                   for sentence in self.domain.split(document.question)
+                   if self.domain.template_of(sentence) == template)
+
+
+def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | None]:
+    """What a trained proposer extracts from each document; None: nothing of use, which is counted by what is wrong."""
+    def ask(document: Document) -> tuple[dict[str, str], str]:
+        try:
+            return read_extraction(player.ask(extraction_prompt(document)))
+        except BadReply:
+            return {}, "no reply"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(tqdm(pool.map(ask, documents), total=len(documents), desc="extracting", unit="passage"))
+    faults = Counter(fault for _, fault in found if fault)
+    print(f"extractor: {len(found) - faults.total()} of {len(found)} replies are skills"
+          + "".join(f"; {fault}: {count}" for fault, count in faults.most_common()))
+    return [None if fault else fields for fields, fault in found]
 
 
 def _value(reply: str, opening: str):

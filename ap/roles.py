@@ -2,6 +2,7 @@
 
     role        method                                       a program           a local checkpoint or an endpoint
     teacher     candidates(documents)                        ScriptedTeacher     ModelTeacher(player, domain)
+                                                             CheckedExtractor: a trained proposer, scored by programs
     verifier    verify(problem, trace) -> Verdict            ProgramVerifier     ChatVerifier(ask)
     auditor     the same as a verifier
     prober      attempt(problem, k, seed_key) -> answers     ProgramSolver       SampledSolver(name, sample)

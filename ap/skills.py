@@ -282,6 +282,26 @@ def write_library(kept: Sequence[Candidate], rejected: Sequence[Candidate], fold
 
 
 EXTRACT = "Extract a reasoning skill from this worked example."
+EXTRACTED = ("name", "category", "intent")  # what the proposer learns to write of a skill, a line each
+
+
+def extraction_prompt(document: Document) -> str:
+    """What the proposer is asked about one document, when it learns to extract skills and when it does."""
+    return f"{EXTRACT}\n{document.text}"
+
+
+def read_extraction(reply: str) -> tuple[dict[str, str], str]:
+    """A skill's name, category and intent out of the proposer's reply, and what is wrong with it, or "".
+
+    What is wrong has a name that can be counted: "not a name, category and intent", or the field that is of no use.
+    """
+    text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
+    found = re.fullmatch("\n".join(f"{name}: (.+)" for name in EXTRACTED), text)
+    if found is None:
+        return {}, "not a name, category and intent"
+    fields = dict(zip(EXTRACTED, found.groups()))
+    fault = fault_of(dict.fromkeys(FIELDS, "x") | fields)
+    return fields, f"field {fault[0]}" if fault else ""
 
 
 def acquisition_examples(
@@ -291,7 +311,7 @@ def acquisition_examples(
 
     Eq. (L_acq): L_acq(theta) = - E_{k ~ p_skill} [ log pi_theta(k | D_corpus) ]
 
-    The prompt shows one document, the completion is the skill's first lines: name, category, intent. *Choice*: D_corpus
+    The prompt shows one document, the completion is what read_extraction reads. *Choice*: D_corpus
     is shown one document at a time, and a skill has at most `per_skill` examples, spread over all of its documents,
     so that p_skill is nearly uniform over what was kept.
     """
@@ -299,9 +319,9 @@ def acquisition_examples(
     for candidate in kept:
         skill, examples = candidate.skill, candidate.examples
         count = min(per_skill, len(examples))
-        completion = "".join(f"{name}: {getattr(skill, name)}\n" for name in ("name", "category", "intent")).strip()
+        completion = "".join(f"{name}: {getattr(skill, name)}\n" for name in EXTRACTED).strip()
         for i in range(count):
-            pairs.append((f"{EXTRACT}\n{documents[examples[i * len(examples) // count]].text}", completion))
+            pairs.append((extraction_prompt(documents[examples[i * len(examples) // count]]), completion))
     return pairs
 
 

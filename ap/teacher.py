@@ -129,11 +129,12 @@ class ScriptedTeacher:
                 verdict = self.domain.check_step(document.question, document.solution, sentence)
                 seen.setdefault(self.domain.template_of(sentence), []).append((index, verdict))
         return [
-            self._candidate(template, examples) for template, examples in sorted(seen.items())
+            self.candidate(template, examples) for template, examples in sorted(seen.items())
             if template not in self.domain.SCAFFOLD
         ]
 
-    def _candidate(self, template: str, examples: list[tuple[int, bool | None]]) -> Candidate:
+    def candidate(self, template: str, examples: Sequence[tuple[int, bool | None]]) -> Candidate:
+        """A form with its score. examples: (index of a document, does it come out right there?)"""
         good = tuple(index for index, verdict in examples if verdict)
         agreement, support = len(good) / len(examples), min(1.0, len(examples) / self.ENOUGH)
         why = f"{len(good)} of {len(examples)} worked examples come out right"

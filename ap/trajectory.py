@@ -52,6 +52,8 @@ class Trajectory:
     valid: bool = False  # V(q)
     reason: str = ""  # why V(q) = 0, or "valid", or "could not judge"
     abstained: tuple[str, ...] = ()  # why judges gave no vote
+    votes: tuple[int | None, ...] = ()  # of the three verifiers, and of the auditor if asked: verifier.Judgement
+    agreed: tuple[bool | None, ...] = ()  # did each verifier say what came of it?
     pass_rate: float = 0.0  # rho(q)
     reward: float = 0.0  # r_T
     advantage: float = 0.0  # A_E(i), for the report
@@ -66,8 +68,8 @@ class Trajectory:
     def from_dict(cls, record: dict) -> "Trajectory":
         record = dict(record)
         record["turns"] = [Turn(**turn) for turn in record["turns"]]
-        record["skills"] = tuple(record["skills"])
-        record["abstained"] = tuple(record.get("abstained", ()))
+        for name in ("skills", "abstained", "votes", "agreed"):
+            record[name] = tuple(record.get(name, ()))
         if record["problem"] is not None:
             problem = dict(record["problem"])
             problem["skills"] = tuple(problem["skills"])

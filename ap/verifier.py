@@ -22,6 +22,7 @@ from ap.roles import Verifier
 from ap.trajectory import Problem
 
 VALID, COULD_NOT_JUDGE = "valid", "could not judge"
+WRONG, KNOWN = "wrong answer", "known problem"  # reasons against a submission whose problem is sound
 
 # Reasons that name ambiguity, missing information or unsolvability. One of them is enough for V(q) = 0.
 BLOCKING = {
@@ -46,6 +47,9 @@ class Judgement:
     answer: str | None  # that the committee agreed on, where it did
     reason: str  # "valid", "could not judge", or a short name of what is wrong, which logs can count
     abstained: tuple[str, ...] = ()  # why, of every verifier, auditor or check that was asked and gave no vote
+    votes: tuple[int | None, ...] = ()  # of the three verifiers, None: no vote; then the auditor's, if it
+    # was asked: 1 when it sided with one of their answers, 0 when with none
+    agreed: tuple[bool | None, ...] = ()  # did each verifier say what came of it? None: it gave no vote, or nothing did
 
     @property
     def outcome(self) -> str:
@@ -77,7 +81,9 @@ class Committee:
 
     *Choices*: with neither two votes for nor two against it could not judge, as when the auditor abstains. A blocking
     reason counts beside any vote, but not beside an abstention. The reason of a lost vote is the commonest among those
-    against. The auditor is asked only when it is needed.
+    against. The auditor is asked only when it is needed. A verifier agrees with what came of it when it found sound,
+    with the answer agreed on, what was found sound, or unsound what was not. A problem whose claim is wrong or which is
+    known (5, 6) is sound: verifiers are not asked about that.
     """
 
     def __init__(
@@ -98,15 +104,21 @@ class Committee:
             asked.append(verifier.verify(problem, trace))
             return asked[-1]
 
-        answer, reason = self._vote(ask)
+        verdicts = [ask(verifier) for verifier in self.verifiers]
+        answer, reason = self._vote(ask, verdicts)
+        audit = asked[3:]
         if reason == VALID:
             reason = self._check(ask, problem, answer, known)
         abstained = tuple(verdict.reason or "abstained" for verdict in asked if verdict.vote is None)
-        return Judgement(reason == VALID, answer, reason, abstained)
+        votes = [None if verdict.vote and verdict.answer is None else verdict.vote for verdict in verdicts]
+        sound = answer is not None and reason in (VALID, WRONG, KNOWN)
+        agreed = [None if vote is None or reason == COULD_NOT_JUDGE else bool(vote) == sound and (
+            not sound or not audit or same_answer(verdict.answer, answer)) for vote, verdict in zip(votes, verdicts)]
+        votes += [None if verdict.vote is None else int(answer is not None) for verdict in audit]
+        return Judgement(reason == VALID, answer, reason, abstained, tuple(votes), tuple(agreed))
 
-    def _vote(self, ask: Callable[[Verifier], Verdict]) -> tuple[str | None, str]:
+    def _vote(self, ask: Callable[[Verifier], Verdict], verdicts: Sequence[Verdict]) -> tuple[str | None, str]:
         """Conditions 1 to 3: (answer, reason)."""
-        verdicts = [ask(verifier) for verifier in self.verifiers]
         against = [verdict for verdict in verdicts if verdict.vote == 0]
         answers = [verdict.answer for verdict in verdicts if verdict.vote == 1 and verdict.answer is not None]
         if len(against) >= 2:
@@ -140,8 +152,8 @@ class Committee:
             if checked.answer is not None and not same_answer(checked.answer, answer):
                 return "disagreement"
         if not same_answer(problem.answer, answer):
-            return "wrong answer"
-        return "known problem" if self.canonical(problem.question) in known else VALID
+            return WRONG
+        return KNOWN if self.canonical(problem.question) in known else VALID
 
 
 def _commonest(verdicts: Sequence[Verdict]) -> str:
@@ -203,17 +215,17 @@ MAX_UNANSWERED = 4  # calls of one judge that hang at the same time, before it i
 class ChatVerifier:
     """A language model as verifier or auditor. `ask`: prompt -> reply, of a local checkpoint or of an endpoint.
 
-    It abstains when `ask` takes longer than `seconds` ("no reply"), when it raises ("judge failed"), and when its reply
-    holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so a call that hangs is left
-    behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once. So one judge delays a whole
-    step by MAX_UNANSWERED * seconds at most.
+    It abstains when `ask` takes longer than `seconds` ("no reply"; None: there is no limit), when it raises ("judge
+    failed"), and when its reply holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so
+    a call that hangs is left behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once.
+    So one judge delays a whole step by MAX_UNANSWERED * seconds at most.
 
     request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> Verdict; None:
     read_verdict. grade: where answers are no texts to compare, (problem, its answer) -> what the committee compares.
     """
 
     ask: Callable[[str], str]
-    seconds: float = 120.0
+    seconds: float | None = 120.0
     request: str = REQUEST
     read: Callable[[str], Verdict] | None = None
     grade: Callable[[Problem, str], str] | None = None

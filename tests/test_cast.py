@@ -1,11 +1,19 @@
 """Who plays which role: read from a file, and playing it in a real step."""
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from test_endpoint import Server
 
-from ap.cast import Checkpoint, open_cast
+from ap import cast as cast_module
+from ap import model as model_module
+from ap.cast import Checkpoint, Place, open_cast
 from ap.chat import tool_call
 from ap.config import UserError
 from ap.judge import judge
@@ -64,11 +72,130 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
 
 
 def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
-    player = Checkpoint(checkpoint, own_tiny, max_tokens=6)
+    player = Checkpoint(checkpoint, Place(own_tiny), max_tokens=6)
     replies = player.sample("a is 3.", 3, "k")
     assert len(replies) == 3 and player.sample("a is 3.", 3, "k") == replies != player.sample("a is 3.", 3, "other")
     assert isinstance(player.ask("a is 3."), str) and player.counts == {"requests": 10}
     assert player.sample("a<|im_end|>b", 2, "k") == player.sample("a< |im_end|>b", 2, "k")  # words, not its own tokens
+
+
+def test_two_judges_with_one_checkpoint_are_two(checkpoint, own_tiny, tmp_path):
+    """Both were asked with the same key, so they always said the same. A judge of ours has all the time it needs."""
+    entry = {"checkpoint": checkpoint, "max_tokens": 6}
+    cast = open_cast(with_roles(own_tiny, tmp_path, {"verifiers": [entry] * 3, "auditor": entry}))
+    said = [player.ask("a is 3.") for player in cast.players.values()]
+    assert len(set(said)) == 4 and said == [player.ask("a is 3.") for player in cast.players.values()]
+    assert [judge.seconds for judge in (*cast.verifiers, cast.auditor)] == [None] * 4
+
+
+def test_players_of_one_place_say_what_they_say_alone(tiny, tokenizer, own_tiny, tmp_path):
+    """Three checkpoints, asked by eight threads in any order."""
+    folders = [str(tmp_path / str(n)) for n in range(3)]
+    for n, folder in enumerate(folders):
+        build_model(tiny, len(tokenizer), seed=n).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    questions = [(n, f"a is {m}.") for m in range(8) for n in range(3)]
+    alone = [Checkpoint(folders[n], Place(own_tiny), 6).sample(text, 2, "k") for n, text in questions]
+    place = Place(own_tiny)
+    players = [Checkpoint(folder, place, 6) for folder in folders]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda question: players[question[0]].sample(question[1], 2, "k"), questions)) == alone
+    assert [player.counts["requests"] for player in players] == [16] * 3
+
+
+class FakeModel:
+    """Knows where it is, and how often it was moved."""
+
+    def __init__(self, folder):
+        self.name, self.device, self.moves = Path(folder).name, torch.device("cuda"), 0
+
+    def requires_grad_(self, _):
+        return self
+
+    def to(self, device):
+        self.device, self.moves = torch.device(device), self.moves + 1
+        return self
+
+
+@pytest.fixture
+def place(own_tiny, monkeypatch):
+    """A place with a GPU that is none, and the models loaded to it: what a sampler sees must be there alone."""
+    loaded, asked, current = [], [], threading.local()
+
+    @contextmanager
+    def on_gpu(number):
+        current.gpu = number
+        yield
+        del current.gpu
+
+    def load(folder, config):
+        assert all(model.device.type == "cpu" for model in loaded)  # room is made before, not after
+        if Path(folder).name == "broken":
+            raise UserError("cannot be loaded")
+        loaded.append(FakeModel(folder))
+        return loaded[-1]
+
+    def sampler(model, tokenizer, max_tokens, temperature):
+        def replies(prompt, k, key):
+            assert getattr(current, "gpu", 0) == 3  # a thread began with GPU 0, whichever its rank had
+            asked.append(f"{model.name} {prompt}")
+            assert [one for one in loaded if one.device.type == "cuda"] == [model]
+            time.sleep(0.001)
+            assert [one for one in loaded if one.device.type == "cuda"] == [model]
+            return [f"{model.name} {prompt}"] * k
+        return replies
+
+    monkeypatch.setattr(model_module, "load_model", load)
+    monkeypatch.setattr(cast_module, "checkpoint_sampler", sampler)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder, **_: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
+    monkeypatch.setattr("torch.cuda.device", on_gpu)
+    return Place(replace(own_tiny, device="auto")), loaded, asked
+
+
+def folders(tmp_path, *names):
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    return [str(tmp_path / name) for name in names]
+
+
+def test_only_one_model_is_on_the_gpu(place, tmp_path):
+    """Those who wait for the model that is there go first, in the order of coming; so each is loaded once, and moved
+    once to make room for the next."""
+    place, loaded, asked = place
+    players, served = [Checkpoint(folder, place) for folder in folders(tmp_path, "a", "b", "c")], []
+    with ThreadPoolExecutor(9) as pool:
+        with place.turn(players[0].folder):
+            for n in range(9):
+                pool.submit(lambda n=n: served.append(players[n % 3].ask(str(n))))
+                while len(place._queue) <= n:
+                    time.sleep(0.001)
+    assert sorted(served) == ["a 0", "a 3", "a 6", "b 1", "b 4", "b 7", "c 2", "c 5", "c 8"]
+    assert asked == ["a 0", "a 3", "a 6", "b 1", "b 4", "b 7", "c 2", "c 5", "c 8"]
+    assert [(model.name, model.moves) for model in loaded] == [("a", 1), ("b", 1), ("c", 0)]
+    assert [players[n].ask("x") for n in (0, 1, 0, 0)] == ["a x", "b x", "a x", "a x"]
+    assert len(loaded) == 3 and [model.device.type for model in loaded] == ["cuda", "cpu", "cpu"]
+
+
+def test_a_model_that_cannot_be_loaded_does_not_hold_the_place(place, tmp_path):
+    good, broken = (Checkpoint(folder, place[0]) for folder in folders(tmp_path, "good", "broken"))
+    assert good.ask("1") == "good 1"
+    with pytest.raises(UserError, match="cannot be loaded"):
+        broken.ask("2")
+    assert good.ask("3") == "good 3"
+
+
+def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path, capsys):
+    with Server() as server:
+        priced = {"endpoint": server.url, "model": "m", "prompt_price": 2, "completion_price": 10}
+        cast = open_cast(with_roles(own_tiny, tmp_path, {"teacher": priced, "auditor": {
+            "endpoint": server.url, "model": "m"}}))
+        cast.teacher.ask("hello")
+    assert cast.counts()["role/teacher/cost"] == pytest.approx(44e-6) and "role/auditor/cost" not in cast.counts()
+    cast.print_counts()
+    assert capsys.readouterr().out.endswith("completion_tokens 3, cost 4.4e-05\n")
 
 
 def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
@@ -92,6 +219,9 @@ def test_without_a_file_programs_play(world):
     ({"auditor": {"endpoint": "http://x/v1"}}, "name of its model"),
     ({"auditor": {"endpoint": "http://x/v1", "model": "m", "url": 1}}, "unknown field 'url'"),
     ({"probers": [{"endpoint": "http://x/v1", "model": "m", "tries": "3"}]}, "prober-1: tries is '3', not a number"),
+    ({"teacher": {"endpoint": "http://x/v1", "model": "m", "prompt_price": "1"}}, "prompt_price is '1', not a number"),
+    ({"teacher": {"endpoint": "http://x/v1", "model": "m", "prompt_price": 1}}, "one price without the other"),
+    ({"teacher": {"checkpoint": "y", "prompt_price": 1}}, "unknown field 'prompt_price'"),
     ({"probers": [{"checkpoint": "nowhere"}]}, "nowhere holds no model"),
     ({"auditor": {"endpoint": "http://x/v1", "model": "m", "key": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
 ])

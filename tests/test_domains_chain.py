@@ -20,6 +20,7 @@ from ap.domains import code, math
 from ap.endpoint import Endpoint
 from ap.env import INSTRUCTIONS
 from ap.model import build_model
+from ap.skills import EXTRACT, EXTRACTED
 
 CORPUS = [
     {"question": "Find the least n with n = 2 mod 3 and n = 3 mod 5.", "answer": "8",
@@ -143,6 +144,7 @@ def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         problems = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
         assert max(record["valid_rate"] for record in metrics) > 0  # the committee was asked, and said yes
+        assert {record["committee/unanimous"] for record in metrics if record["valid_rate"]} == {1.0}
         assert problems and metrics[-1]["role/verifier-1/requests"] > 0
         assert [record["step"] for record in metrics] == [1, 2]
         assert {problem["domain"] for problem in problems} == {"math"}
@@ -231,6 +233,33 @@ def play_other(body):
         return json.dumps({"valid": True, "answer": "B", "reason": "valid"})
     return "```python\na, b = map(int, input().split())\nprint(a %s b)\n```\n%s" % (
         "*" if body["model"] == "prober" and body["seed"] % 2 else "+", '{"valid": true, "reason": "valid"}')
+
+
+def test_an_extractor_takes_the_teachers_place(folders, tmp_path, capsys):
+    """It extracts, the teacher completes and scores; what comes of it is a library as any other."""
+    corpus, policy = folders
+    divisors = entry(DIVISORS, "count divisors by exponents", "multiply the exponents plus one")
+
+    def play_extractor(body):
+        prompt = body["messages"][0]["content"]
+        if body["model"] == "proposer":
+            shown = "\n".join(f"{name}: {divisors[name]}" for name in EXTRACTED)
+            return shown if prompt == f"{EXTRACT}\n{CORPUS[1]['question']}\n{CORPUS[1]['solution']}" else "hm"
+        assert "Which reasoning skills" not in prompt
+        return json.dumps(divisors) if "Say more about the skill" in prompt else teacher(prompt)
+
+    with Server(answer=play_extractor) as server:
+        base = arguments(server, tmp_path, "math", policy)
+        roles = json.loads((tmp_path / "roles.json").read_text())
+        roles["extractor"] = {"endpoint": server.url, "model": "proposer"}
+        (tmp_path / "roles.json").write_text(json.dumps(roles))
+        run_skills.main([*base, "--corpus", str(corpus)])
+        assert [body["model"] for _, body, _ in server.seen].count("teacher") == 2
+    run = tmp_path / "runs" / "chain"
+    [record] = [json.loads(line) for line in (run / "skills" / "candidates.jsonl").read_text().splitlines()]
+    assert (record["name"], record["kept"], record["score"]) == (DIVISORS, True, 0.9)
+    assert f"source: {corpus}, line 2" in (run / "skills" / DIVISORS / "SKILL.md").read_text()
+    assert "1 of 3 replies are skills; not a name, category and intent: 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("domain", ["code", "science"])

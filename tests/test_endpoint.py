@@ -53,8 +53,9 @@ class Server:
                 else:
                     if fault == "slow":
                         time.sleep(1.0)
-                    text = {"garbage": "<html>", "schema": '{"result": 1}', "no text": json.dumps(
-                        {"choices": [{"message": {"content": None}}]})}.get(fault, json.dumps(record))
+                    text = {"garbage": "<html>", "schema": '{"result": 1}',
+                            "no text": json.dumps({"choices": [{"message": {"content": None}}]}),
+                            "usage": json.dumps(record | {"usage": "7"})}.get(fault, json.dumps(record))
                     self.send_response(200)
                     self.end_headers()
                     try:
@@ -115,7 +116,7 @@ def test_tool_calls_that_a_server_took_out_of_the_text_go_back(content, calls, s
         assert endpoint(server).ask("hello") == said
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "slow", "garbage", "schema", "no text"])
+@pytest.mark.parametrize("fault", [429, 500, 503, 408, "cut", "slow", "garbage", "schema", "no text", "usage"])
 def test_what_passes_is_tried_again(fault):
     with Server(fault, fault) as server:
         one = endpoint(server)
@@ -178,6 +179,30 @@ def test_nothing_is_asked_twice(tmp_path, monkeypatch):
         assert endpoint(server, cache=tmp_path, temperature=0.1).ask("a") and len(server.seen) == 8  # another request
     kept = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(kept) == 8 and not any(SECRET in text for text in kept)
+
+
+def test_cost_by_hand(tmp_path):
+    """7 prompt tokens at 2 a million and 3 of the reply at 10: 44 millionths a request; from the cache nothing."""
+    prices = {"prompt_price": 2, "completion_price": 10.0}
+    with Server(500, "garbage") as server:
+        one = endpoint(server, cache=tmp_path, **prices)
+        for prompt in "abba":
+            one.ask(prompt)
+        assert one.counts == {"requests": 4, "cached": 2, "retries": 2, "prompt_tokens": 14, "completion_tokens": 6,
+                              "cost": pytest.approx(88e-6)}
+        again = endpoint(server, cache=tmp_path, **prices)
+        assert again.ask("a") and again.counts["cost"] == 0 and "cost" not in endpoint(server).counts
+
+
+@pytest.mark.parametrize("prices, said", [
+    ({"prompt_price": 1}, "one price without the other"), ({"completion_price": 0}, "one price without the other"),
+    ({"prompt_price": -1, "completion_price": 0}, "prices are -1 and 0"),
+    ({"prompt_price": 0, "completion_price": float("nan")}, "at least 0"),
+    ({"prompt_price": float("inf"), "completion_price": 0}, "at least 0"),
+])
+def test_prices_that_make_no_sense(prices, said):
+    with pytest.raises(UserError, match=said):
+        Endpoint("http://localhost:1/v1", "m", **prices)
 
 
 def test_bounded_concurrency():

@@ -142,13 +142,14 @@ def test_the_card_names_the_models_that_judged(problems, tmp_path):
         "verifiers": [{"endpoint": "http://10.0.0.7:8000/v1", "model": "judge-a", "key": "MY_KEY"},
                       {"checkpoint": "/models/judge-b"}, {"checkpoint": "/models/judge-c"}],
         "auditor": {"endpoint": "http://10.0.0.7:8000/v1", "model": "auditor-d"},
-        "teacher": {"checkpoint": "/models/teacher-e"}, "probers": [{"checkpoint": "/models/weak"},
-                                                                    {"checkpoint": "/models/strong"}]}))
+        "teacher": {"checkpoint": "/models/teacher-e"}, "extractor": {"checkpoint": "/models/own"},
+        "probers": [{"checkpoint": "/models/weak"}, {"checkpoint": "/models/strong"}]}))
     save_config(Config(out=str(tmp_path), name="run", domain="math", roles=str(roles)))
     write_jsonl(problems, [PROBLEM | {"domain": "math"}])
     card = exported(problems, "trl", "jsonl").with_suffix(".md").read_text()
     for words in ("models judge-a, judge-b, judge-c; second audit models auditor-d; program check ap.domains.judged",
-                  "from weak to strong: models weak, strong |", "| teacher | models teacher-e |", "roles roles.json"):
+                  "from weak to strong: models weak, strong |", "| teacher | models teacher-e |",
+                  "| extractor | models own |", "roles roles.json"):
         assert words in card, words
     assert not any(secret in card for secret in ("10.0.0.7", "/models", "MY_KEY", str(tmp_path)))
     roles.unlink()

@@ -1,4 +1,5 @@
 """What an episode is worth: the verdict, the pass rate and the rewards, and the rates that are reported of them."""
+import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -112,6 +113,31 @@ def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
     assert {name: value for name, value in metrics.items() if name.startswith(("verdict/", "abstained/"))} == {
         "verdict/could not judge": 1 / 2, "abstained/no reply": 2 / 2, "abstained/judge failed": 1 / 2}
     assert Trajectory.from_dict(trajectories[0].to_dict()) == trajectories[0]
+
+
+def test_agreement_of_the_committee_by_hand():
+    """Seven judged problems, six of them by two votes or more; of five something came. And an episode without any."""
+    class Says:
+        judgements = iter([
+            ("valid", (1, 1, 1), (True, True, True)), ("valid", (1, 1, 0), (True, True, False)),
+            ("wrong", (0, None, 0), (True, None, True)), ("could not judge", (1, None, None), (None, None, None)),
+            ("valid", (1, 1, 0, 1), (True, False, False)), ("could not judge", (1, 1, 1, None), (None, None, None)),
+            ("disagreement", (1, 1, None, 0), (False, False, None))])
+
+        def judge(self, problem, trace, known):
+            reason, votes, agreed = next(self.judgements)
+            return Judgement(reason == "valid", "1", reason, (), votes, agreed)
+
+    trajectories = [episode("submitted", f"q{n}", "1") for n in range(7)] + [episode("token_limit")]
+    judge_all(trajectories, Says(), FakeProber({f"q{n}": 0.5 for n in range(7)}))
+    metrics = summary(trajectories)
+    assert {name: value for name, value in metrics.items() if name.startswith("committee/")} == pytest.approx({
+        "committee/unanimous": 4 / 6,  # not the second and the fifth; the fourth had one vote
+        "committee/audited": 3 / 6, "committee/settled": 1 / 6, "committee/turned": 1 / 6,
+        "committee/agrees/1": 4 / 5, "committee/agrees/2": 2 / 4, "committee/agrees/3": 2 / 4})
+    assert trajectories[-1].votes == trajectories[-1].agreed == ()
+    for trajectory in trajectories:
+        assert Trajectory.from_dict(json.loads(json.dumps(trajectory.to_dict()))) == trajectory
 
 
 def test_the_prober_sees_valid_problems_only(judged):

@@ -1,15 +1,22 @@
 """A model as teacher: whatever it says is data. Passages, proposals, near-duplicates, scores, messages of episodes."""
+import itertools
 import json
 import random
 
 import pytest
+from test_tiny_cast import save
 
+import run_skills
+from ap import model_teacher
 from ap.chat import tool_call
+from ap.config import UserError
+from ap.domains import mini
 from ap.endpoint import BadReply, DeadEndpoint
 from ap.env import Episode
-from ap.model_teacher import CHUNK, ModelAuthor, ModelTeacher, chunks
+from ap.files import read_jsonl
+from ap.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
 from ap.rollout import play_script
-from ap.skills import Document, acquire, load_library, read_corpus, write_library
+from ap.skills import EXTRACT, Document, acquire, load_library, read_corpus, write_library
 
 TEXT = "Write the sum as differences, so that all but the ends cancel. Then add the ends."
 ENTRY = {
@@ -140,6 +147,101 @@ def test_refused_requests_are_counted_and_a_dead_endpoint_ends_the_run(capsys):
     assert "no usable reply" in capsys.readouterr().out
     with pytest.raises(DeadEndpoint):
         teacher(lambda prompt: DeadEndpoint("no server")).candidates([Document(TEXT)])
+
+
+# ---------------------------------------------------------------- the proposer extracts
+
+WORKED = [("a is 9. b is a divided by 3. Find b.", "b = 9 / 3 = 3. \\boxed{3}"),
+          ("a is 8. b is a divided by 2. Find b.", "b = 8 / 2 = 5. \\boxed{5}"),  # comes out wrong
+          ("a is 8. b is 1 more than a. Find b.", "b = 8 + 1 = 9. \\boxed{9}")]
+SHARE = "name: share\ncategory: chain\nintent: split a value into equal parts"
+
+
+def worked(count):
+    return [Document.from_record({"question": WORKED[n % 3][0], "answer": "1", "solution": WORKED[n % 3][1]})
+            for n in range(count)]
+
+
+def checked(monkeypatch, replies):
+    """The proposer says these about 30 problems, in their order, again and again."""
+    monkeypatch.setattr(model_teacher, "AT_ONCE", 1)
+    said = itertools.cycle(replies)
+    return CheckedExtractor(Player(lambda prompt: next(said)), mini)
+
+
+def test_programs_score_what_the_proposer_extracts(monkeypatch, capsys):
+    """Of 30 problems 10 show share, 10 show it wrongly, 10 do not: r = 1/3 if it is extracted from all of them, 2/3 if
+    from 10 right and 5 wrong ones."""
+    [share] = checked(monkeypatch, [SHARE]).candidates(worked(30))
+    assert (share.score, share.examples) == (pytest.approx(1 / 3), tuple(range(0, 30, 3)))
+    replies = [SHARE, SHARE, "hm", SHARE, "hm", "name: Share\ncategory: x\nintent: y"]
+    [share] = checked(monkeypatch, replies).candidates(worked(30))
+    assert (share.score, share.examples) == (pytest.approx(2 / 3), tuple(range(0, 30, 3)))
+    assert "extractor: 15 of 30 replies are skills; not a name, category and intent: 10; field name: 5" in (
+        capsys.readouterr().out)
+    assert [share.skill.level_1(), share.skill.body[:9], list(share.scripts)] == [
+        "share (chain): split a value into equal parts", "Sentence:", ["check_share.py"]]
+
+
+def test_the_proposers_own_words_stay_and_what_no_checker_knows_is_rejected(monkeypatch):
+    """Ten documents speak for share: 8 times in its words, twice in others, which are too few."""
+    other, nobodys, no_skill = (SHARE.replace(*words) for words in (
+        ("equal parts", "two"), ("share", "shares"), ("share", "start")))
+    teacher = checked(monkeypatch, [SHARE, nobodys, no_skill, SHARE, nobodys, "hm", SHARE, "hm", "hm",
+                                    other, "hm", "hm"] * 2 + [SHARE, "hm", "hm"] * 2)
+    kept, rejected = acquire(teacher, worked(30), 0.4)
+    assert [(c.skill.name, c.skill.intent, c.score) for c in kept] == [("share", "split a value into equal parts", 0.8)]
+    assert {(c.skill.name, c.skill.intent[-5:]): c.score for c in rejected} == {
+        ("share", "o two"): 0.2, ("shares", "parts"): 0.0, ("start", "parts"): 0.0}
+
+
+def test_a_model_completes_and_scores_what_the_proposer_extracts(tmp_path, capsys):
+    """Where no program can. What it adds is read as its own proposals are, and its quote must stand in the passage."""
+    more = {name: ENTRY[name] for name in ("difficulty", "tool", "recognise", "build", "quote")}
+    found = "name: telescoping\ncategory: algebra\nintent: let terms cancel"
+
+    def answer(prompt):
+        if "Score a reasoning skill" in prompt:
+            return json.dumps(MARKS)
+        assert found in prompt and "Which reasoning skills" not in prompt
+        return json.dumps(more | {"name": "its own"} | ({"quote": "not there"} if "No. 2" in prompt else {}))
+
+    def extract(prompt):
+        assert prompt.startswith(EXTRACT)
+        return {"1": found, "2": found, "3": "None."}.get(prompt[-1], BadReply("400"))
+
+    documents = [Document(f"{TEXT} No. {n}", f"line {n}") for n in range(1, 5)]
+    player = Player(answer)
+    kept, rejected = acquire(ModelTeacher(player, "math", Player(extract)), documents, 0.5)
+    write_library(kept, rejected, tmp_path)
+    skill = load_library([tmp_path])["telescoping"]
+    assert (skill.category, skill.intent, skill.score, skill.source) == ("algebra", "let terms cancel", 0.8, "line 1")
+    assert [c.why for c in rejected] == ["r = 0 is below tau_r = 0.5; what it quotes does not stand in the passage"]
+    assert len(player.prompts) == 3  # one for each passage from which a skill was extracted, and one score
+    assert "extractor: 2 of 4 replies are skills; not a name, category and intent: 1; no reply: 1" in (
+        capsys.readouterr().out)
+
+
+def test_a_model_that_learnt_by_l_acq_extracts_and_a_random_one_does_not(tiny, tokenizer, tmp_path, capsys):
+    """Through run_skills.py, in the miniature: trained for seconds on the examples that stage 1 made for L_acq."""
+    examples = [(record["prompt"], record["completion"]) for record in read_jsonl(tiny.folder / "acquisition.jsonl")]
+    save(tokenizer, tmp_path / "trained", examples, steps=150)
+    save(tokenizer, tmp_path / "random")
+
+    def acquired(name):
+        (tmp_path / f"{name}.json").write_text(json.dumps({
+            "extractor": {"checkpoint": str(tmp_path / name), "max_tokens": 40}}))
+        run_skills.main(["--out", str(tmp_path / "runs"), "--name", name, "--corpus_size", "60", "--seed", "1",
+                         "--roles", str(tmp_path / f"{name}.json"), "--device", "cpu"])
+        return read_jsonl(tmp_path / "runs" / name / "skills" / "candidates.jsonl")
+
+    kept = [candidate["name"] for candidate in acquired("trained") if candidate["kept"]]
+    assert kept and set(kept) <= set(mini.SKILLS)
+    assert set(load_library([tmp_path / "runs" / "trained" / "skills"])) == set(kept)
+    assert "extractor: requests 60" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no skill reached tau_r = 0.5 among 0 candidates"):
+        acquired("random")
+    assert "extractor: 0 of 60 replies are skills; not a name, category and intent: 60" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- expert episodes

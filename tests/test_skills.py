@@ -8,8 +8,8 @@ import pytest
 
 from ap.config import UserError
 from ap.skills import (
-    Candidate, Curriculum, Document, Skill, acquire, acquisition_examples, load_library, load_skill, read_corpus,
-    split_skill_sets, write_library, write_skill,
+    Candidate, Curriculum, Document, Skill, acquire, acquisition_examples, extraction_prompt, load_library, load_skill,
+    read_corpus, read_extraction, split_skill_sets, write_library, write_skill,
 )
 
 SHARE = Skill(
@@ -236,6 +236,26 @@ def test_acquisition_examples_pair_documents_with_the_front_matter():
     completion = "name: share\ncategory: chain\nintent: split a value into equal parts"
     assert [p.splitlines()[1] for p, c in pairs if c == completion] == [f"text {i}" for i in (0, 2, 4, 6, 8)]
     assert len(pairs) == 6 and pairs[-1][0].endswith("text 3") and "name: shift" in pairs[-1][1]
+
+
+@pytest.mark.parametrize("intent", ["split a value into equal parts", "ratio: a to b", "'quoted' # \u00e4"])
+def test_what_the_proposer_learns_to_write_can_be_read(intent):
+    [(prompt, completion)] = acquisition_examples([candidate("share", 0.9, (0,), intent=intent)], [Document("text")])
+    assert prompt == extraction_prompt(Document("text"))
+    for reply in (completion, f"<think>name: x</think>\n\n{completion}\n"):
+        assert read_extraction(reply) == ({"name": "share", "category": "chain", "intent": intent}, "")
+
+
+@pytest.mark.parametrize("reply, fault", [
+    ("", "not a name, category and intent"), ("share", "not a name, category and intent"),
+    ("name: a\nintent: b\ncategory: c", "not a name, category and intent"),
+    ("name: a\ncategory: b\nintent: c\nname: d", "not a name, category and intent"),
+    ("name: a\ncategory: b\nintent: ", "not a name, category and intent"),
+    ("name: ../up\ncategory: b\nintent: c", "field name"), ("name: a\ncategory:  \nintent: c", "field category"),
+    ("name: a\ncategory: b\nintent: c\u2028d", "field intent"),
+])
+def test_what_is_wrong_with_an_extraction_has_a_name(reply, fault):
+    assert read_extraction(reply)[1] == fault
 
 
 # ---------------------------------------------------------------- held-out sets

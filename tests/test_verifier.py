@@ -100,6 +100,36 @@ def test_a_wrong_claim_is_invalid_even_when_all_vote_valid():
     assert judge(OTHER, OTHER, OTHER).reason == "wrong answer"
 
 
+# ---------------------------------------------------------------- who agrees
+
+
+@pytest.mark.parametrize("verdicts, audit, votes, agreed", [
+    ((YES, YES, NO), ABSTAIN, (1, 1, 0), (True, True, False)),  # valid
+    ((OTHER, OTHER, NO), ABSTAIN, (1, 1, 0), (True, True, False)),  # the claim is wrong, the problem is not
+    ((NO, NO, YES), ABSTAIN, (0, 0, 1), (True, True, False)),
+    ((YES, ABSTAIN, YES), ABSTAIN, (1, None, 1), (True, None, True)),
+    ((YES, NO, ABSTAIN), ABSTAIN, (1, 0, None), (None, None, None)),  # nothing came of it
+    ((YES, NO, Verdict(1)), ABSTAIN, (1, 0, None), (None, None, None)),  # without an answer it is no vote
+    ((YES, YES, Verdict(0, None, "ambiguous")), ABSTAIN, (1, 1, 0), (False, False, True)),
+    ((NO, Verdict(0, None, "wrong answer"), NO), ABSTAIN, (0, 0, 0), (True, True, True)),  # a judge's own words
+    ((YES, OTHER, NO), YES, (1, 1, 0, 1), (True, False, False)),  # valid, by the answer of the first
+    ((YES, OTHER, NO), OTHER, (1, 1, 0, 1), (False, True, False)),
+    ((YES, OTHER, NO), NO, (1, 1, 0, 0), (False, False, True)),
+    ((YES, OTHER, NO), Verdict(1, "27"), (1, 1, 0, 0), (False, False, True)),
+    ((YES, OTHER, NO), ABSTAIN, (1, 1, 0, None), (None, None, None)),
+])
+def test_votes_and_who_said_what_came_of_it(verdicts, audit, votes, agreed):
+    judgement = judge(*verdicts, auditor=audit)
+    assert (judgement.votes, judgement.agreed) == (votes, agreed)
+
+
+def test_agreement_counts_the_program_check_but_not_what_is_known():
+    assert judge(YES, YES, NO, check=Verdict(0, None, "idle")).agreed == (False, False, True)
+    assert judge(YES, YES, NO, check=ABSTAIN).agreed == (None, None, None)
+    assert judge(YES, YES, NO, known={PROBLEM.question}).agreed == (True, True, False)
+    assert judge(YES, YES, NO, check=YES).votes == (1, 1, 0)  # the check's is no vote
+
+
 # ---------------------------------------------------------------- planted problems, all votes, all audits
 
 PLANTED = {"ambiguous": "ambiguous", "underspecified": "missing information", "unsolvable": "unsolvable",
