@@ -71,7 +71,8 @@ class DecodeGraphs:
                 compute()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
+            # What other threads do meanwhile is no part of it: a judge's model may be at work.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 compute()
             self.pool, step.replay = graph.pool(), graph.replay
         else:
