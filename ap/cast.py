@@ -28,6 +28,7 @@ from typing import Iterator
 import torch
 
 from ap import domains
+from ap.chat import without_tokens
 from ap.config import Config, UserError
 from ap.endpoint import Endpoint
 from ap.files import read_json
@@ -116,8 +117,7 @@ class Checkpoint:
         with self.place.turn(self.folder) as (model, tokenizer):
             self.counts["requests"] += k
             replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
-            # A judge reads what the proposer wrote: no word of it may become a token of the chat format.
-            return replies(prompt.replace("<|", "< |"), k, seed_key)
+            return replies(without_tokens(prompt), k, seed_key)  # a judge's prompt holds what the proposer wrote
 
 
 @dataclass

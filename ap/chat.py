@@ -146,6 +146,16 @@ def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.convert_tokens_to_ids(STOP)
 
 
+def without_tokens(text: str) -> str:
+    """What a program or a model wrote, for a message of somebody else's: no word of it is a token of the chat format."""
+    return text.replace("<|", "< |")
+
+
+def after_thoughts(reply: str) -> str:
+    """What a model says behind its hidden thoughts; all of it where there are none."""
+    return reply.rpartition("</think>")[2]
+
+
 # ---------------------------------------------------------------- a small tokenizer, for models made from scratch
 
 # Pieces that the format itself consists of: one token each, or else a tiny model would spend its context on them.

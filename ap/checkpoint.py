@@ -22,7 +22,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
 from ap.chat import stop_id
-from ap.files import UserError, read_json, sync, told_when_unwritable, write_json
+from ap.files import UserError, first_line, read_json, sync, told_when_unwritable, write_json
 from ap.shard import free, is_sharded, whole
 from ap.update import Updater
 
@@ -64,7 +64,7 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
             try:
                 dcp.save(tensors, storage_writer=writer, no_dist=not together)
             except dcp.CheckpointException as error:
-                raise OSError(_first_line(error)) from error
+                raise OSError(first_line(error)) from error
         ranks.barrier()  # all pieces are there
         if ranks.is_main:
             for file in temporary.rglob("*"):
@@ -107,7 +107,7 @@ def load_training_state(path: Path, updater: Updater) -> dict:
                                 "use the model settings that this run was started with, or another --name.")
         dcp.load(tensors, storage_reader=reader, no_dist=not is_sharded(updater.model))
     except (OSError, SafetensorError, dcp.CheckpointException) as error:
-        raise UserError(f"{path} is not a whole checkpoint ({_first_line(error)}): delete this folder and run again; "
+        raise UserError(f"{path} is not a whole checkpoint ({first_line(error)}): delete this folder and run again; "
                         "an older checkpoint or the stage before will be used.") from error
     updater.resume(record["updater"])
     if record["ranks"] != updater.ranks.world:
@@ -140,7 +140,3 @@ def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
             number, filled = number + 1, 0
         numbers[name], filled = number, filled + tensor.nbytes
     return numbers
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

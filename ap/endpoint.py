@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import MutableMapping
 
+from ap.chat import without_tokens
 from ap.files import UserError, read_json, write_json
 
 PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too
@@ -92,7 +93,7 @@ class Endpoint:
             return ""
 
     def _reply(self, prompt: str, key: str) -> str:
-        content = prompt.replace("<|", "< |")  # what the proposer wrote must not become a token of the chat format
+        content = without_tokens(prompt)  # a judge's prompt holds what the proposer wrote
         request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key} | self.settings
         if self.cache is None:
             return self._fresh(request)[0]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ap.chat import Message, read_message, reply_text
+from ap.chat import Message, read_message, reply_text, without_tokens
 from ap.config import Config
 from ap.sandbox import Sandbox
 from ap.skills import Skill
@@ -162,8 +162,7 @@ class Episode:
         files = {"skills.txt": "\n".join(self.skills), "draft.txt": self.draft or ""}
         result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
-        # A program may print the chat format's own tokens; as the environment's words they must stay text.
-        output = lines[-1][:200].replace("<|", "< |") if lines else "(no output)"
+        output = without_tokens(lines[-1][:200]) if lines else "(no output)"
         # Any program can print what a check prints: its word counts only where the exact check says the same.
         passed = (
             result.status == "ok" and self.check is not None and self.env.domain.passed(output)

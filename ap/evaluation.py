@@ -19,7 +19,7 @@ from typing import Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.files import UserError, numbered_records, read_text, write_jsonl
+from ap.files import UserError, first_line, numbered_records, read_text, write_jsonl
 
 
 class Interval(NamedTuple):
@@ -178,7 +178,7 @@ def records(path: Path | str) -> Iterator[tuple[int, dict]]:
                 batches = parquet.ParquetFile(file).iter_batches(256) if suffix == ".parquet" else ipc.open_stream(file)
                 yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as {suffix} ({str(error).splitlines()[0]}); "
+            raise UserError(f"{path} cannot be read as {suffix} ({first_line(error)}); "
                             "check the path, or convert it to JSONL.") from error
     else:
         yield from numbered_records(path)

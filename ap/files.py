@@ -13,6 +13,11 @@ class UserError(Exception):
     """Bad input, told in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for a sentence; its kind when it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one value, indented for people. Atomic: readers see the old file or the whole new one."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

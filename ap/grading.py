@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from ap.answers import extract_answer, match_answer
+from ap.chat import after_thoughts
 from ap.files import UserError
 from ap.sandbox import Sandbox
 
@@ -71,7 +72,7 @@ def are_tests(value: Any) -> bool:
 
 def program_of(reply: str) -> str | None:
     """The last fenced block behind a reply's thoughts that is marked as Python; where none is, that has no mark."""
-    blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(reply.rpartition("</think>")[2])]
+    blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(after_thoughts(reply))]
     programs = [body for mark, body in blocks if mark.startswith("py")] or [body for mark, body in blocks if not mark]
     return programs[-1] if programs and programs[-1].strip() else None
 

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from ap.config import Config, UserError
+from ap.files import first_line
 
 try:
     from flash_attn import flash_attn_func, flash_attn_varlen_func, flash_attn_with_kvcache
@@ -140,8 +141,7 @@ def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=_dtype(config), attn_implementation="ap", local_files_only=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"no model can be loaded from {folder} ({reason}); "
+        raise UserError(f"no model can be loaded from {folder} ({first_line(error)}); "
                         "give the folder of a whole Hugging Face checkpoint.") from error
     if report["missing_keys"]:  # transformers only warns, and fills them with random numbers
         raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")

@@ -18,7 +18,7 @@ from typing import Callable, Iterable, Sequence
 
 from tqdm import tqdm
 
-from ap.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL
+from ap.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL, after_thoughts, without_tokens
 from ap.endpoint import BadReply
 from ap.env import Env, Episode
 from ap.skills import FIELDS, Candidate, Document, Skill, extraction_prompt, fault_of, read_extraction
@@ -231,7 +231,7 @@ def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | No
 
 def _value(reply: str, opening: str):
     """The JSON from the first bracket to its last counterpart, whatever stands around it; None without one."""
-    text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL)
+    text = after_thoughts(reply)
     start, end = text.find(opening), text.rfind({"[": "]", "{": "}"}[opening])
     try:
         return json.loads(text[start:end + 1]) if 0 <= start < end else None
@@ -311,12 +311,9 @@ class ModelAuthor:
 
 
 def _message(reply: str) -> str:
-    """The agent's words in a reply, without what it makes the environment say; "" when it was cut while thinking.
-
-    The chat format's own tokens stay text.
-    """
-    text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
+    """The agent's words in a reply, without what it makes the environment say; "" when it was cut while thinking."""
+    text = after_thoughts(reply).strip()
     if text.startswith("<think>"):
         return ""
     text = text.removeprefix("[agent]").partition("\n[environment]")[0]
-    return text.strip().replace("<|", "< |")
+    return without_tokens(text.strip())

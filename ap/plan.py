@@ -38,6 +38,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Qwe
 
 from ap.cache import GPU_SHARE
 from ap.config import Config, UserError
+from ap.files import first_line
 from ap.generate import PREFILL_TOKENS
 from ap.shard import number_of_pieces
 
@@ -74,8 +75,8 @@ def shape_of(config: Config) -> PretrainedConfig:
         try:
             return AutoConfig.from_pretrained(config.model, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"--model {config.model}: its config.json cannot be used ({reason}).") from error
+            raise UserError(
+                f"--model {config.model}: its config.json cannot be used ({first_line(error)}).") from error
     return PUBLISHED.get(config.preset) or Qwen3Config(
         vocab_size=config.vocab_size, hidden_size=config.hidden_size, num_hidden_layers=config.layers,
         num_attention_heads=config.heads, num_key_value_heads=config.heads // 2,

@@ -19,6 +19,7 @@ from typing import Iterable, Mapping, Sequence
 
 import yaml
 
+from ap.chat import after_thoughts
 from ap.files import UserError, numbered_records, read_text, write_jsonl
 
 FIELDS = ("name", "category", "intent", "difficulty", "tool")  # required, each one line of text
@@ -295,8 +296,7 @@ def read_extraction(reply: str) -> tuple[dict[str, str], str]:
 
     What is wrong has a name that can be counted: "not a name, category and intent", or the field that is of no use.
     """
-    text = re.sub(r"^.*</think>", "", reply, flags=re.DOTALL).strip()
-    found = re.fullmatch("\n".join(f"{name}: (.+)" for name in EXTRACTED), text)
+    found = re.fullmatch("\n".join(f"{name}: (.+)" for name in EXTRACTED), after_thoughts(reply).strip())
     if found is None:
         return {}, "not a name, category and intent"
     fields = dict(zip(EXTRACTED, found.groups()))

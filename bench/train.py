@@ -37,8 +37,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config  # noqa: E402
 from ap import plan  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.model import packs, ready, token_logprobs  # noqa: E402
+from ap.ranks import Ranks  # noqa: E402
 from ap.trajectory import Batch, Trajectory, collate  # noqa: E402
-from ap.update import computed_tokens, micro_batches  # noqa: E402
+from ap.update import micro_batches, padding  # noqa: E402
 
 SHAPES = {
     "qwen3-4b": plan.PUBLISHED["qwen3-4b"],
@@ -83,9 +84,8 @@ class Side:
         self.model, self.way, self.attention, self.packed = model, way, attention, packed
         lengths = [len(row.ids) for row in rows]
         self.parts = micro_batches(lengths, tokens, packed)
+        self.padding = padding(Ranks(), lengths, self.parts, packed)["padding"]
         self.batches = [collate([rows[i] for i in part], 0).to(model.device) for part in self.parts]
-        computed = sum(computed_tokens([lengths[i] for i in part], packed) for part in self.parts)
-        self.padding = 1 - sum(lengths) / computed
 
     def set(self) -> None:
         self.model.packed = self.packed

@@ -1,4 +1,5 @@
 """What several test files need: a tiny run folder made by the real stage 1, and an environment around it."""
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -20,6 +21,14 @@ torch.set_num_threads(1)
 
 TINY = Config(
     name="tiny", device="cpu", corpus_size=120, hidden_size=32, layers=2, heads=2, intermediate_size=64, eval_sets=8)
+
+
+def script(path):
+    """A file that is no part of a package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class FakeSandbox:

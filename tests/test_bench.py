@@ -1,20 +1,18 @@
 """The benchmark of the engine runs at a small size; its figures mean nothing here."""
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import script
+
 BENCH = Path(__file__).parent.parent / "bench" / "engine.py"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_engine", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(BENCH)
 
 
 def output(bench, monkeypatch, capsys, *arguments):

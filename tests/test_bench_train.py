@@ -1,5 +1,4 @@
 """The benchmark of training runs at a small size; its times mean nothing here."""
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -7,16 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import script
+
 BENCH = Path(__file__).parent.parent / "bench" / "train.py"
 NUMBERS = r" +[\d.]+ +[\d.]+% +([\d,]+) +([\d.]+)% +[\d.]+ +([\d.]+)$"  # seconds, MFU, MiB, padding, two ratios
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_train", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(BENCH)
 
 
 @pytest.mark.parametrize("packed", [False, True])
