@@ -19,8 +19,8 @@ import json
 import os
 import random
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,12 @@ from ap.evaluation import (
     Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
     sign_test, write_correctness,
 )
-from ap.generate import sample
+from ap.generate import Conversation, sample
 from ap.grading import Grade, Grader, code_sandbox
 from ap.model import load_model
 from ap.prober import SOLVE
+from ap.processes import Processes
+from ap.sandbox import Sandbox
 from ap.trajectory import Trajectory
 
 # ----------------------------------------------------------------------------------------------- attempts
@@ -65,14 +67,19 @@ def of_domain(
 ) -> tuple[list[dict], dict[str, Callable]]:
     """The problems of a domain's file as they are graded, and `prompt_of` and `grade` of attempt().
 
-    Programs run in a sandbox that the stack closes.
+    Programs run in a sandbox, and answers are compared in processes, that the stack closes.
     """
     asking = domains.asking(name, None)
     problems = [asking.graded(problem) for problem in problems]
     runs_code = any("tests" in problem for problem in problems)
     sandbox = stack.enter_context(code_sandbox(allow_unsafe)) if runs_code else None
     template = asking.solver.get("prompt", SOLVE)
-    return problems, {"prompt_of": partial(solve_prompt, template=template), "grade": Grader(sandbox)}
+    return problems, {"prompt_of": partial(solve_prompt, template=template), "grade": grader(sandbox, stack)}
+
+
+def grader(sandbox: Sandbox | None, stack: ExitStack) -> Grader:
+    """A Grader that compares answers in worker processes, which the stack closes."""
+    return Grader(sandbox, stack.enter_context(closing(Processes())).call)
 
 
 def attempt(
@@ -85,25 +92,28 @@ def attempt(
     problems: {"id", "question", "answer", ...}. The solver sees prompt_of(problem) only. An attempt depends on the key,
     on its problem's id and on its number, not on what else is attempted; it may write `max_tokens` tokens, and one that
     was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs. workers: threads that grade,
-    for programs take their time.
+    for programs take their time; they begin while other attempts are still written.
     """
     prompts = [prompt_ids(tokenizer, [{"role": "user", "content": prompt_of(problem)}]) for problem in problems]
-    conversations = sample(
-        model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)},
-        [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)], max_tokens, temperature,
-        progress=progress, top_p=top_p, top_k=top_k)
-    texts = [None if conversation.stopped == "length" else  # cut
-             decode_message(tokenizer, conversation.ids[len(prompts[index // k]):])
-             for index, conversation in enumerate(conversations)]
+    seeds = [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)]
+    grades: dict[int, Future] = {}
+
+    def ended(number: int, conversation: Conversation) -> None:
+        text = decode_message(tokenizer, conversation.ids[len(prompts[number // k]):])
+        grades[number] = pool.submit(
+            grade, None if conversation.stopped == "length" else text, problems[number // k])
+
     with ThreadPoolExecutor(workers) as pool:
-        grades = list(pool.map(grade, texts, (problem for problem in problems for _ in range(k))))
+        conversations = sample(
+            model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)}, seeds, max_tokens,
+            temperature, progress=progress, top_p=top_p, top_k=top_k, ended=ended)
     attempts = []
-    for index, (conversation, text, (answer, status)) in enumerate(zip(conversations, texts, grades)):
+    for number, conversation in enumerate(conversations):
+        (answer, status), cut = grades[number].result(), conversation.stopped == "length"
         trajectory = Trajectory(
             conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask],
-            [], (), group=index // k, outcome="token_limit" if text is None else "submitted",
-            reward=float(status == "equal"))
-        attempts.append(Attempt(trajectory, answer, "cut" if text is None else status))
+            [], (), group=number // k, outcome="token_limit" if cut else "submitted", reward=float(status == "equal"))
+        attempts.append(Attempt(trajectory, answer, "cut" if cut else status))
     return attempts
 
 
@@ -283,7 +293,7 @@ def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Ro
         problems, left_out = load(name, options.data, sandbox)
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         print(f"{name}: {len(problems)} problems; rows left out: {reasons or 'none'}")
-        sets, how = {name: problems}, {"prompt_of": partial(ask, name), "grade": Grader(sandbox)}
+        sets, how = {name: problems}, {"prompt_of": partial(ask, name), "grade": grader(sandbox, stack)}
     elif options.problems:
         problems = load_problems(options.problems, options.question_field, options.answer_field)
         problems, how = of_domain(options.domain, problems, stack, unsafe)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ap import checkpoint
 from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
+from ap.batch import Batch, collate
 from ap.config import Config, parse_config, run_main, save_config
 from ap.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
@@ -36,7 +37,7 @@ from ap.report import TABLE, write_report
 from ap.rewards import overlong_penalty
 from ap.rollout import roll_out, transcript
 from ap.shard import free, load, shard, whole
-from ap.trajectory import Batch, Trajectory, collate
+from ap.trajectory import Trajectory
 from ap.update import Updater, micro_batches, padding
 from ap.world import World
 from run_sft import build_reference

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from ap import checkpoint
+from ap.batch import Batch, collate
 from ap.cast import need
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
@@ -32,7 +33,7 @@ from ap.ranks import Ranks
 from ap.rollout import play_script, transcript
 from ap.shard import free, load, shard
 from ap.teacher import ScriptedAuthor
-from ap.trajectory import Batch, Trajectory, collate
+from ap.trajectory import Trajectory
 from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World
 from run_skills import build_skills

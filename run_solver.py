@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from ap import checkpoint, domains
 from ap.advantages import trajectory_advantages
+from ap.batch import collate
 from ap.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.evaluation import load_problems, read_correctness, write_correctness
@@ -41,7 +42,7 @@ from ap.prober import SOLVE
 from ap.ranks import Ranks
 from ap.rewards import overlong_penalty
 from ap.shard import free, load, shard, whole
-from ap.trajectory import Trajectory, collate
+from ap.trajectory import Trajectory
 from ap.update import Updater, micro_batches, padding, warmup_cosine
 from ap.world import World, open_library
 from eval import (

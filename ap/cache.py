@@ -3,14 +3,16 @@
     store (rows, layers, 2, kv heads, length, head dim)        2: keys, values
 
 Row b holds the tokens 0 .. cached-1 of its conversation. A forward pass writes new tokens behind them and lets each
-query see the keys at its own and earlier positions. The tokens of a pass are left-aligned and padded to one width; what
-padding writes lies behind the row's end: never seen, and overwritten by the next tokens.
+query see the keys at its own and earlier positions. The tokens of a pass lie end to end, (1, N), in pieces: one token
+of each row that decodes, then the tokens of each row that joins.
 
 Slots, not pages: attention reads rows in place as a slice, without a table of pages and without a kernel of its own.
 The price is that a row keeps room for the longest conversation that is allowed.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Sequence
 
 import torch
@@ -29,6 +31,22 @@ def budget(device: torch.device) -> int:
     return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
 
 
+@dataclass
+class Piece:
+    """Part of the new tokens of a pass: one token of each of b neighbouring rows, or `width` tokens of one row."""
+
+    first: int  # of the rows
+    starts: torch.Tensor  # (b,) where in its row each one's new tokens begin
+    width: int
+    seen: int  # keys that are read of each row: starts + width of the longest, or, where width is 1, maybe more
+    mask: torch.Tensor | None = None
+
+    @cached_property
+    def index(self) -> torch.Tensor:
+        """(b,) the rows."""
+        return torch.arange(self.first, self.first + len(self.starts), device=self.starts.device)
+
+
 class Cache:
     """Room for `rows` conversations of `length` tokens; fewer rows if the budget holds no more.
 
@@ -45,46 +63,52 @@ class Cache:
             raise UserError(f"a conversation of {length} tokens needs {row_bytes / 2**30:.1f} GiB of KV cache, "
                             f"more than the {room / 2**30:.1f} GiB there are; allow fewer tokens.")
         self.rows, self.length = min(rows, room // row_bytes), length
+        self.groups = shape.num_attention_heads // heads  # query heads that share a key-value head
         # Zeros, since what lies behind a row's end is multiplied by a weight of 0, and 0 * NaN is NaN.
         self.store = torch.zeros(
             self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
 
-    def aim(self, rows: Sequence[int], starts: Sequence[int], width: int) -> torch.Tensor:
-        """Where the next forward writes: `width` tokens of each row, from its start on. Returns positions (B, width).
+    def aim(self, pieces: Sequence[tuple[int, Sequence[int], int]]) -> torch.Tensor:
+        """Where the next pass writes: for each piece its first row, its rows' starts, its width. Returns the positions
+        (1, N) of the tokens in their rows.
 
         All of them must lie within the cache.
         """
-        index, starts_of = (torch.tensor(list(numbers), device=self.store.device) for numbers in (rows, starts))
-        return self.aim_at(index, starts_of, width, max(starts) + width, list(rows) == list(range(len(rows))))
-
-    def aim_at(self, index: torch.Tensor, starts: torch.Tensor, width: int, seen: int, front: bool) -> torch.Tensor:
-        """The same for tensors (B,). seen: keys that are read of each row, at least as many as the longest has.
-        front: they are the first rows, which can be read as a slice, without a copy."""
-        self.index, self.starts, self.seen, self.front, self.mask = index, starts, seen, front, None
-        self.positions = starts.unsqueeze(1) + torch.arange(width, device=starts.device)  # (B, width)
-        return self.positions
+        listed = [start + t for _, starts, width in pieces for start in starts for t in range(width)]
+        positions, self.pieces, at = torch.tensor([listed], device=self.store.device), [], 0
+        for first, starts, width in pieces:
+            end = at + len(starts) * width
+            self.pieces.append(Piece(first, positions[0, at:end:width], width, max(starts) + width))
+            at = end
+        return positions
 
     def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, each (rows, kv heads, length, D), to be read and written in place."""
         return self.store[:, layer, 0], self.store[:, layer, 1]
 
     def extend(
-        self, layer: int, key: torch.Tensor, value: torch.Tensor
+        self, layer: int, piece: Piece, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For kernels that cannot do so themselves: store (B, kv heads, width, D), return all that the rows may see.
+        """For kernels that cannot do so themselves: store (b, kv heads, width, D), return all that the rows may see.
 
-        Returns keys, values (B, kv heads, seen, D), and what to add to the scores (B, 1, width, seen). That is built
-        once for all layers, and not of booleans: attention would turn them into numbers in each layer.
+        Returns keys, values (b, kv heads, seen, D), and what to add to the scores (b, 1, groups * width, seen). That is
+        built once for all layers, and not of booleans: attention would turn them into numbers in each layer.
         """
-        read = []
+        read, before = [], piece.seen - piece.width
         for store, new in zip(self.slots(layer), (key, value)):
-            store[self.index.unsqueeze(1), :, self.positions] = new.transpose(1, 2)
-            seen = store[:, :, :self.seen]
-            read.append(seen[:len(new)] if self.front else seen[self.index])
-        if self.mask is None:
-            hidden = torch.arange(self.seen, device=key.device) > self.positions.unsqueeze(2)  # (B, width, seen)
-            self.mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
-        return *read, self.mask
+            if piece.width > 1:
+                store[piece.first, :, before:piece.seen] = new[0]
+            else:
+                store[piece.index, :, piece.starts] = new[:, :, 0]
+            read.append(store[piece.first:piece.first + len(new), :, :piece.seen])
+        if piece.mask is None:
+            if piece.width > 1:
+                causal = key.new_full((piece.width, piece.seen), -torch.inf).triu_(before + 1)
+                piece.mask = causal.repeat(1, 1, self.groups, 1)
+            else:
+                hidden = torch.arange(piece.seen, device=key.device) > piece.starts[:, None, None, None]
+                piece.mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)  # (b, 1, 1, seen)
+        return *read, piece.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Give the first `length` tokens of one row to others."""

@@ -115,7 +115,7 @@ class Config:
     overlong: float = setting(
         0.0, "rewards of proposer and solver fall by up to 1 over this last share of the token limit (DAPO: 0.2)")
     roles: str = setting("", "JSON file of models that verify, audit, attempt and teach (ap/cast.py); empty: programs")
-    workers: int = setting(4, "threads that run tools and ask judges while other rows decode")
+    workers: int = setting(4, "threads that wait for tools and judges while other rows decode")
     # --- evaluation
     problems: int = setting(0, "problems that the trained proposer shall write, besides those of its training")
     eval_sets: int = setting(400, "fixed skill sets, never drawn in training")

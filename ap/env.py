@@ -17,6 +17,8 @@ An episode ends by submit, or with a named outcome at the turn limit, the token 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Callable, Sequence
 
 from ap.chat import Message, read_message, reply_text, without_tokens
 from ap.config import Config
@@ -43,12 +45,19 @@ UNKNOWN = "unknown"  # the status of a draft of which programs cannot tell wheth
 
 @dataclass
 class Env:
-    """What all episodes share. `domain` is a module of ap/domains."""
+    """What all episodes share. `domain` is a module of ap/domains.
+
+    look: (draft, skills) -> what the domain's programs say of a draft; None: domain.look, in the caller's thread.
+    """
 
     domain: object
     library: dict[str, Skill]
     sandbox: Sandbox
     config: Config
+    look: Callable[[str, Sequence[str]], object] | None = None
+
+    def __post_init__(self):
+        self.look = self.look or partial(self.domain.look, sandbox=self.sandbox)
 
     @property
     def actions(self) -> list[str]:
@@ -133,8 +142,7 @@ class Episode:
 
     def _look(self) -> None:
         """The draft or the skills have changed: what a program said before is void."""
-        look, sandbox = self.env.domain.look, self.env.sandbox
-        self.check = look(self.draft, self.skills, sandbox) if self.draft is not None else None
+        self.check = self.env.look(self.draft, self.skills) if self.draft is not None else None
         self.passed = None
 
     def _again(self, *deed) -> bool:

@@ -1,20 +1,20 @@
 """The decoding engine: hand-written generation with a KV cache, for many conversations at once.
 
-Every conversation that is running owns one row of the cache (cache.py). One function, `_forward`, feeds new tokens to
-some rows: a prompt, an environment's reply, or the one token that was just sampled.
+Every conversation that is running owns one row of the cache (cache.py). One pass of the model a step carries two kinds
+of tokens: of each row that decodes the one that was just sampled, and of rows that join, a prompt or an environment's
+reply ("chunked prefill", as in Sarathi-Serve, arXiv 2403.02310).
 
-    waiting  --a row is free-->  decoding: one token a step  --stop token-->  paused: reply(...) in a worker thread
-                                    ^                                            |
-                                    +----------- the environment's tokens -------+---> ended
+    waiting  --a row is free-->  joining: its tokens are fed  -->  decoding: one token a step
+                                    ^                                  | stop token
+                                    +--the environment's tokens--  paused: reply(...) in a worker thread  --> ended
 
-So tools run while other rows decode. Rows join every few steps, so that several are prefilled in one pass: every PAUSE
-steps while many decode, more often when few are left, since then a row that is idle makes the whole run longer. Which
-paused rows join is one of two rules:
+So tools run while other rows decode, and prefill costs no pass of its own. Every PAUSE steps the engine looks at the
+replies. Which paused rows join is one of two rules:
 
     reproducible  those that paused DELAY steps ago or longer; the engine waits if a reply is not there yet. What is
                   computed together is decided by counts of steps and rows, never by the clock: the same calls give the
                   same bits.
-    else          those whose reply is there; the engine waits only when no row decodes. Tokens and log-probs are the
+    else          those whose reply is there; the engine waits only when no row goes on. Tokens and log-probs are the
                   same up to rounding, which may depend on what else is in the batch.
 
 Decoding rows are the first of the cache, so that it is read as a slice: a row that pauses changes places.
@@ -35,9 +35,8 @@ from ap.graphs import DecodeGraphs
 from ap.model import may_record
 from ap.workers import Job, Workers
 
-PREFILL_TOKENS = 8192  # padded tokens in one prefill pass; longer prompts go in pieces
-PAUSE = 8  # *choice*: decode steps between two looks at the replies; longer batches more, and leaves more rows idle
-CROWD = 8  # *choice*: with fewer than CROWD * PAUSE rows that decode, there are fewer steps between two looks
+PREFILL_TOKENS = 8192  # that rows may feed in one pass; longer prompts take several
+PAUSE = 1  # *choice*: steps between two looks at the replies; longer batches more, and leaves more rows idle
 DELAY = 4  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
 
 
@@ -83,8 +82,12 @@ class _Row:
 
     @property
     def unfed(self) -> int:
-        """Tokens to prefill. The last one is left to the decode step, which needs its hidden state."""
+        """Tokens to feed before it can decode: all but the last, whose hidden state the next token is drawn from."""
         return len(self.ids) - 1 - self.cached
+
+    @property
+    def decodes(self) -> bool:
+        return not self.conversation.stopped and self.unfed == 0
 
 
 class Engine:
@@ -117,26 +120,23 @@ class Engine:
         outcome of a conversation depends on its own ids, seed and replies (up to rounding). What `reply` raises ends
         the run. `progress` (tqdm's) counts those that ended.
 
-        Returns {prefill, decode, env}_{tokens, seconds}; env_seconds: what the engine waited for replies.
+        Returns {prefill, decode, env}_tokens, forward_seconds of the passes with the drawing of tokens, and
+        env_seconds that the engine waited for replies.
         Raises UserError if the cache has no room for even one conversation of max_length.
         """
-        stats = {f"{part}_{unit}": 0.0 for part in ("prefill", "decode", "env") for unit in ("tokens", "seconds")}
-
-        def timed(part: str, work: Callable[..., int], *arguments) -> None:
-            began = time.perf_counter()
-            stats[f"{part}_tokens"] += work(*arguments)
-            stats[f"{part}_seconds"] += time.perf_counter() - began
-
+        stats = dict.fromkeys(("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds"), 0.0)
         waiting: deque[Conversation] = deque(conversations)
         cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
         rows: list[_Row | None] = [None] * cache.rows  # None: free
         graphs = DecodeGraphs(lambda ids, at: self._logits(cache, ids, at), cache) if self.record else None
-        step = decoding = 0  # rows[:decoding] decode, the others are paused
+        step = going = 0  # rows that go on: they decode or join
         tools = Workers(workers)
         try:
             while waiting or any(rows):
-                if step % max(1, min(PAUSE, decoding // CROWD)) == 0 or not decoding:
-                    timed("env", self._take_replies, rows[decoding:], step, decoding, tools)
+                if step % PAUSE == 0 or not going:
+                    began = time.perf_counter()
+                    stats["env_tokens"] += self._take_replies(rows, step, going, tools)
+                    stats["env_seconds"] += time.perf_counter() - began
                     for b, row in enumerate(rows):
                         if row is not None and row.conversation.stopped and row.reply is None:  # ended
                             rows[b] = None
@@ -144,15 +144,17 @@ class Engine:
                                 progress.update(1)
                         if rows[b] is None and waiting:
                             rows[b] = self._join(waiting.popleft())
-                    decoding = self._to_front(cache, rows)
-                    timed("prefill", self._prefill, cache, rows, decoding)
-                if decoding:  # else all are paused, or the new prompts were too long
-                    timed("decode", self._decode, cache, graphs, rows, decoding, max_turn_tokens)
+                self._share_prompts(cache, rows)
+                decoding = self._to_front(cache, rows)  # rows[:decoding] decode; the others join, pause or are free
+                began = time.perf_counter()
+                stats["prefill_tokens"] += self._pass(cache, graphs, rows, decoding, max_turn_tokens)
+                stats["decode_tokens"] += decoding
+                stats["forward_seconds"] += time.perf_counter() - began
                 step += 1
                 for row in rows:
                     if row is not None and row.conversation.stopped and row.reply is None:
                         row.reply, row.paused = tools.submit(reply, row.conversation), step
-                decoding = self._to_front(cache, rows)
+                going = sum(row is not None and not row.conversation.stopped for row in rows)
         finally:
             tools.close()
         return stats
@@ -165,15 +167,15 @@ class Engine:
         uniforms = torch.rand(self.max_length, generator=generator, dtype=torch.float64).tolist()
         return _Row(conversation, tuple(conversation.ids), uniforms)
 
-    def _take_replies(self, paused: list[_Row | None], step: int, decoding: int, tools: Workers) -> int:
+    def _take_replies(self, rows: Sequence[_Row | None], step: int, going: int, tools: Workers) -> int:
         """Append the replies whose turn it is. A row that is `stopped` without a reply to come has then ended.
 
         Returns the tokens appended.
         """
-        due = [row for row in paused if row is not None]
+        due = [row for row in rows if row is not None and row.reply is not None]
         if self.reproducible:
-            due = [row for row in due if step - row.paused >= DELAY or not decoding]
-        if self.reproducible or not decoding:
+            due = [row for row in due if step - row.paused >= DELAY or not going]
+        if self.reproducible or not going:
             enough, until = (all, ALL_COMPLETED) if self.reproducible else (any, FIRST_COMPLETED)
             while due and not enough(row.reply.done() or row.reply.overdue(self.reply_seconds) for row in due):
                 wait([row.reply for row in due], timeout=min(1.0, self.reply_seconds), return_when=until)
@@ -192,65 +194,75 @@ class Engine:
                 tools.add()
         return taken
 
+    def _share_prompts(self, cache: Cache, rows: Sequence[_Row | None]) -> None:
+        """A row that has joined with the prompt of another one, which is in the cache, gets a copy of it."""
+        new = [(b, row) for b, row in enumerate(rows) if row is not None and row.cached == 0 and row.unfed > 0]
+        if not new:
+            return
+        holders = {row.prompt: b for b, row in enumerate(rows) if row is not None and row.cached >= len(row.prompt) - 1}
+        followers: dict[int, list[int]] = {}
+        for b, row in new:
+            if row.prompt in holders:
+                followers.setdefault(holders[row.prompt], []).append(b)
+                row.cached = len(row.prompt) - 1
+        for holder, others in followers.items():
+            cache.copy(holder, others, rows[others[0]].cached)
+
     def _to_front(self, cache: Cache, rows: list[_Row | None]) -> int:
-        """Let rows that have not stopped change places with others before them. Returns how many there are."""
-        going = [b for b, row in enumerate(rows) if row is not None and not row.conversation.stopped]
-        taken = set(going)
-        gaps = (b for b in range(len(going)) if b not in taken)
-        for b in reversed([b for b in going if b >= len(going)]):
+        """Let rows that decode change places with others before them. Returns how many there are."""
+        decoding = [b for b, row in enumerate(rows) if row is not None and row.decodes]
+        taken = set(decoding)
+        gaps = (b for b in range(len(decoding)) if b not in taken)
+        for b in reversed([b for b in decoding if b >= len(decoding)]):
             gap, row = next(gaps), rows[b]
             if rows[gap] is not None:
                 cache.swap(gap, b, max(rows[gap].cached, row.cached))
             elif row.cached:
                 cache.copy(b, [gap], row.cached)
             rows[gap], rows[b] = row, rows[gap]
-        return len(going)
+        return len(decoding)
 
-    def _prefill(self, cache: Cache, rows: list[_Row | None], decoding: int) -> int:
-        """Bring the first rows' tokens into the cache, all but the last of each. Rows of one prompt share the work."""
-        holders = {row.prompt: b for b, row in enumerate(rows) if row is not None and row.cached}
-        followers: dict[int, list[int]] = {}  # a row that has the prompt, or will have it -> new rows
-        leaders = []
-        for b, row in enumerate(rows[:decoding]):
-            leader = holders.setdefault(row.prompt, b) if row.cached == 0 else b
-            if leader != b:
-                followers.setdefault(leader, []).append(b)
-            elif row.unfed > 0:
-                leaders.append(b)
-        fed_tokens = 0
-        while leaders:
-            leaders.sort(key=lambda b: rows[b].unfed)  # rows of like length together: at most half is padding
-            width = min(rows[leaders[-1]].unfed, PREFILL_TOKENS)
-            batch = [b for b in leaders if 2 * rows[b].unfed > width and rows[b].cached + width <= cache.length]
-            batch = batch[-max(1, PREFILL_TOKENS // width):]
-            fed = [rows[b].ids[rows[b].cached:-1][:width] for b in batch]
-            positions = cache.aim(batch, [rows[b].cached for b in batch], width)
-            padded = [ids + [0] * (width - len(ids)) for ids in fed]
-            self._forward(cache, torch.tensor(padded, device=positions.device), positions)
-            for b, ids in zip(batch, fed):
-                rows[b].cached += len(ids)
-                fed_tokens += len(ids)
-            leaders = [b for b in leaders if rows[b].unfed > 0]
-        for leader, others in followers.items():
-            shared = len(rows[leader].prompt) - 1
-            cache.copy(leader, others, shared)
-            for b in others:
-                rows[b].cached = shared
-        return fed_tokens
+    def _joining(self, rows: Sequence[_Row | None]) -> list[tuple[int, list[int]]]:
+        """Rows whose tokens are fed in the next pass, and these tokens. Of rows with one prompt only the first, since
+        the others will copy it."""
+        begun = {row.prompt for row in rows if row is not None and row.cached}
+        found, room = [], PREFILL_TOKENS
+        for b, row in enumerate(rows):
+            if row is not None and not row.conversation.stopped and row.unfed > 0:
+                if room and (row.cached or row.prompt not in begun):
+                    begun.add(row.prompt)
+                    found.append((b, row.ids[row.cached:-1][:room]))
+                    room -= len(found[-1][1])
+        return found
 
-    def _decode(
-        self, cache: Cache, graphs: DecodeGraphs | None, slots: list[_Row | None], decoding: int,
+    def _pass(
+        self, cache: Cache, graphs: DecodeGraphs | None, rows: Sequence[_Row | None], decoding: int,
         max_turn_tokens: int | None,
     ) -> int:
-        """Feed the last token of each of the first rows and sample its next one. Returns how many were sampled."""
-        rows = slots[:decoding]
-        if graphs is not None:
-            last, starts = zip(*((row.ids[-1], row.cached) if row is not None else (0, 0) for row in slots))
-            logits = graphs(last, starts, decoding)
-        else:
-            positions = cache.aim(range(decoding), [row.cached for row in rows], 1)
-            ids = torch.tensor([row.ids[-1:] for row in rows], device=positions.device)
-            logits = self._logits(cache, ids, positions)
+        """Feed the last token of each of the first rows, and the tokens of rows that join; then draw the next token of
+        each of the first. Returns how many tokens joined."""
+        joining = self._joining(rows)
+        pieces = [(b, [rows[b].cached], len(tokens)) for b, tokens in joining]
+        ids = [token for _, tokens in joining for token in tokens]
+        if decoding and graphs is None:
+            pieces.insert(0, (0, [row.cached for row in rows[:decoding]], 1))
+            ids = [row.ids[-1] for row in rows[:decoding]] + ids
+        for b, tokens in joining:
+            rows[b].cached += len(tokens)
+        if pieces:
+            positions = cache.aim(pieces)
+            hidden = self._forward(cache, torch.tensor([ids], device=positions.device), positions)
+        if decoding:
+            if graphs is None:
+                logits = self.head(hidden[0, :decoding])
+            else:
+                last, starts = zip(*((row.ids[-1], row.cached) if row is not None else (0, 0) for row in rows))
+                logits = graphs(last, starts, decoding)
+            self._draw_tokens(logits, rows[:decoding], max_turn_tokens)
+        return sum(len(tokens) for _, tokens in joining)
+
+    def _draw_tokens(self, logits: torch.Tensor, rows: Sequence[_Row], max_turn_tokens: int | None) -> None:
+        """The next token of each row, from logits (B, V)."""
         logprobs = self._distribution(logits.float() / self.temperature)  # (B, V)
         tokens = logprobs.argmax(-1) if self.greedy else _draw(logprobs, [row.uniforms[len(row.ids)] for row in rows])
         chosen = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
@@ -262,18 +274,17 @@ class Engine:
                 conversation.stopped = "stop"
             elif len(row.ids) >= self.max_length or len(row.ids) - conversation.turn_start == max_turn_tokens:
                 conversation.stopped = "length"
-        return len(rows)
 
     def _distribution(self, logits: torch.Tensor) -> torch.Tensor:
         """What tokens are drawn from: log-probs (B, V) of logits (B, V)."""
         return logits.log_softmax(-1)
 
     def _logits(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """What follows each row's token: ids (B, 1) -> logits (B, V)."""
-        return self.head(self._forward(cache, ids, positions)[:, -1])
+        """What follows each token: ids (1, B) -> logits (B, V)."""
+        return self.head(self._forward(cache, ids, positions)[0])
 
     def _forward(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, width, H) of new tokens (B, width) whose place in the cache has been aimed at."""
+        """Hidden states (1, N, H) of new tokens (1, N) whose place in the cache has been aimed at."""
         backbone = self.model.base_model
         return backbone(input_ids=ids, position_ids=positions, cache=cache, use_cache=False).last_hidden_state
 
@@ -328,16 +339,19 @@ def stop_strings(tokenizer, strings: Sequence[str]) -> Callable[[list[int]], boo
 def sample(
     model, prompts: Sequence[Sequence[int]], stop_ids: set[int], seeds: Sequence[str], max_new_tokens: int,
     temperature: float = 1.0, greedy: bool = False, max_rows: int = 256, progress=None, top_p: float = 1.0,
-    top_k: int = 0,
+    top_k: int = 0, ended: Callable[[int, Conversation], None] = lambda number, conversation: None,
 ) -> list[Conversation]:
     """One message of at most max_new_tokens to each prompt, without tools. For solvers, probers and evaluation.
 
-    With top_p below 1 or top_k above 0 for evaluation only: see EvaluationEngine.
+    ended: called with each conversation that has ended and its number, in a thread, while others go on. With top_p
+    below 1 or top_k above 0 for evaluation only: see EvaluationEngine.
     """
     conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
     max_length = max(map(len, prompts), default=0) + max_new_tokens
     settings = (model, stop_ids, max_rows, max_length, temperature, greedy)
     truncated = top_p < 1 or top_k > 0
     engine = EvaluationEngine(*settings, top_p=top_p, top_k=top_k) if truncated else Engine(*settings)
-    engine.run(conversations, lambda conversation: None, max_new_tokens, progress=progress)
+    numbers = {id(conversation): number for number, conversation in enumerate(conversations)}
+    engine.run(conversations, lambda conversation: ended(numbers[id(conversation)], conversation), max_new_tokens,
+               progress=progress)
     return conversations

@@ -15,14 +15,16 @@ import math
 import re
 import threading
 from decimal import Decimal
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from ap.answers import extract_answer, match_answer
 from ap.chat import after_thoughts
 from ap.files import UserError
+from ap.processes import here
 from ap.sandbox import Sandbox
 
 LETTERS = "ABCDEFGHIJ"
+KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 rows that decode are attempts at fewer
 FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
 # Runs in the sandbox only: to unpickle is to run what the file says.
@@ -99,10 +101,11 @@ class Grade(NamedTuple):
 
 class Grader:
     """grade(solution, problem) -> Grade, from any thread. A solution of None (cut) is unparsed. sandbox: for problems
-    with tests."""
+    with tests. call: how answers are compared (processes.py)."""
 
-    def __init__(self, sandbox: Sandbox | None = None):
-        self.sandbox, self._latest, self._lock = sandbox, ("", []), threading.Lock()
+    def __init__(self, sandbox: Sandbox | None = None, call: Callable = here):
+        self.sandbox, self.call, self._lock = sandbox, call, threading.Lock()
+        self._tests: dict[str, list[dict]] = {}  # of the last problems, by id
 
     def __call__(self, text: str | None, problem: Mapping) -> Grade:
         if text is None:
@@ -120,14 +123,16 @@ class Grader:
             given = given.strip("[]")
         elif kind == "MPV" and problem["answer"].startswith("(") and given and given[0] not in "([":
             given = f"({given})"
-        status = match_answer(given, problem["answer"]).status
+        status = self.call(match_answer, given, problem["answer"]).status
         return Grade(answer, "equal" if kind == "NV" and _close(given, problem["answer"]) else status)
 
     def _passes(self, program: str, problem: Mapping) -> str:
-        with self._lock:  # decoded once for the k solutions of a problem, which come one after the other
-            if self._latest[0] != problem["id"]:
-                self._latest = problem["id"], all_tests(problem["tests"], self.sandbox, f"problem {problem['id']}")
-            tests = self._latest[1]
+        with self._lock:  # decoded once for the k solutions of a problem, which come close to each other
+            if problem["id"] not in self._tests:
+                if len(self._tests) == KEPT:
+                    del self._tests[next(iter(self._tests))]
+                self._tests[problem["id"]] = all_tests(problem["tests"], self.sandbox, f"problem {problem['id']}")
+            tests = self._tests[problem["id"]]
         return run_tests(program, tests, self.sandbox, problem["tests"]["function"])
 
 

@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 
 import torch
 
-from ap.cache import Cache
+from ap.cache import Cache, Piece
 
 ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
 
@@ -20,14 +20,14 @@ ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, key
 class _Step:
     """One recorded step, and the tensors that it reads and writes."""
 
-    ids: torch.Tensor  # (B, 1)
+    ids: torch.Tensor  # (1, B)
     starts: torch.Tensor  # (B,)
     logits: torch.Tensor | None = None  # (B, V)
     replay: Callable[[], None] = lambda: None
 
 
 class DecodeGraphs:
-    """Decode steps of one cache. forward: ids (B, 1), positions (B, 1) -> logits (B, V), through the cache.
+    """Decode steps of one cache. forward: ids (1, B), positions (1, B) -> logits (B, V), through the cache.
 
     On a CPU the step is computed anew instead of replayed: the same numbers, which is what tests look at.
     """
@@ -48,9 +48,9 @@ class DecodeGraphs:
         new = key not in self.steps
         if new:
             zeros = torch.zeros(rows, dtype=torch.int64, device=device)
-            self.steps[key] = _Step(zeros.unsqueeze(1).clone(), zeros)
+            self.steps[key] = _Step(zeros.unsqueeze(0).clone(), zeros)
         step = self.steps[key]
-        step.ids.copy_(torch.tensor(ids[:rows]).unsqueeze(1))
+        step.ids.copy_(torch.tensor(ids[:rows]).unsqueeze(0))
         step.starts.copy_(torch.tensor(starts[:rows]))
         if new:
             self._record(step, *key)
@@ -58,11 +58,9 @@ class DecodeGraphs:
         return step.logits[:count]
 
     def _record(self, step: _Step, rows: int, seen: int) -> None:
-        index = torch.arange(rows, device=step.ids.device)
-
         def compute() -> None:
-            positions = self.cache.aim_at(index, step.starts, 1, seen, front=True)
-            step.logits = self.forward(step.ids, positions)
+            self.cache.pieces = [Piece(0, step.starts, 1, seen)]
+            step.logits = self.forward(step.ids, step.starts.unsqueeze(0))
 
         if step.ids.is_cuda:
             side = torch.cuda.Stream()

@@ -133,8 +133,9 @@ class Speed:
     def of_step(self, everyone: Sequence[Trajectory], engine: dict, seconds: dict[str, float]) -> dict[str, float]:
         """The numbers of a step. All ranks must call it.
 
-        tokens_per_second/...   of all ranks together: rollout (decoded tokens), its prefill and decode while they run
-                                (of this rank, times the ranks), update (tokens of the trajectories)
+        tokens_per_second/...   of all ranks together: rollout (decoded tokens), forward (tokens that the engine's
+                                passes carry, while they run; of this rank, times the ranks), update (tokens of the
+                                trajectories)
         mfu/update              model FLOPs utilisation: plan.training_flops of all trajectories (6 N a token and the
                                 attention; the head for the tokens of actions only) / (seconds of the update * ranks *
                                 peak). pi_ref's pass and --recompute are in the seconds, not in the FLOPs.
@@ -148,10 +149,10 @@ class Speed:
         rates = {
             "rollout": world * engine["decode_tokens"] / seconds["seconds/rollout"],
             "update": sum(lengths) / seconds["seconds/update"],
-        } | {
-            part: world * engine[f"{part}_tokens"] / engine[f"{part}_seconds"]
-            for part in ("prefill", "decode") if engine[f"{part}_seconds"]
         }
+        if engine["forward_seconds"]:
+            carried = engine["prefill_tokens"] + engine["decode_tokens"]
+            rates["forward"] = world * carried / engine["forward_seconds"]
         numbers = {f"tokens_per_second/{part}": rate for part, rate in rates.items()}
         numbers["peak_memory_gib"] = max(self.ranks.gather(_peak_memory(self.ranks.device))) / plan.GIB
         if self.peak:

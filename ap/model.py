@@ -72,24 +72,37 @@ def attention(
     """The hook, after the rotation: query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D)."""
     if bounds is not None:
         return packed_attention(query, key, value, scaling, bounds, longest), None
+    if cache is not None:
+        return cached_attention(module.layer_idx, query, key, value, scaling, cache), None
     if kernel(query) == "flash-attn":
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout: (B, T, heads, D)
-        if cache is None:
-            return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
-        keys, values = (states.transpose(1, 2) for states in cache.slots(module.layer_idx))
-        return flash_attn_with_kvcache(  # also writes the new keys and values behind each row's start
-            query, keys, values, key, value, cache_seqlens=cache.starts.int(), cache_batch_idx=cache.index.int(),
-            softmax_scale=scaling, causal=True), None
-    if cache is not None:
-        key, value, mask = cache.extend(module.layer_idx, key, value)  # mask: (B, 1, T, seen)
-        batch, kv_heads, groups = len(query), key.shape[1], query.shape[1] // key.shape[1]
-        # Query heads that share a key-value head become more queries of it, so that no key is copied for them.
-        folded = query.reshape(batch, kv_heads, -1, query.shape[-1])  # (B, kv heads, groups * T, D)
-        mask = mask.repeat(1, 1, groups, 1) if mask.shape[2] > 1 else mask
-        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling).reshape(query.shape)
-    else:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     return out.transpose(1, 2), None
+
+
+def cached_attention(layer: int, query, key, value, scaling, cache) -> torch.Tensor:
+    """Attention of new tokens over the cache, piece by piece (cache.py): query (1, heads, N, D) -> (1, N, heads, D)."""
+    sizes = [len(piece.starts) * piece.width for piece in cache.pieces]
+    parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)))  # each (heads, b * width, D)
+    outs = []
+    for piece, part in zip(cache.pieces, parts):
+        query, key, value = (states.unflatten(1, (-1, piece.width)) for states in part)  # (heads, b, width, D)
+        if kernel(query) == "flash-attn":
+            query, key, value = (states.permute(1, 2, 0, 3) for states in (query, key, value))  # (b, width, heads, D)
+            keys, values = (states.transpose(1, 2) for states in cache.slots(layer))
+            out = flash_attn_with_kvcache(  # also writes the new keys and values behind each row's start
+                query, keys, values, key, value, cache_seqlens=piece.starts.int(), cache_batch_idx=piece.index.int(),
+                softmax_scale=scaling, causal=True)
+        else:
+            query, key, value = (states.transpose(0, 1) for states in (query, key, value))  # (b, heads, width, D)
+            key, value, mask = cache.extend(layer, piece, key, value)  # mask: (b, 1, groups * width, seen)
+            # Query heads that share a key-value head become more queries of it, so that no key is copied for them.
+            folded = query.reshape(*key.shape[:2], -1, query.shape[-1])  # (b, kv heads, groups * width, D)
+            out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+            out = out.reshape(query.shape).transpose(1, 2)  # (b, width, heads, D)
+        outs.append(out.flatten(0, 1))
+    return torch.cat(outs).unsqueeze(0)
 
 
 def packed_attention(query, key, value, scaling, bounds: torch.Tensor, longest: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, Mapping, Sequence
 
+from ap.processes import here
 from ap.rewards import pass_rate
 from ap.roles import Attempter
 from ap.trajectory import Problem
@@ -32,17 +33,18 @@ class ProgramSolver:
 
     Eq. (product law): P(success) = prod over steps of (1 - min(1, slip * weight(kind)))
 
-    domain: has `step_kinds(text)` and `check(text)`. The numbers it gives say how pass rates move through the system,
-    and nothing about how hard a real solver would find a problem.
+    domain: has `step_kinds(text)` and `check(text)`. call: how the check is called (processes.py). The numbers it gives
+    say how pass rates move through the system, and nothing about how hard a real solver would find a problem.
     """
 
     name: str
     slip: float
     domain: ModuleType
+    call: Callable = here
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         """k answers. The same problem, solver and key give the same answers."""
-        answer = self.domain.check(problem.question).answer
+        answer = self.call(self.domain.check, problem.question).answer
         kinds = self.domain.step_kinds(problem.question)
         risks = [min(1.0, self.slip * STEP_WEIGHTS.get(kind, 1.0)) for kind in kinds]
         rng = random.Random(f"{seed_key}/{self.name}/attempt")
@@ -61,9 +63,11 @@ def _wrong(answer: str | None, rng: random.Random) -> str:
     return str(int(answer) + (offset if rng.random() < 0.5 or int(answer) < offset else -offset))
 
 
-def program_pool(domain: ModuleType, slips: Sequence[float] = (0.12, 0.06, 0.03)) -> list[ProgramSolver]:
+def program_pool(
+    domain: ModuleType, slips: Sequence[float] = (0.12, 0.06, 0.03), call: Callable = here
+) -> list[ProgramSolver]:
     """Simulated solvers from weak to strong."""
-    return [ProgramSolver(f"slip-{slip:g}", slip, domain) for slip in slips]
+    return [ProgramSolver(f"slip-{slip:g}", slip, domain, call) for slip in slips]
 
 
 SOLVE = "{question}\nThink step by step, and put the final answer in \\boxed{{}}."

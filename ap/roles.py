@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, Sequence
 
-from ap.skills import Candidate, Document
-from ap.trajectory import Problem
-
 if TYPE_CHECKING:
+    from ap.skills import Candidate, Document
+    from ap.trajectory import Problem
     from ap.verifier import Verdict
 
 

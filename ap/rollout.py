@@ -1,7 +1,8 @@
 """Roll out: engine + environment -> trajectories, token in and token out.
 
 The engine decodes all episodes together. When one of them finishes a message, its action is taken in a thread of the
-engine's (programs run in sandbox processes) while others decode; the reply goes back as ids with loss mask 0.
+engine's while others decode; the agent's programs run in sandbox processes, what our own programs calculate in worker
+processes (processes.py). The reply goes back as ids with loss mask 0.
 """
 from __future__ import annotations
 

@@ -4,9 +4,7 @@ Ids are appended once, by the engine or by the environment, and never rebuilt fr
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-
-import torch
+from dataclasses import asdict, dataclass, field
 
 STAGES = ("draft", "check", "refine", "finalize")  # sigma in the paper
 
@@ -75,50 +73,3 @@ class Trajectory:
             problem["skills"] = tuple(problem["skills"])
             record["problem"] = Problem(**problem)
         return cls(**record)
-
-
-@dataclass
-class Batch:
-    """Trajectories as right-padded tensors, all (B, T). Position t describes token t; position 0 is never scored."""
-
-    ids: torch.Tensor  # int64
-    loss_mask: torch.Tensor  # float32: 1 where a loss counts the token
-    old_logprobs: torch.Tensor  # float32: log-probs of the policy that sampled
-    turn_ids: torch.Tensor  # int64: -1 where not trained
-    lengths: torch.Tensor  # (B,) int64: tokens of each row without padding
-
-    @property
-    def num_tokens(self) -> int:
-        return int(self.loss_mask.sum().item())
-
-    def to(self, device) -> "Batch":
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    @property
-    def action_ids(self) -> torch.Tensor:
-        """Turn ids numbered through the whole batch, (B, T): the index of each token's action, -1 where not trained."""
-        num_turns = self.turn_ids.amax(dim=1) + 1  # (B,)
-        first = (num_turns.cumsum(0) - num_turns).unsqueeze(1)  # (B, 1)
-        return torch.where(self.turn_ids >= 0, self.turn_ids + first, -1)
-
-
-def collate(trajectories: list[Trajectory], pad_id: int) -> Batch:
-    """Pad on the right to the longest. Padding has loss_mask 0 and turn_id -1; causal attention never looks at it.
-
-    Raises ValueError for a record without a log-prob for every token, as of an EvaluationEngine.
-    """
-    length = max(len(trajectory.ids) for trajectory in trajectories)
-
-    def padded(field_name: str, fill, dtype) -> torch.Tensor:
-        rows = [getattr(trajectory, field_name) for trajectory in trajectories]
-        if any(len(row) != len(trajectory.ids) for row, trajectory in zip(rows, trajectories)):
-            raise ValueError(f"{field_name} does not have an entry for every token of the trajectory")
-        return torch.tensor([list(row) + [fill] * (length - len(row)) for row in rows], dtype=dtype)
-
-    return Batch(
-        ids=padded("ids", pad_id, torch.int64),
-        loss_mask=padded("loss_mask", 0, torch.float32),
-        old_logprobs=padded("logprobs", 0.0, torch.float32),
-        turn_ids=padded("turn_ids", -1, torch.int64),
-        lengths=torch.tensor([len(trajectory.ids) for trajectory in trajectories]),
-    )

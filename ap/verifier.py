@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable, Sequence
 
 from ap.files import UserError
+from ap.processes import here
 from ap.roles import Verifier
 from ap.trajectory import Problem
 
@@ -57,8 +58,9 @@ class Judgement:
         return self.reason if self.reason in (VALID, COULD_NOT_JUDGE) else "invalid"
 
 
-def same_answer(one: str, other: str) -> bool:
-    """Are two answers equal? Equal text at once, whole numbers as numbers, all else by ap.answers."""
+def same_answer(one: str, other: str, call: Callable = here) -> bool:
+    """Are two answers equal? Equal text at once, whole numbers as numbers, all else by ap.answers, which `call` calls
+    (processes.py)."""
     one, other = one.strip(), other.strip()
     if one == other:
         return True
@@ -66,7 +68,7 @@ def same_answer(one: str, other: str) -> bool:
         return int(one) == int(other)
     from ap.answers import match_answer  # here: it loads sympy, which whole numbers do not need
 
-    return match_answer(one, other).status == "equal"
+    return call(match_answer, one, other).status == "equal"
 
 
 class Committee:
@@ -89,12 +91,13 @@ class Committee:
     def __init__(
         self, verifiers: Sequence[Verifier], auditor: Verifier, program_check: Verifier | None = None,
         canonical: Callable[[str], str] = lambda text: " ".join(text.split()),
+        same: Callable[[str, str], bool] = same_answer,
     ):
-        """canonical: question -> one form for all of its renamings."""
+        """canonical: question -> one form for all of its renamings. same: are two answers equal?"""
         if len(verifiers) != 3:
             raise ValueError(f"a committee has three verifiers, not {len(verifiers)}")
         self.verifiers, self.auditor, self.program_check = list(verifiers), auditor, program_check
-        self.canonical = canonical
+        self.canonical, self.same = canonical, same
 
     def judge(self, problem: Problem, trace: str = "", known: Set[str] = frozenset()) -> Judgement:
         """V(q). trace: the proposer's whole episode as text. known: canonical forms that do not count again."""
@@ -113,7 +116,7 @@ class Committee:
         votes = [None if verdict.vote and verdict.answer is None else verdict.vote for verdict in verdicts]
         sound = answer is not None and reason in (VALID, WRONG, KNOWN)
         agreed = [None if vote is None or reason == COULD_NOT_JUDGE else bool(vote) == sound and (
-            not sound or not audit or same_answer(verdict.answer, answer)) for vote, verdict in zip(votes, verdicts)]
+            not sound or not audit or self.same(verdict.answer, answer)) for vote, verdict in zip(votes, verdicts)]
         votes += [None if verdict.vote is None else int(answer is not None) for verdict in audit]
         return Judgement(reason == VALID, answer, reason, abstained, tuple(votes), tuple(agreed))
 
@@ -128,7 +131,7 @@ class Committee:
         blocking = [verdict for verdict in verdicts if verdict.vote is not None and verdict.reason in BLOCKING]
         if blocking:
             return None, _commonest(blocking)
-        if all(same_answer(answer, answers[0]) for answer in answers[1:]):
+        if all(self.same(answer, answers[0]) for answer in answers[1:]):
             return answers[0], VALID
         audit = ask(self.auditor)
         if audit.vote is None:
@@ -136,7 +139,7 @@ class Committee:
         if audit.reason in BLOCKING:
             return None, audit.reason
         if audit.vote == 1 and audit.answer is not None:
-            sided = [answer for answer in answers if same_answer(answer, audit.answer)]
+            sided = [answer for answer in answers if self.same(answer, audit.answer)]
             if sided:
                 return sided[0], VALID
         return None, "disagreement"
@@ -149,9 +152,9 @@ class Committee:
                 return COULD_NOT_JUDGE
             if checked.vote == 0:
                 return checked.reason or "invalid"
-            if checked.answer is not None and not same_answer(checked.answer, answer):
+            if checked.answer is not None and not self.same(checked.answer, answer):
                 return "disagreement"
-        if not same_answer(problem.answer, answer):
+        if not self.same(problem.answer, answer):
             return WRONG
         return KNOWN if self.canonical(problem.question) in known else VALID
 

@@ -1,6 +1,7 @@
 """Everything that the stages share, opened from a run's folder: the environment, and who plays which role."""
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -11,9 +12,10 @@ from ap.config import Config, UserError
 from ap.env import Env
 from ap.files import read_jsonl
 from ap.prober import Prober, program_pool
+from ap.processes import Processes
 from ap.sandbox import Sandbox
 from ap.skills import Curriculum, Skill, load_library, split_skill_sets
-from ap.verifier import Committee, ProgramCheck, ProgramVerifier
+from ap.verifier import Committee, ProgramCheck, ProgramVerifier, same_answer
 
 
 def open_library(config: Config) -> tuple[dict[str, Skill], tuple[str, ...]]:
@@ -28,7 +30,7 @@ def open_library(config: Config) -> tuple[dict[str, Skill], tuple[str, ...]]:
 
 
 class World:
-    """A context manager, since the sandbox behind it is a process.
+    """A context manager, since processes are behind it: the sandbox, and those in which our own programs calculate.
 
     `eval_sets` are the fixed skill sets that training never draws; `known` the canonical forms of the corpus's
     problems, which do not count as new. `fixed_prober` is the weakest of the pool for good, so that before and after
@@ -42,16 +44,26 @@ class World:
         self.sandbox = Sandbox(
             [*domain.SCRIPTS, *scripts], timeout=config.exec_timeout, preload=(*domain.PRELOAD, *modules),
             allow_unsafe=config.allow_unsafe_exec)
-        self.env = Env(domain, self.library, self.sandbox, config)
+        if domain.VERIFIERS:  # programs judge: what they calculate, they calculate in processes of their own
+            packages = {skill.name: skill.folder for skill in self.library.values()}
+            self.processes = Processes(setup=(domain.learn, packages))
+            look, audit, canonical = (
+                partial(self.processes.call, function) for function in (domain.look, domain.audit, domain.canonical))
+        else:  # a look or an audit may run the agent's programs in the sandbox, and only waits
+            self.processes = Processes()
+            look, audit = (partial(function, sandbox=self.sandbox) for function in (domain.look, domain.audit))
+            canonical = domain.canonical
+        call = self.processes.call
+        self.env = Env(domain, self.library, self.sandbox, config, look)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)
         self.cast = cast = open_cast(config, self.sandbox)
+        same = partial(same_answer, call=call)
         self.committee = Committee(
-            cast.verifiers or [ProgramVerifier(solve) for solve in domain.VERIFIERS],
-            cast.auditor or ProgramVerifier(domain.AUDITOR),
-            ProgramCheck(lambda problem: domain.audit(problem, self.sandbox)), domain.canonical)
-        pool = cast.probers or program_pool(domain)
-        options = {"window": config.prober_window, "same": domains.asking(config.domain, self.sandbox).same}
+            cast.verifiers or [ProgramVerifier(partial(call, solve)) for solve in domain.VERIFIERS],
+            cast.auditor or ProgramVerifier(partial(call, domain.AUDITOR)), ProgramCheck(audit), canonical, same)
+        pool = cast.probers or program_pool(domain, call=call)
+        options = {"window": config.prober_window, "same": domains.asking(config.domain, self.sandbox).same or same}
         self.prober = Prober(pool, config.prober_k, config.pass_rate, floor=config.prober_floor, **options)
         self.fixed_prober = Prober(pool[:1], config.prober_k, "rate", floor=0.0, **options)
         sizes = range(config.skills_min, config.skills_max + 1)
@@ -66,3 +78,4 @@ class World:
 
     def __exit__(self, *_) -> None:
         self.sandbox.close()
+        self.processes.close()

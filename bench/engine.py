@@ -218,22 +218,22 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def step_seconds(model, prompts: list[list[int]], new: int) -> float:
-    """Median seconds of a decode step, all rows in it. The prompt is shared, so that its prefill is done once."""
-    seconds, decode = [], Engine._decode
+    """Median seconds of a decode step, all rows in it. The prompt is shared, so that it is fed once."""
+    seconds, forward = [], Engine._pass
 
     def timed(*arguments):
         synchronise(model)
         began = time.perf_counter()
-        count = decode(*arguments)
+        count = forward(*arguments)
         synchronise(model)
         seconds.append(time.perf_counter() - began)
         return count
 
-    Engine._decode = timed
+    Engine._pass = timed
     try:
         sample(model, prompts, set(), [str(i) for i in range(len(prompts))], new, max_rows=len(prompts))
     finally:
-        Engine._decode = decode
+        Engine._pass = forward
     return statistics.median(seconds)
 
 

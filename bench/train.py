@@ -35,10 +35,11 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers import AutoModelForCausalLM, Qwen3Config  # noqa: E402
 
 from ap import plan  # noqa: E402
+from ap.batch import Batch, collate  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.model import packs, ready, token_logprobs  # noqa: E402
 from ap.ranks import Ranks  # noqa: E402
-from ap.trajectory import Batch, Trajectory, collate  # noqa: E402
+from ap.trajectory import Trajectory  # noqa: E402
 from ap.update import micro_batches, padding  # noqa: E402
 
 SHAPES = {

@@ -427,9 +427,10 @@ def scripted(tokenizer, texts, monkeypatch):
     """eval.py with a solver that says `texts`, one after the other; what does not end with <|im_end|> is cut."""
     def sample(model, prompts, stop_ids, seeds, *rest, **options):
         conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-        for conversation, text in zip(conversations, texts, strict=True):
+        for number, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
             conversation.append(encode(tokenizer, text), 1)
             conversation.stopped = "stop" if text.endswith("<|im_end|>") else "length"
+            options["ended"](number, conversation)
         return conversations
 
     monkeypatch.setattr(evaluation_script, "sample", sample)

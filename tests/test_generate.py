@@ -12,11 +12,12 @@ import ap.cache
 import ap.generate
 import ap.graphs
 import ap.model
+from ap.batch import collate
 from ap.config import UserError
 from ap.cache import Cache
 from ap.generate import PAUSE, Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
 from ap.model import token_logprobs
-from ap.trajectory import Trajectory, collate
+from ap.trajectory import Trajectory
 
 STOP = 7
 
@@ -206,7 +207,7 @@ def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
             widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
         conversations = run(qwen3, start(many))
         assert outcome(conversations) == reference
-        assert max(widths) <= max(tokens, len(many))  # a decode step has a token of each row
+        assert max(widths) <= tokens + len(many)  # and a token of each row that decodes
         assert_scored_as_sampled(qwen3, conversations)
         monkeypatch.undo()
 
@@ -405,40 +406,55 @@ def test_a_conversation_that_never_stops_is_cut(qwen3):
 def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
     """A message is cut after 2 tokens in one row; its tool ends only when the other has gone on to its 4th token."""
     short, long = start(prompts((5, 4)))
-    went_on, decode = threading.Event(), Engine._decode
+    went_on, forward = threading.Event(), Engine._forward
 
     def watched(*arguments):
         if len(long.ids) >= 4 + 4:
             went_on.set()
-        return decode(*arguments)
+        return forward(*arguments)
 
     def reply(conversation):
         assert conversation is long or went_on.wait(timeout=60)
 
-    monkeypatch.setattr(Engine, "_decode", watched)
+    monkeypatch.setattr(Engine, "_forward", watched)
     short.append(prompts((11,), seed=1)[0], mask=0)  # 16 tokens; 18 are allowed
     Engine(qwen3, set(), max_length=18).run([short, long], reply)
     assert (len(short.ids), len(long.ids)) == (18, 18)
 
 
-def test_replies_are_prefilled_in_one_batch(qwen3, monkeypatch):
+def test_what_joins_together_is_fed_in_one_pass(qwen3, monkeypatch):
     """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and come back in the same pass."""
     batches, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         batches.append(tuple(positions.shape)), forward(self, cache, ids, positions))[1])
     stats = Engine(qwen3, set(), max_length=14).run(
         start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
-    assert batches == [(6, 4), (6, 1), (6, 1), (6, 3), (6, 1), (6, 1)]  # a last reply would leave no room
+    assert batches == [(1, 6 * 4), (1, 6), (1, 6), (1, 6 * 3), (1, 6), (1, 6)]  # a last reply would leave no room
     assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
+
+
+def test_rows_join_while_others_decode(qwen3, monkeypatch):
+    """The short one's first message has 2 tokens, and its reply of 3 joins a pass in which the long one decodes."""
+    passes, forward = [], Engine._forward
+    monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
+        passes.append([(len(piece.starts), piece.width) for piece in cache.pieces]),
+        forward(self, cache, ids, positions))[1])
+    short, long = start(prompts((14, 4)))
+    engine = Engine(qwen3, set(), max_length=30)
+    engine.stops = lambda message: len(message) == 2 and message == short.ids[14:16]  # its first message
+    engine.run([short, long], lambda c: [20, 21, 22] if c is short and len(c.ids) < 20 else None)
+    assert passes[:3] == [[(1, 13), (1, 3)], [(2, 1)], [(2, 1)]] and passes.count([(1, 1), (1, 3)]) == 1
+    assert short.loss_mask[14:20] == [1, 1, 0, 0, 0, 1]
+    assert_scored_as_sampled(qwen3, [short, long])
 
 
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     """One row is cut at once, and waits; no step has a token of it."""
-    widths, decode = [], Engine._decode
-    monkeypatch.setattr(Engine, "_decode", lambda self, cache, graphs, rows, decoding, limit: (
-        widths.append(decoding), decode(self, cache, graphs, rows, decoding, limit))[1])
+    widths, forward = [], Engine._forward
+    monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
+        widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
     Engine(qwen3, set(), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
-    assert widths == [3] + [2] * 15 and PAUSE < 15
+    assert widths == [18 + 2 * 3, 3] + [2] * 15 and PAUSE < 15
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -494,7 +510,7 @@ def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
     engine = Engine(qwen3, {STOP, 8}, max_length=60)
     engine.record = True
     engine.run(start(prompts(MANY)), replies)
-    assert [key for key, _ in recorded] == [(20, 60), (16, 60)]  # 20 rows, and the cache ends at 60
+    assert [key for key, _ in recorded] == [(16, 60), (20, 60)]  # 20 rows, and the cache ends at 60
 
 
 def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, softmax_scale, causal):

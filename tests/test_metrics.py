@@ -175,22 +175,23 @@ def trajectory(tokens, scored):
 
 
 def test_speed_by_hand(model):
-    """30 and 50 tokens, 10 and 20 of them scored; 2 ranks; 40 decoded here in 4 s of a rollout of 8 s; update 10 s."""
+    """30 and 50 tokens, 10 and 20 of them scored; 2 ranks; 40 decoded here and 6 fed, in 4 s of a rollout of 8 s; update
+    10 s."""
     speed = Speed(model, Config(peak_tflops=0.001), SimpleNamespace(
         world=2, device=torch.device("cpu"), gather=lambda value: [value, 3 * plan.GIB * 1000]))
-    engine = {"decode_tokens": 40, "decode_seconds": 4.0, "prefill_tokens": 6, "prefill_seconds": 0.5}
+    engine = {"decode_tokens": 40, "prefill_tokens": 6, "forward_seconds": 4.0}
     seconds = {"seconds/rollout": 8.0, "seconds/update": 10.0}
     got = speed.of_step([trajectory(30, 10), trajectory(50, 20)], engine, seconds)
     flops = plan.training_flops(model.config, plan.sizes(model.config), [30, 50], 30)
     assert got == {
-        "tokens_per_second/rollout": 10.0, "tokens_per_second/update": 8.0, "tokens_per_second/prefill": 24.0,
-        "tokens_per_second/decode": 20.0, "peak_memory_gib": 3000.0, "mfu/update": flops / (10.0 * 2 * 1e9)}
+        "tokens_per_second/rollout": 10.0, "tokens_per_second/update": 8.0, "tokens_per_second/forward": 23.0,
+        "peak_memory_gib": 3000.0, "mfu/update": flops / (10.0 * 2 * 1e9)}
 
 
 def test_no_mfu_without_a_known_peak_and_memory_of_the_process(model):
-    engine = dict.fromkeys(("decode_tokens", "decode_seconds", "prefill_tokens", "prefill_seconds"), 0.0)
+    engine = dict.fromkeys(("decode_tokens", "prefill_tokens", "forward_seconds"), 0.0)
     got = Speed(model, Config(), Ranks()).of_step([], engine, {"seconds/rollout": 1.0, "seconds/update": 1.0})
-    assert "mfu/update" not in got and "tokens_per_second/decode" not in got
+    assert "mfu/update" not in got and "tokens_per_second/forward" not in got
     assert 0.1 < got["peak_memory_gib"] < 64  # Python and PyTorch alone take more than 100 MiB
 
 
@@ -201,7 +202,7 @@ def test_memory_of_a_gpu_is_counted_from_step_to_step(model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     device = torch.device("cuda", 0)
     speed = Speed(model, Config(dtype="bfloat16"), Ranks(device=device))
-    engine = dict.fromkeys(("decode_tokens", "decode_seconds", "prefill_tokens", "prefill_seconds"), 1.0)
+    engine = dict.fromkeys(("decode_tokens", "prefill_tokens", "forward_seconds"), 1.0)
     got = speed.of_step([trajectory(3, 1)], engine, {"seconds/rollout": 1.0, "seconds/update": 1.0})
     assert got["peak_memory_gib"] == 5.0 and calls == [device] and speed.peak == 989e12
     assert Speed(model, Config(dtype="float32"), Ranks(device=device)).peak is None  # that peak is of bfloat16

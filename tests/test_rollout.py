@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import ap.rollout
+from ap.batch import collate
 from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
 from ap.domains import mini
+from ap.domains.agents import chainlet
 from ap.env import Env
 from ap.generate import Conversation
 from ap.judge import judge
 from ap.losses import sft_loss, spread_over_tokens
 from ap.model import build_model, token_logprobs
 from ap.rollout import play_script, roll_out, transcript
-from ap.trajectory import Trajectory, collate
+from ap.trajectory import Trajectory
 
 K = ("shift", "share")
 FRACTION = "a is 24. b is 7 more than a. c is b divided by 2. Find c."
@@ -318,6 +320,37 @@ def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, world):
     for trajectory, (_, _, seed) in zip(later, starts):
         judge(trajectory, seed, world, world.fixed_prober, set(), world.env.config)
     assert at_once == later and any(t.valid and t.pass_rate > 0 for t in at_once)
+
+
+def test_programs_of_the_miniature_run_in_processes(pupil, tokenizer, world, monkeypatch):
+    """A rollout whose episodes are judged does not calculate in the trainer's process at all."""
+    starts = [(K, n, f"elsewhere/{n}") for n in range(6)]
+
+    def played():
+        return roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=lambda t, seed: judge(
+            t, seed, world, world.fixed_prober, set(), world.env.config))[0]
+
+    expected = played()
+    assert any(t.valid for t in expected)
+    for module in (chainlet, mini):  # called here: a mistake, which a rollout raises
+        monkeypatch.setattr(module, "steps_of", None)
+    with pytest.raises(TypeError):
+        mini.check("a is 24. b is 7 more than a. Find b.")
+    assert played() == expected
+
+
+def test_a_worker_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, world):
+    starts = [(K, n, f"killed/{n}") for n in range(6)]
+    runs = []
+    for kill in (False, True):
+        def judge_it(t, seed):
+            if kill:
+                world.processes._started[-1]._process.kill()
+            judge(t, seed, world, world.fixed_prober, set(), world.env.config)
+
+        before = len(world.processes._started)
+        runs.append(roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=judge_it)[0])
+    assert runs[0] == runs[1] and len(world.processes._started) > before
 
 
 def test_start_of_a_conversation():

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -18,6 +19,8 @@ from ap.chat import build_tokenizer
 from ap.config import Config, UserError, save_config
 from ap.evaluation import Row, read_correctness, write_correctness
 from ap.files import read_jsonl, write_jsonl
+from ap.generate import Engine
+from ap.grading import Grade
 from ap.model import build_model, load_model
 from ap.ranks import Ranks
 from ap.trajectory import Trajectory
@@ -427,3 +430,24 @@ def test_missing_files_are_told(argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="nowhere|no.jsonl"):
         evaluation_script.main([*argv, "--count", "1"])
+
+
+def test_attempts_are_graded_while_others_are_written(config, monkeypatch):
+    """The last pass of the model waits until one attempt is graded: for ever, if all were graded afterwards."""
+    tokenizer = run_solver.open_tokenizer(config)
+    model = build_model(config, len(tokenizer), seed=0)
+    problems = [{"id": str(n), "question": "a is 7. Find a.", "answer": "7"} for n in range(4)]
+    graded, passes, forward = threading.Event(), itertools.count(1), Engine._forward
+
+    def watched(*arguments):
+        assert next(passes) < 60 or graded.wait(timeout=60)
+        return forward(*arguments)
+
+    def grade(text, problem):
+        graded.set()
+        return Grade(None, "different")
+
+    monkeypatch.setattr(Engine, "_forward", watched)
+    attempts = attempt(model, tokenizer, problems, 4, "key", 60, 1.0, grade=grade)
+    lengths = [sum(a.trajectory.loss_mask) for a in attempts]
+    assert max(lengths) == 60 > min(lengths) and {a.status for a in attempts} == {"cut", "different"}

@@ -21,6 +21,7 @@ import run_sft
 import run_skills
 import run_solver
 from ap import export
+from ap.batch import collate
 from ap.cast import Checkpoint
 from ap.chat import STOP, build_tokenizer, encode, prompt_ids, tool_call
 from ap.config import Config, UserError
@@ -30,7 +31,6 @@ from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.losses import sft_loss
 from ap.model import build_model, token_logprobs
 from ap.rewards import terminal_reward
-from ap.trajectory import collate
 from run_solver import episode
 
 
