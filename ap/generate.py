@@ -8,8 +8,8 @@ reply ("chunked prefill", as in Sarathi-Serve, arXiv 2403.02310).
                                     ^                                  | stop token
                                     +--the environment's tokens--  paused: reply(...) in a worker thread  --> ended
 
-So tools run while other rows decode, and prefill costs no pass of its own. Every PAUSE steps the engine looks at the
-replies. Which paused rows join is one of two rules:
+So tools run while other rows decode, and prefill costs no pass of its own (but where decode steps are recorded as CUDA
+graphs: there rows join every PAUSE steps only). Which paused rows join is one of two rules:
 
     reproducible  those that paused DELAY steps ago or longer; the engine waits if a reply is not there yet. What is
                   computed together is decided by counts of steps and rows, never by the clock: the same calls give the
@@ -36,7 +36,7 @@ from ap.model import may_record
 from ap.workers import Job, Workers
 
 PREFILL_TOKENS = 8192  # that rows may feed in one pass; longer prompts take several
-PAUSE = 1  # *choice*: steps between two looks at the replies; longer batches more, and leaves more rows idle
+PAUSE = 8  # *choice*: steps between two looks at the replies, where what joins takes a pass of its own
 DELAY = 4  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
 
 
@@ -129,11 +129,12 @@ class Engine:
         cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
         rows: list[_Row | None] = [None] * cache.rows  # None: free
         graphs = DecodeGraphs(lambda ids, at: self._logits(cache, ids, at), cache) if self.record else None
+        pause = PAUSE if self.record else 1
         step = going = 0  # rows that go on: they decode or join
         tools = Workers(workers)
         try:
             while waiting or any(rows):
-                if step % PAUSE == 0 or not going:
+                if step % pause == 0 or not going:
                     began = time.perf_counter()
                     stats["env_tokens"] += self._take_replies(rows, step, going, tools)
                     stats["env_seconds"] += time.perf_counter() - began

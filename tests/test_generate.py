@@ -15,7 +15,7 @@ import ap.model
 from ap.batch import collate
 from ap.config import UserError
 from ap.cache import Cache
-from ap.generate import PAUSE, Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
+from ap.generate import Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
 from ap.model import token_logprobs
 from ap.trajectory import Trajectory
 
@@ -342,11 +342,14 @@ def test_the_clock_decides_nothing(qwen3, rows):
 def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
     """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
     alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
-    for pause, delay, rows in ((1, 0, 7), (3, 9, 256), (8, 4, 2), (8, 0, 7), (8, 4, 256), (1000, 4, 7)):
+    for pause, delay, rows in ((1, 0, 7), (1, 9, 256), (1, 4, 2), (3, 9, 256), (8, 4, 2), (8, 0, 7), (1000, 4, 7)):
         monkeypatch.setattr(ap.generate, "PAUSE", pause)
         monkeypatch.setattr(ap.generate, "DELAY", delay)
         for reproducible in (True, False):
-            conversations = run(qwen3, start(prompts(MANY)), max_length=60, max_rows=rows, reproducible=reproducible)
+            conversations = start(prompts(MANY))
+            engine = Engine(qwen3, {STOP, 8}, max_rows=rows, max_length=60, reproducible=reproducible)
+            engine.record = pause > 1  # as with CUDA graphs
+            engine.run(conversations, replies)
             assert outcome(conversations) == alone
             assert_scored_as_sampled(qwen3, conversations)
 
@@ -454,7 +457,7 @@ def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
     Engine(qwen3, set(), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
-    assert widths == [18 + 2 * 3, 3] + [2] * 15 and PAUSE < 15
+    assert widths == [18 + 2 * 3, 3] + [2] * 15
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -463,13 +466,13 @@ def test_an_error_in_a_tool_is_raised(qwen3, workers):
     def broken(conversation):
         raise ZeroDivisionError(conversation.seed)
 
-    before = threading.active_count()
+    before = threading.active_count()  # those of earlier tests may end meanwhile
     with pytest.raises(ZeroDivisionError):
         Engine(qwen3, {STOP, 8}, max_length=60).run(start(prompts(MANY)), broken, workers=workers)
     limit = time.monotonic() + 60  # nobody waits for the threads, but they end
     while threading.active_count() > before and time.monotonic() < limit:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
