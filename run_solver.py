@@ -8,9 +8,9 @@ all other settings are the same for every arm of a run, so that data are what is
     roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
     update (GRPO)
 
-The start is --model, or else a small model that learns from worked solutions how to read and calculate. Both ends are
-evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed at any moment, the same
-command continues with the same numbers.
+The start is --model, or else a small model that learns from worked solutions, slips and all, how to read and calculate.
+Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed at any
+moment, the same command continues with the same numbers.
 """
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, packs, token_logprobs
-from ap.prober import SOLVE
+from ap.prober import SOLVE, STEP_WEIGHTS
 from ap.ranks import Ranks
 from ap.rewards import overlong_penalty
 from ap.shard import free, load, shard, whole
@@ -114,6 +114,7 @@ def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) 
 # -------------------------------------------------------------------------------------------------- start
 
 DRILL = "Calculate."
+SLIP = 0.12  # how often a step of weight 1 goes wrong (prober.STEP_WEIGHTS)
 
 
 def open_tokenizer(config: Config):
@@ -175,13 +176,17 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
 def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str]) -> Trajectory:
     """A worked solution of a random sound problem of one to six skills, as an episode: the solution is the action.
 
-    *Choices*: short problems are more frequent. Long ones are there since a small model does not chain further than it
-    has seen; a deeper problem is deeper than those that GRPO trains on. The names become a random alphabetical choice
-    of letters, so that the letters of longer problems are not new to the model.
+    *Choices*: a step of the solution goes wrong as often as one of the weakest simulated prober's (SLIP), while all
+    drills are right. So the start can calculate, and slips when it solves, as a model that has read what people write;
+    to slip less is what GRPO has to teach. Short problems are more frequent. Long ones are there since a small model
+    does not chain further than it has seen; a deeper problem is deeper than those that GRPO trains on. The names become
+    a random alphabetical choice of letters, so that the letters of longer problems are not new to the model.
     """
     question = rename(draw_sound(domain, (1, 2, 3, 4, 1, 2, 3, 4, 5, 6), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
-    written = encode(tokenizer, domain.worked_solution(question, named=True) + STOP)
+    risk = {skill: SLIP * weight for skill, weight in STEP_WEIGHTS.items()}
+    solution = domain.slipped(question, domain.worked_solution(question, named=True), rng, risk)
+    written = encode(tokenizer, solution + STOP)
     return episode([(prompt, 0), (written, 1)])
 
 

@@ -127,7 +127,7 @@ class Config:
         "many random problems of the domain; any other name: solver_problems")
     solver_problems: str = setting("", "JSONL of {question, answer}; empty: the problems that the run's proposer wrote")
     solver_budget: int = setting(1000, "problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
-    solver_sft_steps: int = setting(10000, "updates on worked solutions, which make the start of a solver from scratch")
+    solver_sft_steps: int = setting(7000, "updates on worked solutions, which make the start of a solver from scratch")
     solver_sft_batch: int = setting(16, "examples an update: three drills of calculations to five worked solutions")
     solver_sft_lr: float = setting(4e-3, "peak learning rate; cosine to a tenth of it after a short warm-up")
     solver_steps: int = setting(200, "GRPO steps of the solver, one rollout and one update each")

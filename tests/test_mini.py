@@ -298,3 +298,44 @@ def test_conflicts_are_those_that_new_numbers_do_not_mend():
             sound = any(mini.check(mini.draw_problem(skills, rng), skills).status == "ok" for _ in range(40))
             wrong += sound == any(mini.in_conflict(skills, skill) for skill in skills)
         assert wrong <= 0.06 * count
+
+
+# ---------------------------------------------------------------- slips
+
+
+class Says(random.Random):
+    """A generator whose next numbers are given: of random() and, as positions, of choice()."""
+
+    def __init__(self, *numbers):
+        super().__init__(0)
+        self.numbers = list(numbers)
+
+    def random(self):
+        return self.numbers.pop(0)
+
+    def choice(self, options):
+        return options[self.numbers.pop(0)]
+
+
+def test_a_slip_by_hand():
+    """b = 31 is written as 33, c goes on from there as it is written; d is right; then d, which is asked, is off by 10."""
+    question = "a is 24. b is 7 more than a. c is 2 times b. d is the remainder of c divided by 9. Find d."
+    right = "a24. a24 + 7 = 31. b31. 2 * b31 = 62. c62. c62 mod 9 = 8. d8. \\boxed{8}"
+    assert mini.worked_solution(question, named=True) == right
+    risk = {"shift": 0.2, "scale": 0.1, "residue": 0.3}
+    slip = Says(0.19, 1, 0.4, 0.1, 0.3)  # b: below 0.2; the second offset, upwards; c: not below 0.1; d: not below 0.3
+    assert mini.slipped(question, right, slip, risk) == (
+        "a24. a24 + 7 = 33. b33. 2 * b33 = 62. c62. c62 mod 9 = 8. d8. \\boxed{8}")
+    slip = Says(0.2, 0.1, 0.29, 3, 0.9)  # d: off by 10, upwards, since 8 - 10 is no value
+    assert mini.slipped(question, right, slip, risk) == (
+        "a24. a24 + 7 = 31. b31. 2 * b31 = 62. c62. c62 mod 9 = 18. d18. \\boxed{18}")
+
+
+def test_slips_are_as_frequent_as_said():
+    """A hidden start counts as invert. 3,000 draws of each: the shares within 4 standard errors of the risk."""
+    question = "a is a whole number from 0 to 99. b is 7 more than a. Here b is 31. Find a."
+    right, rng = mini.worked_solution(question, named=True), random.Random(0)
+    written = [mini.slipped(question, right, rng, {"shift": 0.1, "invert": 0.3}) for _ in range(3000)]
+    wrong = {name: sum(f"{name}{value}." not in text for text in written) / 3000 for name, value in (("b", 31), ("a", 24))}
+    assert abs(wrong["b"] - 0.1) < 4 * (0.1 * 0.9 / 3000) ** 0.5 and abs(wrong["a"] - 0.3) < 4 * (0.3 * 0.7 / 3000) ** 0.5
+    assert mini.slipped(question, right, rng, {"shift": 0.0, "invert": 0.0}) == right

@@ -121,13 +121,17 @@ def test_renaming_keeps_the_problem():
         assert MINI.canonical(renamed) == MINI.canonical(question) and MINI.check(renamed) == MINI.check(question)
 
 
-def test_a_worked_example_trains_exactly_the_solution(config):
+@pytest.mark.parametrize("slip", [0.0, 1.0])
+def test_a_worked_example_trains_exactly_the_solution(config, monkeypatch, slip):
     tokenizer = run_solver.open_tokenizer(config)
-    example = run_solver.worked_example(MINI, tokenizer, random.Random(0), set())
+    monkeypatch.setattr(run_solver, "SLIP", slip)
+    example = run_solver.worked_example(MINI, tokenizer, random.Random(5), set())
     trained = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if m])
     prompt = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if not m])
     question = prompt.removeprefix("<|im_start|>user\n").split("\n")[0]
-    assert trained == MINI.worked_solution(question, named=True) + "<|im_end|>"
+    right = MINI.worked_solution(question, named=True) + "<|im_end|>"
+    assert (trained == right) == (slip == 0.0)
+    assert re.sub(r"\d+", "0", trained) == re.sub(r"\d+", "0", right)  # a slip changes numbers only
     assert "Think step by step" in prompt and prompt.endswith("<|im_start|>assistant\n")
     assert sum("Think step" in tokenizer.decode([i]) for i in example.ids) == 1  # the instruction is one token
 
@@ -396,7 +400,8 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         evaluated()
     kill, portions[:] = 0, []
-    assert evaluated("--seed", "1")[0] != straight and len(portions) == 5
+    evaluated("--seed", "1")
+    assert len(portions) == 5
 
 
 def test_cut_and_unparsed_shares_come_from_the_file_too(tmp_path, capsys):

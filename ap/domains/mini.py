@@ -403,6 +403,29 @@ def _undo(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notat
     return lines if unknown <= set(path) else None
 
 
+def slipped(question: str, solution: str, rng: random.Random, risk: Mapping[str, float]) -> str:
+    """A named solution as somebody writes it who makes mistakes: a result is off by 1, 2, 3 or 10 with the probability
+    risk[skill] of the sentence that defines its name (a hidden start: of invert). What follows goes on from the wrong
+    value as it is written, and the box has it where it is the one asked for.
+    """
+    sentences = read(question)
+    asked, skills = sentences[-1].names[0], {}
+    for sentence in sentences:
+        skill = "invert" if sentence.kind == "hidden" else sentence.skill
+        skills |= dict.fromkeys(sentence.defines if skill else (), skill)
+    for name in re.findall(r"(?:^|(?<= ))([a-z])\d+\.", solution):  # the lines that state a value
+        if name not in skills or rng.random() >= risk[skills[name]]:
+            continue
+        value, offset = int(re.search(rf"\b{name}(\d+)\b", solution)[1]), rng.choice((1, 2, 3, 10))
+        wrong = value + (offset if rng.random() < 0.5 or value < offset else -offset)
+        solution = re.sub(rf"= {value}\. {name}{value}\.", f"= {wrong}. {name}{wrong}.", solution)
+        solution = re.sub(rf"\b{name}{value}\b", f"{name}{wrong}", solution)
+        if name == asked:
+            solution = re.sub(r"(?<=\\boxed\{)\d+", str(wrong), solution)
+        del skills[name]
+    return solution
+
+
 # ---------------------------------------------------------------- a corpus of worked problems
 
 NOISE = {"wrong step": 0.05, "irrelevant": 0.04, "unknown form": 0.03, "typo": 0.03}
