@@ -36,6 +36,7 @@ class Processes:
         self._setup = setup or (here, list)
         self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: may be started
         self._started: list[_Process] = []
+        self._closed = False
         for _ in range(count):
             self._idle.put(None)
 
@@ -54,6 +55,8 @@ class Processes:
                     break
                 except (EOFError, OSError):  # it is dead
                     process = None
+                    if self._closed:
+                        raise
             else:
                 raise RuntimeError(f"a worker process died twice in {function.__module__}.{function.__qualname__}")
         finally:
@@ -63,7 +66,8 @@ class Processes:
         raise result
 
     def close(self) -> None:
-        """End all processes, whatever they are at."""
+        """End all processes, whatever they are at: EOFError or OSError for those who wait."""
+        self._closed = True
         for process in self._started:
             process.end()
 

@@ -3,6 +3,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,6 +101,16 @@ def test_processes_start_when_they_are_needed_and_end(processes):
     [process] = several._started
     several.close()
     assert process._process.returncode == -signal.SIGKILL
+
+
+def test_who_waits_when_they_are_closed_is_told(processes, own, tmp_path):
+    one = processes(1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(one.call, own.meet, tmp_path, "a", "never")
+        while not (tmp_path / "a").exists():
+            time.sleep(0.01)
+        one.close()
+        assert isinstance(waiting.exception(timeout=60), (EOFError, OSError)) and len(one._started) == 1
 
 
 def test_a_mistake_is_raised_here_with_the_place_where_it_happened(processes, own):

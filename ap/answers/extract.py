@@ -7,7 +7,7 @@ SAID = re.compile(
     r"(?i)\b(?:answer(?: to (?:the|this|your) \w+)?|option|choice|result(?=[^\n]{,60}\Z))[\"']?[*_ \t]*"
     r"(?:(?:is|equals|(?:must|should|would) be|comes out to)\b"
     r"(?: (?:therefore|thus|then|simply|hence|indeed)\b)?[ \t]*:?|:|[=-]*>|=)[*_\s]*|^[ \t]*ans\b[.: \t]*"
-    r"|^[ \t]*(?:#+|\*\*)?[ \t*]*(?:the )?(?:final )?answer[ \t*:]*\n(?:[-=]{3,}\n)?\s*"
+    r"|^[ \t]*+(?:#+|\*\*)?+[ \t*]*+(?:the )?(?:final )?answer[ \t*:]*\n(?:[-=]{3,}\n)?\s*"
     r"|^[ \t]*####[ \t]*|\b(?:choose|pick|select) (?=\(?[A-J]\)?\.?$)"
     r"|答案(?:是|为|[:：])\s*|^(?:故|所以|因此)?选[:：]?"
     r"|[<\[](?:final_)?answer[>\]]\s*|</(?:final_)?answer>\s*\Z", re.MULTILINE)
