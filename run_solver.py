@@ -38,7 +38,7 @@ from ap.files import read_json, write_json, write_jsonl
 from ap.losses import grpo_loss, sft_loss
 from ap.metrics import Metrics
 from ap.model import build_model, packs, token_logprobs
-from ap.prober import SOLVE, STEP_WEIGHTS
+from ap.prober import SLIPS, SOLVE, step_risk
 from ap.ranks import Ranks
 from ap.rewards import overlong_penalty
 from ap.shard import free, load, shard, whole
@@ -114,7 +114,7 @@ def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) 
 # -------------------------------------------------------------------------------------------------- start
 
 DRILL = "Calculate."
-SLIP = 0.12  # how often a step of weight 1 goes wrong (prober.STEP_WEIGHTS)
+SLIP = SLIPS[0]  # how often a step of weight 1 goes wrong: as in the weakest simulated prober's attempts
 
 
 def open_tokenizer(config: Config):
@@ -184,7 +184,7 @@ def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set
     """
     question = rename(draw_sound(domain, (1, 2, 3, 4, 1, 2, 3, 4, 5, 6), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
-    risk = {skill: SLIP * weight for skill, weight in STEP_WEIGHTS.items()}
+    risk = {skill: step_risk(skill, SLIP) for skill in domain.SKILLS}
     solution = domain.slipped(question, domain.worked_solution(question, named=True), rng, risk)
     written = encode(tokenizer, solution + STOP)
     return episode([(prompt, 0), (written, 1)])

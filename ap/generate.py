@@ -226,14 +226,17 @@ class Engine:
     def _joining(self, rows: Sequence[_Row | None]) -> list[tuple[int, list[int]]]:
         """Rows whose tokens are fed in the next pass, and these tokens. Of rows with one prompt only the first, since
         the others will copy it."""
+        unfed = [(b, row) for b, row in enumerate(rows)
+                 if row is not None and not row.conversation.stopped and row.unfed > 0]
+        if not unfed:  # most passes; to look at prompts takes longer, the longer they are
+            return []
         begun = {row.prompt for row in rows if row is not None and row.cached}
         found, room = [], PREFILL_TOKENS
-        for b, row in enumerate(rows):
-            if row is not None and not row.conversation.stopped and row.unfed > 0:
-                if room and (row.cached or row.prompt not in begun):
-                    begun.add(row.prompt)
-                    found.append((b, row.ids[row.cached:-1][:room]))
-                    room -= len(found[-1][1])
+        for b, row in unfed:
+            if room and (row.cached or row.prompt not in begun):
+                begun.add(row.prompt)
+                found.append((b, row.ids[row.cached:-1][:room]))
+                room -= len(found[-1][1])
         return found
 
     def _pass(

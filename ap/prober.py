@@ -24,6 +24,14 @@ STEP_WEIGHTS = {
 }
 
 
+SLIPS = (0.12, 0.06, 0.03)  # *choice*: of the simulated solvers, from weak to strong
+
+
+def step_risk(kind: str, slip: float) -> float:
+    """How likely a step of a kind goes wrong for who errs with probability `slip` in one of weight 1."""
+    return min(1.0, slip * STEP_WEIGHTS.get(kind, 1.0))
+
+
 @dataclass(frozen=True)
 class ProgramSolver:
     """A simulated solver. Its mistakes are random noise that we put in, not those of a real model.
@@ -46,7 +54,7 @@ class ProgramSolver:
         """k answers. The same problem, solver and key give the same answers."""
         answer = self.call(self.domain.check, problem.question).answer
         kinds = self.domain.step_kinds(problem.question)
-        risks = [min(1.0, self.slip * STEP_WEIGHTS.get(kind, 1.0)) for kind in kinds]
+        risks = [step_risk(kind, self.slip) for kind in kinds]
         rng = random.Random(f"{seed_key}/{self.name}/attempt")
         answers = []
         for _ in range(k):
@@ -64,7 +72,7 @@ def _wrong(answer: str | None, rng: random.Random) -> str:
 
 
 def program_pool(
-    domain: ModuleType, slips: Sequence[float] = (0.12, 0.06, 0.03), call: Callable = here
+    domain: ModuleType, slips: Sequence[float] = SLIPS, call: Callable = here
 ) -> list[ProgramSolver]:
     """Simulated solvers from weak to strong."""
     return [ProgramSolver(f"slip-{slip:g}", slip, domain, call) for slip in slips]

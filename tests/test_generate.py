@@ -466,13 +466,13 @@ def test_an_error_in_a_tool_is_raised(qwen3, workers):
     def broken(conversation):
         raise ZeroDivisionError(conversation.seed)
 
-    before = threading.active_count()  # those of earlier tests may end meanwhile
+    before = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         Engine(qwen3, {STOP, 8}, max_length=60).run(start(prompts(MANY)), broken, workers=workers)
     limit = time.monotonic() + 60  # nobody waits for the threads, but they end
-    while threading.active_count() > before and time.monotonic() < limit:
+    while set(threading.enumerate()) - before and time.monotonic() < limit:
         time.sleep(0.01)
-    assert threading.active_count() <= before
+    assert not set(threading.enumerate()) - before
 
 
 def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
