@@ -290,7 +290,7 @@ class Engine:
     def _forward(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (1, N, H) of new tokens (1, N) whose place in the cache has been aimed at."""
         backbone = self.model.base_model
-        return backbone(input_ids=ids, position_ids=positions, cache=cache, use_cache=False).last_hidden_state
+        return backbone(input_ids=ids, position_ids=positions, kv_cache=cache, use_cache=False).last_hidden_state
 
 
 def _draw(logprobs: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:

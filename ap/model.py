@@ -2,9 +2,9 @@
 
 Attention is registered once with transformers under the name "ap" and looks at two extra arguments:
 
-    none      training and scoring: causal attention over right-padded rows, which need no padding mask
-    `bounds`  the same over packed rows: they lie end to end in one row, (1, sum of their lengths), without padding
-    `cache`   generation: keys and values go into the KV cache of generate.py, and attention runs over it
+    none        training and scoring: causal attention over right-padded rows, which need no padding mask
+    `bounds`    the same over packed rows: they lie end to end in one row, (1, sum of their lengths), without padding
+    `kv_cache`  generation: keys and values go into the KV cache of generate.py, and attention runs over it
 
 So the cache is ours for every architecture whose attention layers carry a `layer_idx`. This is the one place that
 decides which kernel runs (`kernel`): flash-attn for half precision on a GPU when it is installed, else PyTorch's own;
@@ -67,13 +67,14 @@ def may_record(model: PreTrainedModel) -> bool:
 
 
 def attention(
-    module, query, key, value, attention_mask, scaling=None, dropout=0.0, cache=None, bounds=None, longest=0, **kwargs
+    module, query, key, value, attention_mask, scaling=None, dropout=0.0, kv_cache=None, bounds=None, longest=0,
+    **kwargs
 ):
     """The hook, after the rotation: query (B, heads, T, D), key and value (B, kv heads, T, D) -> (B, T, heads, D)."""
     if bounds is not None:
         return packed_attention(query, key, value, scaling, bounds, longest), None
-    if cache is not None:
-        return cached_attention(module.layer_idx, query, key, value, scaling, cache), None
+    if kv_cache is not None:
+        return cached_attention(module.layer_idx, query, key, value, scaling, kv_cache), None
     if kernel(query) == "flash-attn":
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))  # its layout: (B, T, heads, D)
         return flash_attn_func(query, key, value, softmax_scale=scaling, causal=True), None
