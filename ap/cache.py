@@ -12,7 +12,6 @@ The price is that a row keeps room for the longest conversation that is allowed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Sequence
 
 import torch
@@ -20,6 +19,7 @@ import torch
 from ap.config import UserError
 
 CPU_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
+TOGETHER = 1024  # *choice*: tokens, padding included, of rows that join and whose attention is computed in one call
 GPU_SHARE = 0.8  # *choice*: of the memory that is free when a rollout begins; the rest is for its activations
 
 
@@ -33,18 +33,42 @@ def budget(device: torch.device) -> int:
 
 @dataclass
 class Piece:
-    """Part of the new tokens of a pass: one token of each of b neighbouring rows, or `width` tokens of one row."""
+    """Part of the new tokens of a pass: at most `width` of each of b rows. Shorter ones are padded up to it."""
 
-    first: int  # of the rows
+    rows: slice | torch.Tensor  # neighbours, read in place; or (b,), read as a copy
     starts: torch.Tensor  # (b,) where in its row each one's new tokens begin
     width: int
-    seen: int  # keys that are read of each row: starts + width of the longest, or, where width is 1, maybe more
+    seen: int  # keys that are read of each row: all that its new tokens may see, or more
+    own: slice  # its tokens among those of the pass; n of them
+    at: tuple[torch.Tensor, torch.Tensor]  # (n,) the row of each one, and its position there
+    padded: slice | torch.Tensor  # (b * width,) the same tokens of the pass, with padding between them
+    real: slice | torch.Tensor  # (n,) which of the padded ones they are
     mask: torch.Tensor | None = None
 
-    @cached_property
+    @classmethod
+    def decode(cls, starts: torch.Tensor, seen: int) -> "Piece":
+        """One token of each of the first b rows, which come first in the pass."""
+        b = slice(0, len(starts))
+        return cls(b, starts, 1, seen, b, (torch.arange(len(starts), device=starts.device), starts), b, b)
+
+    @classmethod
+    def join(cls, rows: Sequence[tuple[int, int, int]], begin: int, device: torch.device) -> "Piece":
+        """(row, start, width) of each row, the widest first. Their tokens lie end to end in the pass, from `begin`."""
+        width, where, real, at = rows[0][2], [], [], []
+        for row, start, count in rows:
+            real += range(len(where), len(where) + count)
+            where += [begin + min(t, count - 1) for t in range(width)]
+            at += [(row, start + t) for t in range(count)]
+            begin += count
+        index, starts = (torch.tensor(numbers, device=device) for numbers in list(zip(*rows))[:2])
+        at, where, real = (torch.tensor(numbers, device=device) for numbers in (at, where, real))
+        seen = max(start + count for _, start, count in rows)
+        return cls(index, starts, width, seen, slice(begin - len(at), begin), tuple(at.T), where, real)
+
+    @property
     def index(self) -> torch.Tensor:
         """(b,) the rows."""
-        return torch.arange(self.first, self.first + len(self.starts), device=self.starts.device)
+        return self.at[0] if isinstance(self.rows, slice) else self.rows
 
 
 class Cache:
@@ -68,19 +92,26 @@ class Cache:
         self.store = torch.zeros(
             self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
 
-    def aim(self, pieces: Sequence[tuple[int, Sequence[int], int]]) -> torch.Tensor:
-        """Where the next pass writes: for each piece its first row, its rows' starts, its width. Returns the positions
-        (1, N) of the tokens in their rows.
+    def aim(self, starts: Sequence[int], joining: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+        """Where the next pass writes. Returns the positions (1, N) of its tokens in their rows.
 
-        All of them must lie within the cache.
+        starts: where the next token of each of the first rows goes. joining: (row, start, tokens) of each row that
+        joins, the widest first; all must lie within the cache.
         """
-        listed = [start + t for _, starts, width in pieces for start in starts for t in range(width)]
-        positions, self.pieces, at = torch.tensor([listed], device=self.store.device), [], 0
-        for first, starts, width in pieces:
-            end = at + len(starts) * width
-            self.pieces.append(Piece(first, positions[0, at:end:width], width, max(starts) + width))
-            at = end
-        return positions
+        parts: list[list[tuple[int, int, int]]] = []
+        for row in joining:
+            width = parts[-1][0][2] if parts else 0  # padding, too, lies within the cache
+            if parts and (len(parts[-1]) + 1) * width <= TOGETHER and row[1] + width <= self.length:
+                parts[-1].append(row)
+            else:
+                parts.append([row])
+        device, self.pieces = self.store.device, []
+        if starts:
+            self.pieces.append(Piece.decode(torch.tensor(starts, device=device), max(starts) + 1))
+        for part in parts:
+            begin = self.pieces[-1].own.stop if self.pieces else 0
+            self.pieces.append(Piece.join(part, begin, device))
+        return torch.cat([piece.at[1] for piece in self.pieces]).unsqueeze(0)
 
     def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, each (rows, kv heads, length, D), to be read and written in place."""
@@ -89,25 +120,22 @@ class Cache:
     def extend(
         self, layer: int, piece: Piece, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For kernels that cannot do so themselves: store (b, kv heads, width, D), return all that the rows may see.
+        """For kernels that cannot do so themselves: store the new (n, kv heads, D), return all that the rows may see.
 
-        Returns keys, values (b, kv heads, seen, D), and what to add to the scores (b, 1, groups * width, seen). That is
-        built once for all layers, and not of booleans: attention would turn them into numbers in each layer.
+        Returns keys, values (b, kv heads, seen, D), and what to add to the scores (b, 1, groups * width, seen) or, where
+        width is 1, (b, 1, 1, seen). That is built once for all layers, and not of booleans: attention would turn them
+        into numbers in each layer.
         """
-        read, before = [], piece.seen - piece.width
+        rows, positions = piece.at
+        read = []
         for store, new in zip(self.slots(layer), (key, value)):
-            if piece.width > 1:
-                store[piece.first, :, before:piece.seen] = new[0]
-            else:
-                store[piece.index, :, piece.starts] = new[:, :, 0]
-            read.append(store[piece.first:piece.first + len(new), :, :piece.seen])
+            store[rows, :, positions] = new
+            read.append(store[piece.rows, :, :piece.seen])
         if piece.mask is None:
-            if piece.width > 1:
-                causal = key.new_full((piece.width, piece.seen), -torch.inf).triu_(before + 1)
-                piece.mask = causal.repeat(1, 1, self.groups, 1)
-            else:
-                hidden = torch.arange(piece.seen, device=key.device) > piece.starts[:, None, None, None]
-                piece.mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)  # (b, 1, 1, seen)
+            last = piece.starts.unsqueeze(1) + torch.arange(piece.width, device=key.device)  # (b, width) that it may see
+            hidden = torch.arange(piece.seen, device=key.device) > last.unsqueeze(2)  # (b, width, seen)
+            mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
+            piece.mask = mask if piece.width == 1 else mask.repeat(1, 1, self.groups, 1)
         return *read, piece.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:

@@ -224,8 +224,8 @@ class Engine:
         return len(decoding)
 
     def _joining(self, rows: Sequence[_Row | None]) -> list[tuple[int, list[int]]]:
-        """Rows whose tokens are fed in the next pass, and these tokens. Of rows with one prompt only the first, since
-        the others will copy it."""
+        """Rows whose tokens are fed in the next pass, and these tokens, the most first. Of rows with one prompt only the
+        first, since the others will copy it."""
         unfed = [(b, row) for b, row in enumerate(rows)
                  if row is not None and not row.conversation.stopped and row.unfed > 0]
         if not unfed:  # most passes; to look at prompts takes longer, the longer they are
@@ -237,7 +237,7 @@ class Engine:
                 begun.add(row.prompt)
                 found.append((b, row.ids[row.cached:-1][:room]))
                 room -= len(found[-1][1])
-        return found
+        return sorted(found, key=lambda pair: -len(pair[1]))
 
     def _pass(
         self, cache: Cache, graphs: DecodeGraphs | None, rows: Sequence[_Row | None], decoding: int,
@@ -246,16 +246,14 @@ class Engine:
         """Feed the last token of each of the first rows, and the tokens of rows that join; then draw the next token of
         each of the first. Returns how many tokens joined."""
         joining = self._joining(rows)
-        pieces = [(b, [rows[b].cached], len(tokens)) for b, tokens in joining]
-        ids = [token for _, tokens in joining for token in tokens]
-        if decoding and graphs is None:
-            pieces.insert(0, (0, [row.cached for row in rows[:decoding]], 1))
-            ids = [row.ids[-1] for row in rows[:decoding]] + ids
+        together = rows[:decoding] if graphs is None else []  # decode in the pass in which others join
+        ids = [row.ids[-1] for row in together] + [token for _, tokens in joining for token in tokens]
+        if ids:
+            positions = cache.aim([row.cached for row in together],
+                                  [(b, rows[b].cached, len(tokens)) for b, tokens in joining])
+            hidden = self._forward(cache, torch.tensor([ids], device=positions.device), positions)
         for b, tokens in joining:
             rows[b].cached += len(tokens)
-        if pieces:
-            positions = cache.aim(pieces)
-            hidden = self._forward(cache, torch.tensor([ids], device=positions.device), positions)
         if decoding:
             if graphs is None:
                 logits = self.head(hidden[0, :decoding])

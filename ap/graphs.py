@@ -59,7 +59,7 @@ class DecodeGraphs:
 
     def _record(self, step: _Step, rows: int, seen: int) -> None:
         def compute() -> None:
-            self.cache.pieces = [Piece(0, step.starts, 1, seen)]
+            self.cache.pieces = [Piece.decode(step.starts, seen)]
             step.logits = self.forward(step.ids, step.starts.unsqueeze(0))
 
         if step.ids.is_cuda:

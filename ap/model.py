@@ -84,25 +84,24 @@ def attention(
 
 def cached_attention(layer: int, query, key, value, scaling, cache) -> torch.Tensor:
     """Attention of new tokens over the cache, piece by piece (cache.py): query (1, heads, N, D) -> (1, N, heads, D)."""
-    sizes = [len(piece.starts) * piece.width for piece in cache.pieces]
-    parts = zip(*(states[0].split(sizes, dim=1) for states in (query, key, value)))  # each (heads, b * width, D)
     outs = []
-    for piece, part in zip(cache.pieces, parts):
-        query, key, value = (states.unflatten(1, (-1, piece.width)) for states in part)  # (heads, b, width, D)
+    for piece in cache.pieces:
+        asked = query[0][:, piece.padded].unflatten(1, (-1, piece.width)).transpose(0, 1)  # (b, heads, width, D)
         if kernel(query) == "flash-attn":
-            query, key, value = (states.permute(1, 2, 0, 3) for states in (query, key, value))  # (b, width, heads, D)
+            new = (states[0][:, piece.padded].unflatten(1, (-1, piece.width)).permute(1, 2, 0, 3)
+                   for states in (key, value))  # (b, width, kv heads, D)
             keys, values = (states.transpose(1, 2) for states in cache.slots(layer))
             out = flash_attn_with_kvcache(  # also writes the new keys and values behind each row's start
-                query, keys, values, key, value, cache_seqlens=piece.starts.int(), cache_batch_idx=piece.index.int(),
-                softmax_scale=scaling, causal=True)
+                asked.transpose(1, 2), keys, values, *new, cache_seqlens=piece.starts.int(),
+                cache_batch_idx=piece.index.int(), softmax_scale=scaling, causal=True)
         else:
-            query, key, value = (states.transpose(0, 1) for states in (query, key, value))  # (b, heads, width, D)
-            key, value, mask = cache.extend(layer, piece, key, value)  # mask: (b, 1, groups * width, seen)
+            new = (states[0][:, piece.own].transpose(0, 1) for states in (key, value))  # (n, kv heads, D)
+            keys, values, mask = cache.extend(layer, piece, *new)  # mask: (b, 1, groups * width, seen)
             # Query heads that share a key-value head become more queries of it, so that no key is copied for them.
-            folded = query.reshape(*key.shape[:2], -1, query.shape[-1])  # (b, kv heads, groups * width, D)
-            out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-            out = out.reshape(query.shape).transpose(1, 2)  # (b, width, heads, D)
-        outs.append(out.flatten(0, 1))
+            folded = asked.reshape(*keys.shape[:2], -1, keys.shape[-1])  # (b, kv heads, groups * width, D)
+            out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+            out = out.reshape(asked.shape).transpose(1, 2)  # (b, width, heads, D)
+        outs.append(out.flatten(0, 1)[piece.real])
     return torch.cat(outs).unsqueeze(0)
 
 
