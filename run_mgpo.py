@@ -48,8 +48,10 @@ from run_sft import build_reference
 
 def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> None:
     """A(i, t) = A_E(i) + omega * A_S(i, t) for every action, in place. All groups must be whole."""
-    groups = [trajectory.group for trajectory in trajectories]
-    episode = trajectory_advantages([t.reward for t in trajectories], groups, config.normalise_std)
+    groups, rewards = [t.group for t in trajectories], [t.reward for t in trajectories]
+    if config.algorithm == "grpo-summed":  # a control: is it enough to be paid for the steps, wherever they were?
+        rewards = [t.reward + config.omega * sum(turn.process_reward for turn in t.turns) for t in trajectories]
+    episode = trajectory_advantages(rewards, groups, config.normalise_std)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     turn_groups = [trajectory.group for trajectory in trajectories for _ in trajectory.turns]
     turn_episode = [a for a, trajectory in zip(episode, trajectories) for _ in trajectory.turns]
@@ -57,7 +59,7 @@ def compare(trajectories: Sequence[Trajectory], config: Config, key: str) -> Non
     stage = stage_advantages(process_rewards, turn_groups, stages, config.normalise_std)
     if config.placebo:
         stage = permute_within_groups(stage, turn_groups, random.Random(f"{config.seed}/{key}/placebo"))
-    omega = 0.0 if config.algorithm == "grpo" else config.omega
+    omega = 0.0 if config.algorithm in ("grpo", "grpo-summed") else config.omega
     fused = fused_advantages(turn_episode, stage, omega)
     for trajectory, advantage in zip(trajectories, episode):
         trajectory.advantage = advantage

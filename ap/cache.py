@@ -39,36 +39,32 @@ class Piece:
     starts: torch.Tensor  # (b,) where in its row each one's new tokens begin
     width: int
     seen: int  # keys that are read of each row: all that its new tokens may see, or more
-    own: slice  # its tokens among those of the pass; n of them
-    at: tuple[torch.Tensor, torch.Tensor]  # (n,) the row of each one, and its position there
-    padded: slice | torch.Tensor  # (b * width,) the same tokens of the pass, with padding between them
-    real: slice | torch.Tensor  # (n,) which of the padded ones they are
+    padded: slice | torch.Tensor  # (b * width,) its tokens among those of the pass, with padding between them
+    real: slice | torch.Tensor  # (n,) which of these are no padding
     mask: torch.Tensor | None = None
 
     @classmethod
     def decode(cls, starts: torch.Tensor, seen: int) -> "Piece":
         """One token of each of the first b rows, which come first in the pass."""
         b = slice(0, len(starts))
-        return cls(b, starts, 1, seen, b, (torch.arange(len(starts), device=starts.device), starts), b, b)
+        return cls(b, starts, 1, seen, b, b)
 
     @classmethod
     def join(cls, rows: Sequence[tuple[int, int, int]], begin: int, device: torch.device) -> "Piece":
-        """(row, start, width) of each row, the widest first. Their tokens lie end to end in the pass, from `begin`."""
-        width, where, real, at = rows[0][2], [], [], []
-        for row, start, count in rows:
-            real += range(len(where), len(where) + count)
-            where += [begin + min(t, count - 1) for t in range(width)]
-            at += [(row, start + t) for t in range(count)]
+        """(row, start, tokens) of each row, the longest first. The tokens lie end to end in the pass, from `begin`."""
+        width, padded, real = rows[0][2], [], []
+        for _, _, count in rows:
+            real += range(len(padded), len(padded) + count)
+            padded += [begin + min(t, count - 1) for t in range(width)]
             begin += count
-        index, starts = (torch.tensor(numbers, device=device) for numbers in list(zip(*rows))[:2])
-        at, where, real = (torch.tensor(numbers, device=device) for numbers in (at, where, real))
+        index, starts, _ = torch.tensor(rows, device=device).T
         seen = max(start + count for _, start, count in rows)
-        return cls(index, starts, width, seen, slice(begin - len(at), begin), tuple(at.T), where, real)
+        return cls(index, starts, width, seen, *(torch.tensor(places, device=device) for places in (padded, real)))
 
     @property
     def index(self) -> torch.Tensor:
         """(b,) the rows."""
-        return self.at[0] if isinstance(self.rows, slice) else self.rows
+        return torch.arange(len(self.starts), device=self.starts.device) if isinstance(self.rows, slice) else self.rows
 
 
 class Cache:
@@ -96,8 +92,13 @@ class Cache:
         """Where the next pass writes. Returns the positions (1, N) of its tokens in their rows.
 
         starts: where the next token of each of the first rows goes. joining: (row, start, tokens) of each row that
-        joins, the widest first; all must lie within the cache.
+        joins, the longest first; all must lie within the cache.
         """
+        rows = [*range(len(starts)), *(row for row, _, count in joining for _ in range(count))]
+        positions = [*starts, *(start + t for _, start, count in joining for t in range(count))]
+        self.at, self.pieces = torch.tensor([rows, positions], device=self.store.device), []
+        if starts:
+            self.pieces.append(Piece.decode(self.at[1, :len(starts)], max(starts) + 1))
         parts: list[list[tuple[int, int, int]]] = []
         for row in joining:
             width = parts[-1][0][2] if parts else 0  # padding, too, lies within the cache
@@ -105,38 +106,40 @@ class Cache:
                 parts[-1].append(row)
             else:
                 parts.append([row])
-        device, self.pieces = self.store.device, []
-        if starts:
-            self.pieces.append(Piece.decode(torch.tensor(starts, device=device), max(starts) + 1))
+        begin = len(starts)
         for part in parts:
-            begin = self.pieces[-1].own.stop if self.pieces else 0
-            self.pieces.append(Piece.join(part, begin, device))
-        return torch.cat([piece.at[1] for piece in self.pieces]).unsqueeze(0)
+            self.pieces.append(Piece.join(part, begin, self.store.device))
+            begin += sum(count for _, _, count in part)
+        return self.at[1:]
+
+    def aim_at_first(self, starts: torch.Tensor, seen: int) -> None:
+        """The same for a pass of one token of each of the first rows, at most `seen` - 1 tokens behind their starts.
+        Without a copy of starts (b,): a recorded pass reads there, in each of its runs, what they are by then."""
+        self.pieces = [Piece.decode(starts, seen)]
+        self.at = (self.pieces[0].index, starts)
 
     def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of a layer, each (rows, kv heads, length, D), to be read and written in place."""
         return self.store[:, layer, 0], self.store[:, layer, 1]
 
-    def extend(
-        self, layer: int, piece: Piece, key: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For kernels that cannot do so themselves: store the new (n, kv heads, D), return all that the rows may see.
+    def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """The pass's new keys and values, (1, kv heads, N, D) each. For kernels that cannot do so themselves."""
+        rows, positions = self.at
+        self.store[rows, layer, :, :, positions] = torch.cat((key, value)).permute(2, 0, 1, 3)  # (N, 2, kv heads, D)
 
-        Returns keys, values (b, kv heads, seen, D), and what to add to the scores (b, 1, groups * width, seen) or, where
-        width is 1, (b, 1, 1, seen). That is built once for all layers, and not of booleans: attention would turn them
-        into numbers in each layer.
+    def read(self, layer: int, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """All that the rows of a piece may see: keys, values (b, kv heads, seen, D), and what to add to the scores,
+        (b, 1, groups * width, seen) or, where width is 1, (b, 1, 1, seen).
+
+        The latter is built once for all layers, and not of booleans: attention would turn them into numbers in each.
         """
-        rows, positions = piece.at
-        read = []
-        for store, new in zip(self.slots(layer), (key, value)):
-            store[rows, :, positions] = new
-            read.append(store[piece.rows, :, :piece.seen])
+        keys, values = (slots[piece.rows, :, :piece.seen] for slots in self.slots(layer))
         if piece.mask is None:
-            last = piece.starts.unsqueeze(1) + torch.arange(piece.width, device=key.device)  # (b, width) that it may see
-            hidden = torch.arange(piece.seen, device=key.device) > last.unsqueeze(2)  # (b, width, seen)
-            mask = key.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
+            last = piece.starts.unsqueeze(1) + torch.arange(piece.width, device=keys.device)  # (b, width)
+            hidden = torch.arange(piece.seen, device=keys.device) > last.unsqueeze(2)  # (b, width, seen)
+            mask = keys.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)
             piece.mask = mask if piece.width == 1 else mask.repeat(1, 1, self.groups, 1)
-        return *read, piece.mask
+        return keys, values, piece.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Give the first `length` tokens of one row to others."""

@@ -34,7 +34,9 @@ class Config:
     model: str = setting(
         "", "local Hugging Face checkpoint folder; empty: a small Qwen3 made from scratch (paper: Qwen3-4B)")
     device: str = setting("auto", "auto: cuda when there is one, else cpu", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(1, "CPU threads of each process; a model of mini's size gains nothing from more")
+    threads: int = setting(
+        0, "CPU threads of each process; 0: as many as PyTorch takes by itself (cores, or OMP_NUM_THREADS), at most 4; "
+        "rollouts of a model of mini's size take one, since tools need cores too")
     dtype: str = setting("float32", "of weights and compute", choices=("float32", "bfloat16"))
     hidden_size: int = setting(128, "only for a model made from scratch, like the next four")
     layers: int = setting(4, "decoder layers")
@@ -83,8 +85,9 @@ class Config:
     acq_weight: float = setting(0.1, "weight of L_acq, the skill extraction loss, beside L_SFT")
     # --- stage 3: MGPO
     algorithm: str = setting(
-        "mgpo", "mgpo; on the same rollouts grpo, or grpo-fused: the loss of GRPO with the advantages of MGPO",
-        choices=("mgpo", "grpo", "grpo-fused"))
+        "mgpo", "mgpo; on the same rollouts and with the loss of GRPO: grpo, A_E alone; grpo-fused, the advantages of "
+        "MGPO; grpo-summed, A_E of r_T + omega * (sum of r_proc)",
+        choices=("mgpo", "grpo", "grpo-fused", "grpo-summed"))
     steps: int = setting(12, "reinforcement learning steps, one rollout each")
     groups: int = setting(16, "groups of a rollout, over all ranks")
     group_size: int = setting(8, "G, trajectories of a group")
@@ -211,7 +214,7 @@ _REFERENCE_STAGES = {
 def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None = None) -> Config:
     """The settings of a script: its command line, over those that the run was started with, over the preset.
 
-    A new run with --reference starts from the settings of that other run.
+    A new run with --reference starts from the settings of that other run, all but how many problems it shall write.
 
     `uses` names the settings that the script has as options (None: all of them). UserError for an unknown preset or
     setting, a value of the wrong type, values that do not go together, and a value that would contradict what is
@@ -224,7 +227,9 @@ def parse_config(argv: list[str], description: str, uses: tuple[str, ...] | None
     reference = given.get("reference", saved.reference if saved else "")
     start = saved or (load_config(Path(reference)) if reference else None)
     if start is not None:
-        config = dataclasses.replace(start, **given | {"out": config.out, "name": config.name, "reference": reference})
+        wanted = {} if saved else {"problems": config.problems}  # what the other run was told to write is its own
+        config = dataclasses.replace(
+            start, **wanted | given | {"out": config.out, "name": config.name, "reference": reference})
     validate(config)
     if start is not None and config.preset != start.preset:
         raise UserError(f"{start.folder} was started with --preset {start.preset}; for {config.preset} use another "
@@ -280,7 +285,7 @@ def validate(config: Config) -> None:
         value = getattr(config, field.name)
         shown = f"--{field.name} {value}: must be"
         if field.type == "int":
-            least = 0 if field.name in ("seed", "problems", "shard_size") else 1
+            least = 0 if field.name in ("seed", "problems", "shard_size", "threads") else 1
             need(value >= least, f"{shown} at least {least}.")
         if field.type == "float":
             need(0 <= value < math.inf, f"{shown} a number of at least 0.")

@@ -37,7 +37,8 @@ from ap.workers import Job, Workers
 
 PREFILL_TOKENS = 8192  # that rows may feed in one pass; longer prompts take several
 PAUSE = 8  # *choice*: steps between two looks at the replies, where what joins takes a pass of its own
-DELAY = 4  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
+SMALL = 10_000_000  # *choice*: weights up to which a pass on a CPU takes one thread: tools need the other cores
+DELAY = 3  # *choice*: steps that a reproducible engine leaves a tool before it waits for it
 
 
 @dataclass
@@ -131,7 +132,9 @@ class Engine:
         graphs = DecodeGraphs(lambda ids, at: self._logits(cache, ids, at), cache) if self.record else None
         pause = PAUSE if self.record else 1
         step = going = 0  # rows that go on: they decode or join
-        tools = Workers(workers)
+        tools, threads = Workers(workers), torch.get_num_threads()
+        if self.model.device.type == "cpu" and sum(w.numel() for w in self.model.parameters()) <= SMALL:
+            torch.set_num_threads(1)
         try:
             while waiting or any(rows):
                 if step % pause == 0 or not going:
@@ -158,6 +161,7 @@ class Engine:
                 going = sum(row is not None and not row.conversation.stopped for row in rows)
         finally:
             tools.close()
+            torch.set_num_threads(threads)
         return stats
 
     def _join(self, conversation: Conversation) -> _Row:
@@ -224,7 +228,7 @@ class Engine:
         return len(decoding)
 
     def _joining(self, rows: Sequence[_Row | None]) -> list[tuple[int, list[int]]]:
-        """Rows whose tokens are fed in the next pass, and these tokens, the most first. Of rows with one prompt only the
+        """Rows whose tokens are fed in the next pass, and these tokens, longest first. Of rows with one prompt only the
         first, since the others will copy it."""
         unfed = [(b, row) for b, row in enumerate(rows)
                  if row is not None and not row.conversation.stopped and row.unfed > 0]

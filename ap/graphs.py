@@ -11,7 +11,7 @@ from typing import Callable, Sequence
 
 import torch
 
-from ap.cache import Cache, Piece
+from ap.cache import Cache
 
 ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
 
@@ -59,7 +59,7 @@ class DecodeGraphs:
 
     def _record(self, step: _Step, rows: int, seen: int) -> None:
         def compute() -> None:
-            self.cache.pieces = [Piece.decode(step.starts, seen)]
+            self.cache.aim_at_first(step.starts, seen)
             step.logits = self.forward(step.ids, step.starts.unsqueeze(0))
 
         if step.ids.is_cuda:

@@ -84,19 +84,21 @@ def attention(
 
 def cached_attention(layer: int, query, key, value, scaling, cache) -> torch.Tensor:
     """Attention of new tokens over the cache, piece by piece (cache.py): query (1, heads, N, D) -> (1, N, heads, D)."""
+    flash = kernel(query) == "flash-attn"
+    if not flash:
+        cache.write(layer, key, value)
     outs = []
     for piece in cache.pieces:
-        asked = query[0][:, piece.padded].unflatten(1, (-1, piece.width)).transpose(0, 1)  # (b, heads, width, D)
-        if kernel(query) == "flash-attn":
-            new = (states[0][:, piece.padded].unflatten(1, (-1, piece.width)).permute(1, 2, 0, 3)
-                   for states in (key, value))  # (b, width, kv heads, D)
+        asked, *new = (states[0][:, piece.padded].unflatten(1, (-1, piece.width)).transpose(0, 1)
+                       for states in ((query, key, value) if flash else (query,)))  # (b, heads, width, D)
+        if flash:
+            asked, *new = (states.transpose(1, 2) for states in (asked, *new))  # its layout: (b, width, heads, D)
             keys, values = (states.transpose(1, 2) for states in cache.slots(layer))
             out = flash_attn_with_kvcache(  # also writes the new keys and values behind each row's start
-                asked.transpose(1, 2), keys, values, *new, cache_seqlens=piece.starts.int(),
-                cache_batch_idx=piece.index.int(), softmax_scale=scaling, causal=True)
+                asked, keys, values, *new, cache_seqlens=piece.starts.int(), cache_batch_idx=piece.index.int(),
+                softmax_scale=scaling, causal=True)
         else:
-            new = (states[0][:, piece.own].transpose(0, 1) for states in (key, value))  # (n, kv heads, D)
-            keys, values, mask = cache.extend(layer, piece, *new)  # mask: (b, 1, groups * width, seen)
+            keys, values, mask = cache.read(layer, piece)
             # Query heads that share a key-value head become more queries of it, so that no key is copied for them.
             folded = asked.reshape(*keys.shape[:2], -1, keys.shape[-1])  # (b, kv heads, groups * width, D)
             out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)

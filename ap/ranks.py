@@ -44,7 +44,8 @@ class Ranks:
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":
             torch.cuda.set_device(device)
-        torch.set_num_threads(config.threads)  # results on CPUs are the same bits only for the same number of threads
+        # Results on CPUs are the same bits only for the same number of threads.
+        torch.set_num_threads(config.threads or min(torch.get_num_threads(), 4))
         if world > 1:
             # Objects, counts and barriers always travel through gloo, so nccl only ever carries weights and gradients.
             # The long timeout is for the others to wait while the main rank alone builds a stage or saves.

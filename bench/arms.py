@@ -26,6 +26,7 @@ ARMS = {  # each algorithm with the best of the learning rates that were tried (
     "mgpo-no-stage": ["--omega", "0"],
     "grpo": ["--algorithm", "grpo", "--lr", "5e-4"],
     "grpo-fused": ["--algorithm", "grpo-fused", "--lr", "5e-4"],
+    "grpo-summed": ["--algorithm", "grpo-summed", "--lr", "5e-4"],
     "mgpo-placebo": ["--placebo", "true"],
     "mgpo-no-gate": ["--gate", "off"],
     "mgpo-symmetric-gate": ["--gate", "symmetric"],

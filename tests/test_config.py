@@ -51,7 +51,7 @@ def test_every_preset_is_consistent(preset, tmp_path):
     (["--lr", "nan"], ["--lr"]),
     (["--lr", "-1"], ["--lr", "at least 0"]),
     (["--placebo", "yes"], ["--placebo", "true or false"]),
-    (["--algorithm", "mgop"], ["mgop", "mgpo, grpo, grpo-fused"]),
+    (["--algorithm", "mgop"], ["mgop", "mgpo, grpo, grpo-fused, grpo-summed"]),
     (["--preset", "qwen"], ["qwen", "qwen3-4b", "qwen3-30b-a3b"]),
     (["4"], ["'4'"]),
     (["--preset", "qwen3-4b"], ["--model"]),
@@ -133,14 +133,15 @@ def test_every_setting_belongs_to_a_stage_or_is_free():
 
 
 def test_a_run_that_starts_from_the_reference_policy_of_another(out):
-    first = parse_config([*out, "--name", "first", "--sft_steps", "30", "--group_size", "4"], "")
+    first = parse_config([*out, "--name", "first", "--sft_steps", "30", "--group_size", "4", "--problems", "9"], "")
     save_config(first)
     compare = [*out, "--name", "second", "--reference", str(first.folder)]
     refused(compare, "--reference", "step-000030", "run_sft.py")
     (first.folder / "sft" / "step-000030").mkdir(parents=True)
     (first.folder / "mgpo").mkdir()
     second = parse_config([*compare, "--algorithm", "grpo", "--seed", "1"], "")
-    assert second == dataclasses.replace(first, name="second", reference=str(first.folder), algorithm="grpo", seed=1)
+    assert second == dataclasses.replace(
+        first, name="second", reference=str(first.folder), algorithm="grpo", seed=1, problems=0)
     refused([*compare, "--sft_lr", "1"], "sft_lr", str(first.folder))  # would silently not be used
     save_config(second)
     assert parse_config([*out, "--name", "second"], "") == second  # needs not be said again

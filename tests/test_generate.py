@@ -451,6 +451,21 @@ def test_rows_join_while_others_decode(qwen3, monkeypatch):
     assert_scored_as_sampled(qwen3, [short, long])
 
 
+def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_were(qwen3, monkeypatch):
+    def threads(limit):
+        monkeypatch.setattr("ap.generate.SMALL", limit)
+        seen, engine = [], Engine(qwen3, set(), max_length=8)
+        engine.stops = lambda message: seen.append(torch.get_num_threads())
+        engine.run(start(prompts((4,))), no_reply)
+        return {*seen, torch.get_num_threads()}
+
+    torch.set_num_threads(2)
+    try:
+        assert threads(10_000_000) == {1, 2} and threads(10) == {2}
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     """One row is cut at once, and waits; no step has a token of it."""
     widths, forward = [], Engine._forward

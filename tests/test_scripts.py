@@ -327,8 +327,19 @@ def test_which_advantages_an_algorithm_compares_by(algorithm, omega, expected):
     assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx(expected, abs=1e-3)
 
 
+def test_summed_process_rewards_are_part_of_the_episode():
+    """By hand: 1 + 0.5 (-1 - 1) = 0 and 0 + 0.5 (1 + 1) = 1, so the second episode is the better one: A_E = -+0.707.
+    Its actions are all worth the same."""
+    episodes = [
+        Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, r) for _ in range(2)], (), reward=reward)
+        for reward, r in ((1.0, -1.0), (0.0, 1.0))]
+    run_mgpo.compare(episodes, Config(algorithm="grpo-summed"), "key")
+    assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx([-0.707] * 2 + [0.707] * 2, abs=1e-3)
+    assert [t.reward for t in episodes] == [1.0, 0.0]  # what is reported is r_T
+
+
 @pytest.mark.parametrize("arm", [
-    {"algorithm": "grpo", "kl_weight": 0.1}, {"algorithm": "grpo-fused", "updates": 2},
+    {"algorithm": "grpo", "kl_weight": 0.1}, {"algorithm": "grpo-fused", "updates": 2}, {"algorithm": "grpo-summed"},
     {"placebo": "true", "gate": "symmetric"},
     {"omega": 0, "implicit_reward": "false", "gate": "off", "normalise_std": "false"},
 ])

@@ -96,6 +96,15 @@ def num_tokens(rows) -> int:
     return sum(len(row) - 1 for row in rows)
 
 
+@pytest.mark.parametrize("setting, cores, expected", [(0, 2, 2), (0, 64, 4), (3, 64, 3)])
+def test_threads_of_a_process(monkeypatch, setting, cores, expected):
+    chosen = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    Ranks.start(Config(device="cpu", threads=setting))
+    assert chosen == [expected]
+
+
 def take_steps(ranks: Ranks, parts: list[list[int]], steps: int = 3, **options):
     """Train on micro-batches `parts` of `make_rows()`. Returns metrics of the steps, and the weights."""
     model, rows = make_model(), make_rows()
