@@ -4,7 +4,7 @@
 
 Row b holds the tokens 0 .. cached-1 of its conversation. A forward pass writes new tokens behind them and lets each
 query see the keys at its own and earlier positions. The tokens of a pass lie end to end, (1, N), in pieces: one token
-of each row that decodes, then the tokens of each row that joins.
+of each row that decodes, then the tokens of rows that join, several rows in a piece.
 
 Slots, not pages: attention reads rows in place as a slice, without a table of pages and without a kernel of its own.
 The price is that a row keeps room for the longest conversation that is allowed.
@@ -12,6 +12,7 @@ The price is that a row keeps room for the longest conversation that is allowed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Sequence
 
 import torch
@@ -19,8 +20,8 @@ import torch
 from ap.config import UserError
 
 CPU_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
-TOGETHER = 1024  # *choice*: tokens, padding included, of rows that join and whose attention is computed in one call
 GPU_SHARE = 0.8  # *choice*: of the memory that is free when a rollout begins; the rest is for its activations
+TOGETHER = 1024  # *choice*: tokens, padding included, of rows that join and whose attention is computed in one call
 
 
 def budget(device: torch.device) -> int:
@@ -61,7 +62,7 @@ class Piece:
         seen = max(start + count for _, start, count in rows)
         return cls(index, starts, width, seen, *(torch.tensor(places, device=device) for places in (padded, real)))
 
-    @property
+    @cached_property
     def index(self) -> torch.Tensor:
         """(b,) the rows."""
         return torch.arange(len(self.starts), device=self.starts.device) if isinstance(self.rows, slice) else self.rows
