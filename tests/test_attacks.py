@@ -423,11 +423,14 @@ def test_attack_is_held(tier, name, open_box, world):
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if ATTACKS[name][2]])
 def test_the_attack_is_real(name, open_box, world):
-    result, outside = try_attack(name, open_box("rlimits"), world)
-    for path in (Path(world["scripts"]) / "__pycache__",):
-        if path.exists():
-            path.rmdir()
-    assert "broken" in result.stdout or outside, result
+    for _ in range(5):  # one of them is a race, which it may lose
+        result, outside = try_attack(name, open_box("rlimits"), world)
+        for path in (Path(world["scripts"]) / "__pycache__",):
+            if path.exists():
+                path.rmdir()
+        if "broken" in result.stdout or outside:
+            return
+    pytest.fail(f"five times without effect: {result}")
 
 
 # ---------------------------------------------------------------------------------- time, memory, output, the disk
