@@ -466,6 +466,20 @@ def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_wer
         torch.set_num_threads(1)
 
 
+def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cache(qwen3, monkeypatch):
+    """By hand, in rows of 14 tokens: 6 + 10 would leave the cache, and 3 * 5 are more than 12 tokens together."""
+    def widths(together, joining):
+        monkeypatch.setattr("ap.cache.TOGETHER", together)
+        cache = Cache(qwen3, 4, 14)
+        positions = cache.aim([7], joining)
+        assert positions.tolist() == [[7, *(start + t for _, start, count in joining for t in range(count))]]
+        return [(len(piece.starts), piece.width, piece.seen) for piece in cache.pieces]
+
+    assert widths(1024, [(1, 0, 10), (2, 6, 4)]) == [(1, 1, 8), (1, 10, 10), (1, 4, 10)]
+    assert widths(1024, [(1, 0, 5), (2, 6, 4), (3, 2, 3)]) == [(1, 1, 8), (3, 5, 10)]
+    assert widths(12, [(1, 0, 5), (2, 6, 4), (3, 2, 3)]) == [(1, 1, 8), (2, 5, 10), (1, 3, 5)]
+
+
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     """One row is cut at once, and waits; no step has a token of it."""
     widths, forward = [], Engine._forward

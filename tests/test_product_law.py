@@ -1,4 +1,4 @@
-"""bench/product_law.py: its gradient is the derivative of the expected reward, and data without signal teach nothing."""
+"""bench/product_law.py: the product law, who learns what from which problems, and what random problems are like."""
 from pathlib import Path
 
 import numpy as np
