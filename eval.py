@@ -6,7 +6,7 @@ r"""Evaluate a solver: sampled attempts at problems with a known answer.
     python eval.py --correctness A.jsonl --compare B.jsonl       compare two earlier evaluations, without a model
 
 For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % intervals over problems, and the shares of attempts
-that were cut at the token limit and that hold no readable answer. ap/benchmarks.py says how each benchmark is read and
+that were cut at the token limit and that hold no readable answer. ap/tools/benchmarks.py says how each benchmark is read and
 graded, and what is left out of it. The problem x sample matrix goes to OUT/SET.jsonl: every one of these figures can be
 computed again from it, and --compare pairs two of them problem by problem. Killed at any moment, the same command goes
 on with the problems that are left, and gives the same numbers.
@@ -31,20 +31,20 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from ap import domains
-from ap.benchmarks import BENCHMARKS, ask, load
-from ap.chat import decode_message, prompt_ids, stop_id
+from ap.tools.benchmarks import BENCHMARKS, ask, load
+from ap.world.chat import decode_message, prompt_ids, stop_id
 from ap.files import read_jsonl, write_jsonl
 from ap.config import Config, Parser, UserError, run_main
-from ap.evaluation import (
+from ap.tools.evaluation import (
     Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
     sign_test, write_correctness,
 )
-from ap.generate import Conversation, sample
-from ap.grading import Grade, Grader, code_sandbox
-from ap.model import load_model
-from ap.prober import SOLVE
-from ap.processes import Processes
-from ap.sandbox import Sandbox
+from ap.engine.generate import Conversation, sample
+from ap.answers.grading import Grade, Grader, code_sandbox
+from ap.engine.model import load_model
+from ap.judge.prober import SOLVE
+from ap.engine.processes import Processes
+from ap.sandbox.sandbox import Sandbox
 from ap.trajectory import Trajectory
 
 # ----------------------------------------------------------------------------------------------- attempts
@@ -55,7 +55,7 @@ class Attempt(NamedTuple):
 
     trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
     answer: str | None  # as extracted
-    status: str  # of ap.grading.Grade, or "cut"
+    status: str  # of ap.answers.grading.Grade, or "cut"
 
 
 def solve_prompt(problem: dict, template: str = SOLVE) -> str:

@@ -21,25 +21,25 @@ from typing import Callable, Sequence
 import torch
 from tqdm import tqdm
 
-from ap import checkpoint
-from ap.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
-from ap.batch import Batch, collate
+from ap.learn import checkpoint
+from ap.learn.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
+from ap.learn.batch import Batch, collate
 from ap.config import Config, parse_config, run_main, save_config
-from ap.evaluation import paired_difference
+from ap.tools.evaluation import paired_difference
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
-from ap.judge import judge, summary
-from ap.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
-from ap.metrics import Metrics, Speed, open_sinks
-from ap.model import describe, packs, token_logprobs
-from ap.plan import dry_run
-from ap.ranks import Ranks
-from ap.report import TABLE, write_report
-from ap.rewards import overlong_penalty
-from ap.rollout import roll_out, transcript
-from ap.shard import free, load, shard, whole
+from ap.judge.judge import judge, summary
+from ap.learn.losses import grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
+from ap.tools.metrics import Metrics, Speed, open_sinks
+from ap.engine.model import describe, packs, token_logprobs
+from ap.tools.plan import dry_run
+from ap.learn.ranks import Ranks
+from ap.tools.report import TABLE, write_report
+from ap.judge.rewards import overlong_penalty
+from ap.world.rollout import roll_out, transcript
+from ap.learn.shard import free, load, shard, whole
 from ap.trajectory import Trajectory
-from ap.update import Updater, micro_batches, padding
-from ap.world import World
+from ap.learn.update import Updater, micro_batches, padding
+from ap.run import World
 from run_sft import build_reference
 
 

@@ -17,25 +17,25 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ap import checkpoint
-from ap.batch import Batch, collate
-from ap.cast import need
-from ap.chat import STOP, encode, prompt_ids
+from ap.learn import checkpoint
+from ap.learn.batch import Batch, collate
+from ap.players.cast import need
+from ap.world.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
 from ap.files import read_jsonl, write_json, write_jsonl
-from ap.judge import judge
-from ap.losses import sft_loss
-from ap.metrics import Metrics
-from ap.model import build_model, packs, token_logprobs
-from ap.model_teacher import ModelAuthor
-from ap.plan import dry_run
-from ap.ranks import Ranks
-from ap.rollout import play_script, transcript
-from ap.shard import free, load, shard
-from ap.teacher import ScriptedAuthor
+from ap.judge.judge import judge
+from ap.learn.losses import sft_loss
+from ap.tools.metrics import Metrics
+from ap.engine.model import build_model, packs, token_logprobs
+from ap.players.model_teacher import ModelAuthor
+from ap.tools.plan import dry_run
+from ap.learn.ranks import Ranks
+from ap.world.rollout import play_script, transcript
+from ap.learn.shard import free, load, shard
+from ap.mini.teacher import ScriptedAuthor
 from ap.trajectory import Trajectory
-from ap.update import Updater, micro_batches, padding, warmup_cosine
-from ap.world import World
+from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
+from ap.run import World
 from run_skills import build_skills
 
 

@@ -17,17 +17,17 @@ import random
 from pathlib import Path
 
 from ap import domains
-from ap.cast import ROLES, open_cast
-from ap.chat import build_tokenizer
+from ap.players.cast import ROLES, open_cast
+from ap.world.chat import build_tokenizer
 from ap.config import Config, UserError, parse_config, run_main, save_config
-from ap.env import INSTRUCTIONS, ONE_SHOT, Env
+from ap.world.env import INSTRUCTIONS, ONE_SHOT, Env
 from ap.files import write_jsonl
-from ap.model_teacher import CheckedExtractor, ModelTeacher, chunks
-from ap.ranks import Ranks
-from ap.skills import Document, Skill, acquire, acquisition_examples, load_library, read_corpus, write_library
-from ap.teacher import ScriptedTeacher
+from ap.players.model_teacher import CheckedExtractor, ModelTeacher, chunks
+from ap.learn.ranks import Ranks
+from ap.world.skills import Document, Skill, acquire, acquisition_examples, load_library, read_corpus, write_library
+from ap.mini.teacher import ScriptedTeacher
 from ap.trajectory import STAGES
-from ap.world import open_library
+from ap.run import open_library
 
 USES = (
     "preset", "name", "out", "seed", "domain", "model", "device", "vocab_size", "skills", "corpus", "corpus_size",

@@ -28,23 +28,24 @@ import torch
 from tokenizers import AddedToken
 from tqdm import tqdm
 
-from ap import checkpoint, domains
-from ap.advantages import trajectory_advantages
-from ap.batch import collate
-from ap.chat import STOP, encode, prompt_ids
+from ap import domains
+from ap.learn import checkpoint
+from ap.learn.advantages import trajectory_advantages
+from ap.learn.batch import collate
+from ap.world.chat import STOP, encode, prompt_ids
 from ap.config import Config, UserError, parse_config, run_main, save_config
-from ap.evaluation import load_problems, read_correctness, write_correctness
+from ap.tools.evaluation import load_problems, read_correctness, write_correctness
 from ap.files import read_json, write_json, write_jsonl
-from ap.losses import grpo_loss, sft_loss
-from ap.metrics import Metrics
-from ap.model import build_model, packs, token_logprobs
-from ap.prober import SLIPS, SOLVE, step_risk
-from ap.ranks import Ranks
-from ap.rewards import overlong_penalty
-from ap.shard import free, load, shard, whole
+from ap.learn.losses import grpo_loss, sft_loss
+from ap.tools.metrics import Metrics
+from ap.engine.model import build_model, packs, token_logprobs
+from ap.judge.prober import SLIPS, SOLVE, step_risk
+from ap.learn.ranks import Ranks
+from ap.judge.rewards import overlong_penalty
+from ap.learn.shard import free, load, shard, whole
 from ap.trajectory import Trajectory
-from ap.update import Updater, micro_batches, padding, warmup_cosine
-from ap.world import World, open_library
+from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
+from ap.run import World, open_library
 from eval import (
     Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, of_domain, rows_of, shares,
     summarise,

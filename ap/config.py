@@ -117,7 +117,7 @@ class Config:
     prober_floor: float = setting(0.3, "below this EMA the next stronger prober takes over (paper: 0.30)")
     overlong: float = setting(
         0.0, "rewards of proposer and solver fall by up to 1 over this last share of the token limit (DAPO: 0.2)")
-    roles: str = setting("", "JSON file of models that verify, audit, attempt and teach (ap/cast.py); empty: programs")
+    roles: str = setting("", "JSON file of models that verify, audit, attempt and teach (ap/players/cast.py); empty: programs")
     workers: int = setting(4, "threads that wait for tools and judges while other rows decode")
     # --- evaluation
     problems: int = setting(0, "problems that the trained proposer shall write, besides those of its training")
@@ -141,7 +141,7 @@ class Config:
     solver_eval: int = setting(500, "problems in each of the domain's two held-out sets")
     solver_eval_k: int = setting(4, "attempts at each problem of an evaluation")
     # --- planning, and what is recorded besides metrics.jsonl
-    dry_run: bool = setting(False, "print what each GPU's memory and links would hold and carry, and stop: ap/plan.py")
+    dry_run: bool = setting(False, "print what each GPU's memory and links would hold and carry, and stop: ap/tools/plan.py")
     gpus: int = setting(8, "GPUs that the dry run plans for; a run has as many as torchrun starts processes")
     card_gb: float = setting(80.0, "memory of such a GPU in GiB, for the dry run")
     host_gb: float = setting(1024.0, "memory of a node of up to 8 GPUs in GiB, for the dry run")
@@ -170,7 +170,7 @@ _BIG = {
 PRESETS: dict[str, dict] = {
     "mini": {},
     "qwen3-4b": _BIG | {"name": "qwen3-4b", "groups": 32, "steps": 200},
-    # Its optimiser lies on the host (ap/plan.py), and each micro-batch moves all weights: few, large ones.
+    # Its optimiser lies on the host (ap/tools/plan.py), and each micro-batch moves all weights: few, large ones.
     "qwen3-30b-a3b": _BIG | {
         "name": "qwen3-30b-a3b", "groups": 64, "steps": 100, "offload": True, "micro_batch_tokens": 65536},
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.evaluation import paired_difference, sign_test  # noqa: E402
+from ap.tools.evaluation import paired_difference, sign_test  # noqa: E402
 
 ARMS = {  # each algorithm with the best of the learning rates that were tried (RESULTS.md)
     "mgpo": [],

@@ -1,4 +1,4 @@
-"""The engine of ap/generate.py: against what else a user would run, how it grows, how near it comes to the hardware.
+"""The engine of ap/engine/generate.py: against what else a user would run, how it grows, how near it comes to the hardware.
 
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
@@ -42,8 +42,8 @@ import torch  # noqa: E402
 from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ap.config import Config  # noqa: E402
-from ap.generate import Conversation, Engine, sample  # noqa: E402
-from ap.model import build_model, token_logprobs  # noqa: E402
+from ap.engine.generate import Conversation, Engine, sample  # noqa: E402
+from ap.engine.model import build_model, token_logprobs  # noqa: E402
 
 VOCAB, STOPS, CAP, PAD = 1024, range(40), 96, 1023  # 40 of 1,024 tokens end a message; none is longer than 96
 WORKERS = 16

@@ -2,7 +2,7 @@
 
     python bench/product_law.py [--problems runs/mini/problems.jsonl] [--seeds 5] [--lr 0.005,0.01] [--carry 0,1]
 
-The solver is one number for each kind of step, how often it goes wrong (ap/prober.py), and starts as the weakest
+The solver is one number for each kind of step, how often it goes wrong (ap/judge/prober.py), and starts as the weakest
 simulated prober. It learns by policy gradient on the advantages of GRPO, with Adam: 200 steps of 32 problems of 8
 attempts, as run_solver.py does. Nothing else can be learned here, so this says how far data that differ in hardness,
 depth and kinds of steps can lead such a solver apart, and how many problems it would take to see that.
@@ -25,11 +25,11 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.advantages import normalise  # noqa: E402
-from ap.domains import mini  # noqa: E402
-from ap.evaluation import load_problems  # noqa: E402
-from ap.prober import SLIPS, step_risk  # noqa: E402
-from ap.update import warmup_cosine  # noqa: E402
+from ap.learn.advantages import normalise  # noqa: E402
+from ap.mini import domain as mini  # noqa: E402
+from ap.tools.evaluation import load_problems  # noqa: E402
+from ap.judge.prober import SLIPS, step_risk  # noqa: E402
+from ap.learn.update import warmup_cosine  # noqa: E402
 from eval import draw_sound  # noqa: E402
 
 STEPS, PROBLEMS, ATTEMPTS, COUNT = 200, 32, 8, 1000

@@ -1,4 +1,4 @@
-"""Speed and endurance of ap/sandbox.py.
+"""Speed and endurance of ap/sandbox/sandbox.py.
 
     python bench/sandbox.py [--calls 300] [--solves 30] [--cold 5] [--timeouts 40] [--soak 20000] [--threads 16]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.sandbox import Sandbox  # noqa: E402
+from ap.sandbox.sandbox import Sandbox  # noqa: E402
 
 SOLVE = "from sympy import *\nx = symbols('x')\nprint(solve(x**3 - 6*x**2 + 11*x - 6, x))"
 BENIGN = [  # program, stdin, (stdout, status)

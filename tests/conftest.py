@@ -11,11 +11,11 @@ import torch
 
 import run_skills
 from ap.config import Config
-from ap.domains import mini
-from ap.env import Env
-from ap.model import build_model
-from ap.sandbox import SandboxResult
-from ap.world import World
+from ap.mini import domain as mini
+from ap.world.env import Env
+from ap.engine.model import build_model
+from ap.sandbox.sandbox import SandboxResult
+from ap.run import World
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from ap.advantages import (
+from ap.learn.advantages import (
     fused_advantages, gate, normalise, permute_within_groups, stage_advantages, trajectory_advantages, zero_sum_weights,
 )
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 import ap
-from ap import jail
+from ap.sandbox import jail
 from ap.config import UserError
-from ap.domains import mini
-from ap.sandbox import NOTICE, Sandbox
+from ap.mini import domain as mini
+from ap.sandbox.sandbox import NOTICE, Sandbox
 
 PRELUDE = """
 import ctypes, json, os, resource, socket, sys
@@ -50,7 +50,7 @@ attack("list a folder", "os.listdir(ask['folder']); broken()")
 attack("list the root", "os.listdir('/etc'); broken()")
 attack("list the kernel's files", "os.listdir('/sys/kernel'); broken()")
 attack("read the trainer's source", "open(ask['ap'] + '/sandbox.py').read(); broken()")
-attack("import the trainer", "sys.path.insert(0, os.path.dirname(ask['ap'])); import ap.sandbox; broken()")
+attack("import the trainer", "sys.path.insert(0, os.path.dirname(ask['ap'])); import ap.sandbox.sandbox; broken()")
 attack("read through a symlink", "os.symlink(ask['secret'], 'link'); open('link').read(); broken()")
 attack("read through a linked folder", "os.symlink(ask['folder'], 'link'); open('link/secret').read(); broken()")
 attack("read through a symlink to the root", "os.symlink('/', 'root'); open('root' + ask['secret']).read(); broken()")
@@ -107,7 +107,7 @@ attack("change an owner", "os.chown(ask['victim'], os.getuid(), os.getgid()); br
 attack("change times", "os.utime(ask['victim']); broken()")
 attack("bind a socket to a path", "socket.socket(socket.AF_UNIX).bind(ask['folder'] + '/door'); broken()")
 attack("make a pipe with a name", "os.mkfifo(ask['folder'] + '/pipe'); broken()")
-attack("tamper with the package", "open(ask['ap'] + '/env.py', 'a'); broken()", real=os.access(ap.__file__, os.W_OK))
+attack("tamper with the package", "open(ask['ap'] + '/world/env.py', 'a'); broken()", real=os.access(ap.__file__, os.W_OK))
 attack("tamper with a script", "open(ask['scripts'] + '/tool.py', 'a'); broken()")
 attack("plant bytecode", "os.mkdir(ask['scripts'] + '/__pycache__'); broken()")
 attack("tamper with Python", "open(os.__file__, 'a'); broken()", real=os.access(os.__file__, os.W_OK))
@@ -643,7 +643,7 @@ open(chainlet.__file__).read()
 here = os.path.dirname(chainlet.__file__)
 sys.path += [os.path.dirname(here), os.path.dirname(os.path.dirname(os.path.dirname(here)))]
 print(sorted(name for name in os.listdir(here) if name.endswith('.py')))
-for attempt in ("import mini_checks", "import mini", "import ap.domains.mini", "os.listdir(here + '/..')",
+for attempt in ("import mini_checks", "import mini", "import ap.mini.domain", "os.listdir(here + '/..')",
                 "open(here + '/../mini.py')", "open(here + '/../mini_checks.py')"):
     try:
         exec(attempt)
@@ -656,7 +656,7 @@ for attempt in ("import mini_checks", "import mini", "import ap.domains.mini", "
     except UserError:
         pytest.skip(f"the tier {tier} does not work here")
     assert (result.stdout, result.stderr) == ("['__init__.py', 'chainlet.py']\n", "")
-    assert Path(mini.__file__).with_name("mini_checks.py").is_file()
+    assert Path(mini.__file__).with_name("checks.py").is_file()
 
 
 @pytest.mark.parametrize("tier", BOTH)

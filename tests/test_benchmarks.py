@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import eval as evaluation_script
-from ap.benchmarks import BENCHMARKS, ask, load
-from ap.chat import encode
+from ap.tools.benchmarks import BENCHMARKS, ask, load
+from ap.world.chat import encode
 from ap.config import UserError
-from ap.evaluation import read_correctness
-from ap.generate import Conversation
-from ap.grading import Grade, Grader, code_sandbox, program_of
+from ap.tools.evaluation import read_correctness
+from ap.engine.generate import Conversation
+from ap.answers.grading import Grade, Grader, code_sandbox, program_of
 
 
 def encoded(value) -> str:
@@ -207,7 +207,7 @@ def test_shuffled_options_are_the_same_in_every_run_and_the_gold_letter_follows(
         assert sorted(problem["choices"]) == sorted([f"right {number}", "one", "two", "three"])
         assert problem["choices"]["ABCD".index(problem["answer"])] == f"right {number}"
     assert len({problem["answer"] for problem in problems}) > 1
-    script = ("import json, sys; from ap.benchmarks import load; "
+    script = ("import json, sys; from ap.tools.benchmarks import load; "
               "print(json.dumps(load('gpqa-diamond', sys.argv[1])[0]))")
     other = subprocess.run([sys.executable, "-c", script, tmp_path / "rows.jsonl"], capture_output=True, check=True,
                            cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONHASHSEED": "5"})

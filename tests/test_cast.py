@@ -11,16 +11,16 @@ import pytest
 import torch
 from test_endpoint import Server
 
-from ap import cast as cast_module
-from ap import model as model_module
-from ap.cast import Checkpoint, Place, open_cast
-from ap.chat import tool_call
+from ap.players import cast as cast_module
+from ap.engine import model as model_module
+from ap.players.cast import Checkpoint, Place, open_cast
+from ap.world.chat import tool_call
 from ap.config import UserError
-from ap.judge import judge
-from ap.model import build_model
-from ap.rollout import play_script
+from ap.judge.judge import judge
+from ap.engine.model import build_model
+from ap.world.rollout import play_script
 from ap.trajectory import Problem
-from ap.world import World
+from ap.run import World
 
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ap.chat import (
+from ap.world.chat import (
     STOP, TOOLS, build_tokenizer, decode_message, encode, prompt_ids, read_message, reply_text, stop_id, tool_call,
 )
-from ap.domains import mini
+from ap.mini import domain as mini
 
 START = [{"role": "system", "content": "You write problems."}, {"role": "user", "content": "Active skills: shift"}]
 PROGRAM = 'print("ok: 31")\n# "quoted" \\ and ünïcode'

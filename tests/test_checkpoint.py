@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ap import checkpoint
+from ap.learn import checkpoint
 from ap.config import UserError
-from ap.ranks import Ranks
-from ap.update import Updater
+from ap.learn.ranks import Ranks
+from ap.learn.update import Updater
 
 ROOT = Path(__file__).parent.parent
 SIZES = dict(
@@ -177,7 +177,7 @@ KILLED = """
 import os, sys, torch
 sys.path[:0] = ["tests"]
 from pathlib import Path
-from ap import checkpoint
+from ap.learn import checkpoint
 from test_checkpoint import make_model, make_updater, train
 
 def run(folder, moment):

@@ -12,11 +12,11 @@ from pathlib import Path
 from test_domains_chain import CORPUS, play, teacher
 from test_endpoint import Server
 
-from ap.chat import build_tokenizer
+from ap.world.chat import build_tokenizer
 from ap.config import Config
 from ap.domains import math
-from ap.env import INSTRUCTIONS
-from ap.model import build_model
+from ap.world.env import INSTRUCTIONS
+from ap.engine.model import build_model
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "own-texts.md"

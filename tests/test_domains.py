@@ -6,17 +6,18 @@ import pytest
 from conftest import TINY, FakeSandbox
 
 from ap import domains
-from ap.chat import tool_call
+from ap.world.chat import tool_call
 from ap.config import Config, UserError
-from ap.domains import code, judged, math, mini, science
+from ap.domains import code, judged, math, science
+from ap.mini import domain as mini
 from ap.domains.drafts import code_draft
-from ap.env import Env, Episode
-from ap.prober import Prober, SampledSolver
-from ap.rewards import process_reward
-from ap.sandbox import Sandbox, SandboxResult
-from ap.skills import Skill
+from ap.world.env import Env, Episode
+from ap.judge.prober import Prober, SampledSolver
+from ap.judge.rewards import process_reward
+from ap.sandbox.sandbox import Sandbox, SandboxResult
+from ap.world.skills import Skill
 from ap.trajectory import Problem, Trajectory
-from ap.verifier import ChatVerifier, Committee, ProgramCheck, Verdict
+from ap.judge.verifier import ChatVerifier, Committee, ProgramCheck, Verdict
 
 SKILLS = {name: Skill(name, "c", "an intent", "d", "t", "the body") for name in ("one", "two", "three")}
 QUESTION = "Find the least positive $n$ that leaves the remainder 2 modulo 3."

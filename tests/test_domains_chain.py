@@ -14,13 +14,13 @@ import run_mgpo
 import run_sft
 import run_skills
 import run_solver
-from ap.chat import build_tokenizer, tool_call
+from ap.world.chat import build_tokenizer, tool_call
 from ap.config import Config, UserError
 from ap.domains import code, math
-from ap.endpoint import Endpoint
-from ap.env import INSTRUCTIONS
-from ap.model import build_model
-from ap.skills import EXTRACT, EXTRACTED
+from ap.players.endpoint import Endpoint
+from ap.world.env import INSTRUCTIONS
+from ap.engine.model import build_model
+from ap.world.skills import EXTRACT, EXTRACTED
 
 CORPUS = [
     {"question": "Find the least n with n = 2 mod 3 and n = 3 mod 5.", "answer": "8",
@@ -173,7 +173,7 @@ def test_faults_of_a_server_lose_nothing(folders, tmp_path, monkeypatch):
         made.append(Endpoint(*arguments, **options, pause=0.01))
         return made[-1]
 
-    monkeypatch.setattr("ap.cast.Endpoint", endpoint)
+    monkeypatch.setattr("ap.players.cast.Endpoint", endpoint)
 
     def stages(server):
         """What the chain leaves, and what the metrics say of it."""

@@ -7,12 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ap.chat import tool_call
+from ap.world.chat import tool_call
 from ap.config import UserError
-from ap.endpoint import BadReply, DeadEndpoint, Endpoint
-from ap.prober import SampledSolver
+from ap.players.endpoint import BadReply, DeadEndpoint, Endpoint
+from ap.judge.prober import SampledSolver
 from ap.trajectory import Problem
-from ap.verifier import ChatVerifier
+from ap.judge.verifier import ChatVerifier
 
 SECRET = "sk-never-to-be-seen"
 

@@ -3,12 +3,12 @@ import dataclasses
 
 import pytest
 
-from ap.chat import tool_call
+from ap.world.chat import tool_call
 from ap.config import UserError
-from ap.domains import mini
-from ap.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
-from ap.rewards import process_reward
-from ap.sandbox import SandboxResult
+from ap.mini import domain as mini
+from ap.world.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
+from ap.judge.rewards import process_reward
+from ap.sandbox.sandbox import SandboxResult
 from ap.trajectory import Problem
 
 K = ("shift", "share")
@@ -171,7 +171,7 @@ def test_the_same_program_on_another_draft_is_no_repetition(make_env):
 
 
 def test_only_the_setting_allows_the_unsafe_sandbox(tiny, monkeypatch):
-    import ap.world
+    import ap.run
     asked = []
 
     class Refuses:
@@ -179,10 +179,10 @@ def test_only_the_setting_allows_the_unsafe_sandbox(tiny, monkeypatch):
             asked.append(allow_unsafe)
             raise UserError
 
-    monkeypatch.setattr(ap.world, "Sandbox", Refuses)
+    monkeypatch.setattr(ap.run, "Sandbox", Refuses)
     for setting in (False, True):
         with pytest.raises(UserError):
-            ap.world.World(dataclasses.replace(tiny, allow_unsafe_exec=setting))
+            ap.run.World(dataclasses.replace(tiny, allow_unsafe_exec=setting))
     assert asked == [False, True]
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ap import export
+from ap.tools import export
 from ap.config import Config, UserError, save_config
 from ap.files import write_jsonl
-from ap.rollout import play_script
-from ap.teacher import ScriptedAuthor
+from ap.world.rollout import play_script
+from ap.mini.teacher import ScriptedAuthor
 
 PROBLEM = {
     "step": 3, "question": "a is 52. b is a minus 5. Find b.", "answer": "47", "domain": "mini",
@@ -219,7 +219,7 @@ def test_parquet_without_pyarrow(problems, monkeypatch):
 
 
 def test_the_command_line(problems):
-    command = [sys.executable, "-m", "ap.export", str(problems), "--format", "trl"]
+    command = [sys.executable, "-m", "ap.tools.export", str(problems), "--format", "trl"]
     root = Path(__file__).parent.parent
     out = problems.parent / "x.jsonl"
     done = subprocess.run([*command, "--out", str(out)], cwd=root, capture_output=True, text=True)

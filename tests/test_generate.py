@@ -8,15 +8,15 @@ import torch
 from test_model import VOCAB, tiny
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-import ap.cache
-import ap.generate
-import ap.graphs
-import ap.model
-from ap.batch import collate
+import ap.engine.cache
+import ap.engine.generate
+import ap.engine.graphs
+import ap.engine.model
+from ap.learn.batch import collate
 from ap.config import UserError
-from ap.cache import Cache
-from ap.generate import Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
-from ap.model import token_logprobs
+from ap.engine.cache import Cache
+from ap.engine.generate import Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
+from ap.engine.model import token_logprobs
 from ap.trajectory import Trajectory
 
 STOP = 7
@@ -201,7 +201,7 @@ def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
     many = prompts((3, 30, 1, 17, 9, 25))
     reference = outcome(run(qwen3, start(many)))
     for tokens in (1, 7, 20):
-        monkeypatch.setattr(ap.generate, "PREFILL_TOKENS", tokens)
+        monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", tokens)
         widths, forward = [], Engine._forward
         monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
             widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
@@ -343,8 +343,8 @@ def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
     """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
     alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
     for pause, delay, rows in ((1, 0, 7), (1, 9, 256), (1, 4, 2), (3, 9, 256), (8, 4, 2), (8, 0, 7), (1000, 4, 7)):
-        monkeypatch.setattr(ap.generate, "PAUSE", pause)
-        monkeypatch.setattr(ap.generate, "DELAY", delay)
+        monkeypatch.setattr(ap.engine.generate, "PAUSE", pause)
+        monkeypatch.setattr(ap.engine.generate, "DELAY", delay)
         for reproducible in (True, False):
             conversations = start(prompts(MANY))
             engine = Engine(qwen3, {STOP, 8}, max_rows=rows, max_length=60, reproducible=reproducible)
@@ -453,7 +453,7 @@ def test_rows_join_while_others_decode(qwen3, monkeypatch):
 
 def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_were(qwen3, monkeypatch):
     def threads(limit):
-        monkeypatch.setattr("ap.generate.SMALL", limit)
+        monkeypatch.setattr("ap.engine.generate.SMALL", limit)
         seen, engine = [], Engine(qwen3, set(), max_length=8)
         engine.stops = lambda message: seen.append(torch.get_num_threads())
         engine.run(start(prompts((4,))), no_reply)
@@ -469,7 +469,7 @@ def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_wer
 def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cache(qwen3, monkeypatch):
     """By hand, in rows of 14 tokens: 6 + 10 would leave the cache, and 3 * 5 are more than 12 tokens together."""
     def widths(together, joining):
-        monkeypatch.setattr("ap.cache.TOGETHER", together)
+        monkeypatch.setattr("ap.engine.cache.TOGETHER", together)
         cache = Cache(qwen3, 4, 14)
         positions = cache.aim([7], joining)
         assert positions.tolist() == [[7, *(start + t for _, start, count in joining for t in range(count))]]
@@ -508,10 +508,10 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
     """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half."""
     reference = outcome(run(qwen3, start(prompts(MANY))))
     row = 40 * 2 * 2 * 2 * 8 * 4
-    monkeypatch.setattr(ap.cache, "CPU_BYTES", row * 5 // 2)
+    monkeypatch.setattr(ap.engine.cache, "CPU_BYTES", row * 5 // 2)
     assert Cache(qwen3, 256, 40).rows == 2
     assert outcome(run(qwen3, start(prompts(MANY)))) == reference
-    monkeypatch.setattr(ap.cache, "CPU_BYTES", row - 1)
+    monkeypatch.setattr(ap.engine.cache, "CPU_BYTES", row - 1)
     with pytest.raises(UserError, match="a conversation of 40 tokens needs"):
         run(qwen3, start(prompts()))
 
@@ -522,8 +522,8 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
 @pytest.mark.parametrize("rows", [5, 7, 256])
 def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
     """What a CUDA graph would replay: rounded numbers of rows and keys, with paused and free rows among them."""
-    monkeypatch.setattr(ap.graphs, "ROWS", 4)
-    monkeypatch.setattr(ap.graphs, "KEYS", 8)
+    monkeypatch.setattr(ap.engine.graphs, "ROWS", 4)
+    monkeypatch.setattr(ap.engine.graphs, "KEYS", 8)
     expected = outcome(run(model, start(prompts(MANY)), max_length=60))
     conversations = start(prompts(MANY))
     engine = Engine(model, {STOP, 8}, max_rows=rows, max_length=60)
@@ -536,8 +536,8 @@ def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
 
 def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
     """One of a kind: for 12 or 16 rows alike, and 512 keys or fewer. Its tensors stay where they are."""
-    recorded, record = [], ap.graphs.DecodeGraphs._record
-    monkeypatch.setattr(ap.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
+    recorded, record = [], ap.engine.graphs.DecodeGraphs._record
+    monkeypatch.setattr(ap.engine.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
         recorded.append((key, step.ids.data_ptr())), record(self, step, *key))[1])
     engine = Engine(qwen3, {STOP, 8}, max_length=60)
     engine.record = True
@@ -561,8 +561,8 @@ def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, soft
 
 def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
     expected = outcome(run(model, start(prompts())))
-    monkeypatch.setattr(ap.model, "kernel", lambda states: "flash-attn")
-    monkeypatch.setattr(ap.model, "flash_attn_with_kvcache", with_kvcache)
+    monkeypatch.setattr(ap.engine.model, "kernel", lambda states: "flash-attn")
+    monkeypatch.setattr(ap.engine.model, "flash_attn_with_kvcache", with_kvcache)
     assert outcome(run(model, start(prompts()))) == expected
     assert outcome(run(model, start(prompts()), max_rows=2)) == expected
 

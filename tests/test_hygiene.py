@@ -10,7 +10,7 @@ import pytest
 
 from ap.config import UserError
 from ap.files import read_jsonl, write_jsonl
-from ap.hygiene import (
+from ap.tools.hygiene import (
     BANDS, LONG, ROWS, SHINGLE, SHORT, in_benchmarks, jaccard, main, minhash, repeats, runs, tokens_of,
 )
 
@@ -158,6 +158,6 @@ def test_bad_input_is_told_in_one_sentence(argv, words, tmp_path, monkeypatch):
 
 def test_it_runs_as_a_module(tmp_path):
     (tmp_path / "p.jsonl").write_text(json.dumps({"question": "a is 5. Find a."}) + "\n")
-    run = subprocess.run([sys.executable, "-m", "ap.hygiene", tmp_path / "p.jsonl"], capture_output=True, text=True,
+    run = subprocess.run([sys.executable, "-m", "ap.tools.hygiene", tmp_path / "p.jsonl"], capture_output=True, text=True,
                          cwd=Path(__file__).parents[1])
     assert run.returncode == 0 and run.stdout.splitlines()[-1].split() == ["kept", "1"]

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from ap.config import Config
-from ap.judge import judge, summary
-from ap.prober import Prober
+from ap.judge.judge import judge, summary
+from ap.judge.prober import Prober
 from ap.trajectory import Problem, Trajectory, Turn
-from ap.verifier import Judgement
+from ap.judge.verifier import Judgement
 
 CONFIG = Config(r_base=2.0, hardness=3.0)
 TOKENIZER = SimpleNamespace(decode=lambda ids, **_: f"{len(ids)} tokens")

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from ap.losses import (
+from ap.learn.losses import (
     action_ratios, grpo_loss, implicit_rewards, k3, log_ratio, mean_by_action, mgpo_loss, mgpo_weights, sft_loss,
     weight_statistics,
     spread_over_tokens, sum_by_action,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ap import plan
+from ap.tools import plan
 from ap.config import Config, UserError
-from ap.metrics import Metrics, Speed, open_sinks
-from ap.ranks import Ranks
+from ap.tools.metrics import Metrics, Speed, open_sinks
+from ap.learn.ranks import Ranks
 from ap.trajectory import Trajectory
 
 

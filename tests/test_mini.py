@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from ap.config import UserError
-from ap.domains import mini
-from ap.domains.agents import chainlet
-from ap.domains.mini_checks import SOLVERS, Solution, propagate, renamed, second_audit
+from ap.mini import domain as mini
+from ap.mini.agents import chainlet
+from ap.mini.checks import SOLVERS, Solution, propagate, renamed, second_audit
 
 HIDDEN = "a is a whole number from 0 to 99."
 

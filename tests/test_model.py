@@ -11,9 +11,9 @@ from transformers import (
     Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
 )
 
-import ap.model
+import ap.engine.model
 from ap.config import Config, UserError
-from ap.model import build_model, checkpoint_layers, load_model, token_logprobs
+from ap.engine.model import build_model, checkpoint_layers, load_model, token_logprobs
 
 VOCAB = 50
 CONFIG = Config(hidden_size=32, layers=2, heads=4, intermediate_size=48, max_tokens=64, device="cpu")
@@ -237,7 +237,7 @@ def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
     def called(*args, **kwargs):
         raise AssertionError("flash-attn was called")
 
-    monkeypatch.setattr(ap.model, "flash_attn_func", called)
+    monkeypatch.setattr(ap.engine.model, "flash_attn_func", called)
     ids, mask = batch()
     token_logprobs(tiny("qwen3"), ids, mask)
 
@@ -252,11 +252,11 @@ def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch):
         calls.append([tuple(states.shape) for states in arguments[:3]] + [options["window_size"]])
         return arguments[0]
 
-    monkeypatch.setattr(ap.model, "half_on_gpu", lambda states: True)
-    monkeypatch.setattr(ap.model, "flash_attn_varlen_func", None)
-    monkeypatch.setattr(ap.model, "varlen_attn", kernel)
-    assert ap.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
-    monkeypatch.setattr(ap.model, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest, softmax_scale,
+    monkeypatch.setattr(ap.engine.model, "half_on_gpu", lambda states: True)
+    monkeypatch.setattr(ap.engine.model, "flash_attn_varlen_func", None)
+    monkeypatch.setattr(ap.engine.model, "varlen_attn", kernel)
+    assert ap.engine.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    monkeypatch.setattr(ap.engine.model, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest, softmax_scale,
                         causal: calls.append([softmax_scale, causal, most, longest]) or q)
-    assert ap.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    assert ap.engine.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
     assert calls == [[(7, 4, 8), (7, 2, 8), (7, 2, 8), (-1, 0)], [0.5, True, 4, 4]]

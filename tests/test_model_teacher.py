@@ -7,16 +7,16 @@ import pytest
 from test_tiny_cast import save
 
 import run_skills
-from ap import model_teacher
-from ap.chat import tool_call
+from ap.players import model_teacher
+from ap.world.chat import tool_call
 from ap.config import UserError
-from ap.domains import mini
-from ap.endpoint import BadReply, DeadEndpoint
-from ap.env import Episode
+from ap.mini import domain as mini
+from ap.players.endpoint import BadReply, DeadEndpoint
+from ap.world.env import Episode
 from ap.files import read_jsonl
-from ap.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
-from ap.rollout import play_script
-from ap.skills import EXTRACT, Document, acquire, load_library, read_corpus, write_library
+from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
+from ap.world.rollout import play_script
+from ap.world.skills import EXTRACT, Document, acquire, load_library, read_corpus, write_library
 
 TEXT = "Write the sum as differences, so that all but the ends cancel. Then add the ends."
 ENTRY = {

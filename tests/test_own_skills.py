@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 
 from ap.config import UserError
-from ap.domains import mini
-from ap.domains.agents import chainlet
-from ap.domains.mini_checks import Solution
-from ap.env import Env
-from ap.prober import program_pool
-from ap.rollout import play_script
-from ap.teacher import ScriptedAuthor, Style
+from ap.mini import domain as mini
+from ap.mini.agents import chainlet
+from ap.mini.checks import Solution
+from ap.world.env import Env
+from ap.judge.prober import program_pool
+from ap.world.rollout import play_script
+from ap.mini.teacher import ScriptedAuthor, Style
 from ap.trajectory import Problem
-from ap.world import World
+from ap.run import World
 
 SQUARE = 'from chainlet import form\n\n@form("x is y squared.", worked="y * y")\ndef square(y):\n    return y * y\n'
 TWICE = 'from chainlet import form\n\n@form("x is k more than twice y.", k=(2, 9))\ndef f(y, k):\n    return 2 * y + k\n'

@@ -15,16 +15,18 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
-import ap.cache
+import ap.engine.cache
 import run_mgpo
 import run_sft
-from ap import generate, model, plan
-from ap.cache import Cache
+from ap.engine import generate
+from ap.engine import model
+from ap.tools import plan
+from ap.engine.cache import Cache
 from ap.config import PRESETS, Config, UserError, parse_config
-from ap.model import build_model, token_logprobs
-from ap.plan import GIB, Sizes
-from ap.ranks import Ranks
-from ap.update import Updater
+from ap.engine.model import build_model, token_logprobs
+from ap.tools.plan import GIB, Sizes
+from ap.learn.ranks import Ranks
+from ap.learn.update import Updater
 
 SMALL = {"vocab_size": 64, "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
          "attn_implementation": "ap"}
@@ -146,7 +148,7 @@ def test_cache_by_hand():
 
 def test_constants_are_those_of_the_code_that_runs():
     assert plan.MAX_ROWS == generate.Engine.__init__.__defaults__[0]
-    assert (plan.GPU_SHARE, plan.PREFILL_TOKENS) == (ap.cache.GPU_SHARE, generate.PREFILL_TOKENS)
+    assert (plan.GPU_SHARE, plan.PREFILL_TOKENS) == (ap.engine.cache.GPU_SHARE, generate.PREFILL_TOKENS)
     assert plan.LOGITS_CHUNK == 2**26 and "2**26" in open(model.__file__).read()
 
 

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from ap import domains
-from ap.chat import build_tokenizer
+from ap.world.chat import build_tokenizer
 from ap.config import Config
-from ap.domains.agents import chainlet
-from ap.model import build_model
-from ap.prober import STEP_WEIGHTS, Prober, ProgramSolver, SampledSolver, checkpoint_sampler, program_pool
+from ap.mini.agents import chainlet
+from ap.engine.model import build_model
+from ap.judge.prober import STEP_WEIGHTS, Prober, ProgramSolver, SampledSolver, checkpoint_sampler, program_pool
 from ap.trajectory import Problem
 
 # A world of one sentence: its words are its steps, its answer is their number.

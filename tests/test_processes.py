@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import ap.processes
-from ap.domains import mini
-from ap.processes import Processes, here
+import ap.engine.processes
+from ap.mini import domain as mini
+from ap.engine.processes import Processes, here
 
 MODULE = '''
 import os, sys, time
@@ -144,8 +144,8 @@ def test_a_process_that_dies_is_replaced_and_the_call_made_again(processes, own,
 
 def test_workers_end_with_the_process_that_they_work_for(own):
     """They read the end of the connection, however the other side went."""
-    reader, writer = ap.processes.Pipe()
-    thread = threading.Thread(target=ap.processes.serve, args=(reader,))
+    reader, writer = ap.engine.processes.Pipe()
+    thread = threading.Thread(target=ap.engine.processes.serve, args=(reader,))
     thread.start()
     writer.send((len, ("abc",)))
     assert writer.recv() == (True, 3)

@@ -3,7 +3,7 @@ from itertools import combinations
 
 import pytest
 
-from ap.rewards import overlong_penalty, pass_rate, process_reward, terminal_reward
+from ap.judge.rewards import overlong_penalty, pass_rate, process_reward, terminal_reward
 
 
 @pytest.mark.parametrize("valid, rho, expected", [

@@ -11,17 +11,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-import ap.rollout
-from ap.batch import collate
-from ap.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
-from ap.domains import mini
-from ap.domains.agents import chainlet
-from ap.env import Env
-from ap.generate import Conversation
-from ap.judge import judge
-from ap.losses import sft_loss, spread_over_tokens
-from ap.model import build_model, token_logprobs
-from ap.rollout import play_script, roll_out, transcript
+import ap.world.rollout
+from ap.learn.batch import collate
+from ap.world.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
+from ap.mini import domain as mini
+from ap.mini.agents import chainlet
+from ap.world.env import Env
+from ap.engine.generate import Conversation
+from ap.judge.judge import judge
+from ap.learn.losses import sft_loss, spread_over_tokens
+from ap.engine.model import build_model, token_logprobs
+from ap.world.rollout import play_script, roll_out, transcript
 from ap.trajectory import Trajectory
 
 K = ("shift", "share")
@@ -269,8 +269,8 @@ class Hangs:
 def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pupil, tokenizer, world, monkeypatch):
     starts = [(K, 0, f"hang/{n}") for n in range(6)]
     expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
-    monkeypatch.setattr(ap.rollout, "HANGS", 0.5)
-    monkeypatch.setattr(ap.rollout, "JUDGING", 0.0)
+    monkeypatch.setattr(ap.world.rollout, "HANGS", 0.5)
+    monkeypatch.setattr(ap.world.rollout, "JUDGING", 0.0)
     env = Env(mini, world.library, Hangs(world.env.sandbox, 2), replace(world.env.config, exec_timeout=2.0))
     trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
     env.sandbox.for_ever.set()

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ap.config import UserError
-from ap.sandbox import NOTICE, TIERS, Sandbox
+from ap.sandbox.sandbox import NOTICE, TIERS, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +304,7 @@ print(hits)
 
 # ----------------------------------------------------------------------------------------------- tiers and report
 def test_report_says_what_holds(box):
-    """The gaps that the docstring of ap/sandbox.py declares, and no others."""
+    """The gaps that the docstring of ap/sandbox/sandbox.py declares, and no others."""
     report = box.report()
     assert report.pop("tier") == box.tier
     old_and_root = os.geteuid() == 0 and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14)
@@ -333,7 +333,7 @@ def test_without_namespaces_the_second_tier_is_taken(box, paths):
     """In a user namespace that may make no further one, as in many containers."""
     if box.tier != "namespaces":
         pytest.skip("needs a namespace to forbid others in")
-    code = ("from ap.sandbox import Sandbox\n"
+    code = ("from ap.sandbox.sandbox import Sandbox\n"
             f"with Sandbox([{str(paths[0])!r}]) as s: print(s.tier, s.run('print(7)').stdout)")
     done = subprocess.run(["unshare", "-Ur", "sh", "-c", f'{NO_NAMESPACES} "$0" -c "$1"', sys.executable, code],
                           capture_output=True, text=True, cwd=os.path.dirname(os.path.dirname(__file__)))

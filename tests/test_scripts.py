@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 import run_mgpo
 import run_sft
 import run_skills
-from ap.chat import STOP
+from ap.world.chat import STOP
 from ap.config import Config, UserError, run_main
 from ap.files import write_jsonl
-from ap.ranks import Ranks
+from ap.learn.ranks import Ranks
 from ap.trajectory import Problem, Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent

@@ -16,14 +16,14 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
-import ap.shard
-from ap import checkpoint
+import ap.learn.shard
+from ap.learn import checkpoint
 from ap.config import Config, UserError
-from ap.model import token_logprobs
-from ap.ranks import Ranks
-from ap.shard import empty_pass, free, is_sharded, load, shard, whole
+from ap.engine.model import token_logprobs
+from ap.learn.ranks import Ranks
+from ap.learn.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
-from ap.update import Updater
+from ap.learn.update import Updater
 from run_mgpo import update_once
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +128,7 @@ def work(folder: Path, world: int) -> None:
             run.steps(SHARES[world]["uneven"][ranks.rank], 1)
             results["from", saved] += (run.weights(), run.updater.counts())
         if not ranks.is_main:
-            ap.shard.load_model = None  # nobody else reads
+            ap.learn.shard.load_model = None  # nobody else reads
         for name in ("by_1", "experts"):
             loaded = load(folder / name / "step-000002", CONFIG, ranks)
             assert loaded.training and next(loaded.parameters()).requires_grad

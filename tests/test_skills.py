@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ap.config import UserError
-from ap.skills import (
+from ap.world.skills import (
     Candidate, Curriculum, Document, Skill, acquire, acquisition_examples, extraction_prompt, load_library, load_skill,
     read_corpus, read_extraction, split_skill_sets, write_library, write_skill,
 )

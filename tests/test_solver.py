@@ -15,17 +15,17 @@ from test_benchmarks import scripted
 import eval as evaluation_script
 import run_solver
 from ap import domains
-from ap.chat import build_tokenizer
+from ap.world.chat import build_tokenizer
 from ap.config import Config, UserError, save_config
-from ap.evaluation import Row, read_correctness, write_correctness
+from ap.tools.evaluation import Row, read_correctness, write_correctness
 from ap.files import read_jsonl, write_jsonl
-from ap.generate import Engine
-from ap.grading import Grade
-from ap.model import build_model, load_model
-from ap.ranks import Ranks
+from ap.engine.generate import Engine
+from ap.answers.grading import Grade
+from ap.engine.model import build_model, load_model
+from ap.learn.ranks import Ranks
 from ap.trajectory import Trajectory
-from ap.update import Updater
-from ap.world import World
+from ap.learn.update import Updater
+from ap.run import World
 from eval import attempt, compare, held_out_sets, of_domain, parse, rows_of, summarise
 from run_skills import build_skills
 

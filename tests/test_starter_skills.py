@@ -7,9 +7,9 @@ import pytest
 from ap import domains
 from ap.answers import match_answer
 from ap.config import Config
-from ap.env import Env
-from ap.sandbox import Sandbox
-from ap.skills import Skill, load_library
+from ap.world.env import Env
+from ap.sandbox.sandbox import Sandbox
+from ap.world.skills import Skill, load_library
 
 STARTER = Path(__file__).parent.parent / "starter"
 LIBRARIES = {folder.name: load_library([folder]) for folder in sorted(STARTER.iterdir()) if folder.is_dir()}

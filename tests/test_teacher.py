@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from ap.chat import read_message
-from ap.domains import mini
-from ap.env import FAULT, SOUND, Env, Episode
-from ap.rollout import play_script
-from ap.skills import Document, acquire
-from ap.teacher import ScriptedAuthor, ScriptedTeacher, Style
+from ap.world.chat import read_message
+from ap.mini import domain as mini
+from ap.world.env import FAULT, SOUND, Env, Episode
+from ap.world.rollout import play_script
+from ap.world.skills import Document, acquire
+from ap.mini.teacher import ScriptedAuthor, ScriptedTeacher, Style
 
 
 def document(question, solution):

@@ -20,17 +20,17 @@ import run_mgpo
 import run_sft
 import run_skills
 import run_solver
-from ap import export
-from ap.batch import collate
-from ap.cast import Checkpoint
-from ap.chat import STOP, build_tokenizer, encode, prompt_ids, tool_call
+from ap.tools import export
+from ap.learn.batch import collate
+from ap.players.cast import Checkpoint
+from ap.world.chat import STOP, build_tokenizer, encode, prompt_ids, tool_call
 from ap.config import Config, UserError
 from ap.domains import code
-from ap.evaluation import read_correctness
+from ap.tools.evaluation import read_correctness
 from ap.files import read_json, read_jsonl, write_json, write_jsonl
-from ap.losses import sft_loss
-from ap.model import build_model, token_logprobs
-from ap.rewards import terminal_reward
+from ap.learn.losses import sft_loss
+from ap.engine.model import build_model, token_logprobs
+from ap.judge.rewards import terminal_reward
 from run_solver import episode
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ap.config import Config, UserError
-from ap.model import build_model
-from ap.ranks import Ranks
+from ap.engine.model import build_model
+from ap.learn.ranks import Ranks
 from ap.trajectory import Trajectory, Turn
-from ap.update import Updater, micro_batches, padding, warmup_cosine
+from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
 from run_mgpo import update_once
 
 ROOT = Path(__file__).parent.parent
@@ -231,7 +231,7 @@ WORKER = """
 import sys, torch
 sys.path[:0] = ["tests"]
 from ap.config import Config
-from ap.ranks import Ranks
+from ap.learn.ranks import Ranks
 from test_update import mgpo_metrics, take_steps
 parts = {
     "uneven": ([[0], [2]], [[1, 3]]), "one has none": ([[0, 1], [2, 3]], []), "main has none": ([], [[0, 1, 2, 3]]),

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from ap import domains
-from ap.domains import mini_checks
-from ap.domains.agents import chainlet
+from ap.mini import checks as mini_checks
+from ap.mini.agents import chainlet
 from ap.trajectory import Problem
-from ap.verifier import (
+from ap.judge.verifier import (
     BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, read_verdict,
     same_answer,
 )

@@ -1,7 +1,7 @@
 """What a domain knows: how its problems are drawn, checked and asked. One module a domain.
 
     mini                  programs draw and decide its problems, judge and attempt them
-    math, code, science   models do, whom --roles names (ap/cast.py); judged.py holds what the three share
+    math, code, science   models do, whom --roles names (ap/players/cast.py); judged.py holds what the three share
 
 What the rest of the house asks of a domain, beside the texts INSTRUCTIONS, CHECK_PROGRAM, PHRASES:
 
@@ -34,12 +34,12 @@ class Asking:
     verifier: dict = field(default_factory=dict)
     solver: dict = field(default_factory=dict)
     same: Callable[[str, str], bool] | None = None  # is an attempt right? None: verifier.same_answer
-    graded: Callable[[dict], dict] = lambda problem: problem  # {id, question, answer} as ap.grading.Grader takes it
+    graded: Callable[[dict], dict] = lambda problem: problem  # {id, question, answer} as ap.answers.grading.Grader takes it
 
 
 def get(name: str):
     """The module of a domain."""
-    return import_module(f"ap.domains.{name}")
+    return import_module("ap.mini.domain" if name == "mini" else f"ap.domains.{name}")
 
 
 def asking(name: str, sandbox) -> Asking:

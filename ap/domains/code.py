@@ -21,9 +21,9 @@ from ap.domains.judged import (  # noqa: F401, the names of the interface
     step_kinds,
 )
 from ap.files import UserError
-from ap.grading import are_tests, program_of, run_tests
+from ap.answers.grading import are_tests, program_of, run_tests
 from ap.trajectory import Problem
-from ap.verifier import Verdict, read_verdict
+from ap.judge.verifier import Verdict, read_verdict
 
 INSTRUCTIONS = """\
 A problem is a task for a program that reads standard input and prints to standard output. A draft has three parts: \
@@ -101,7 +101,7 @@ def answer_of(output: str) -> str:
 
 
 def with_tests(problem: dict) -> dict:
-    """A problem of a file, whose answer are its tests, as ap.grading takes it. UserError."""
+    """A problem of a file, whose answer are its tests, as ap.answers.grading takes it. UserError."""
     try:
         tests = json.loads(problem["answer"])
     except (ValueError, RecursionError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Mapping, Sequence
 
 from ap.config import UserError
-from ap.env import UNKNOWN
+from ap.world.env import UNKNOWN
 from ap.trajectory import Problem
 
 SHORTEST, LONGEST = 20, 8000  # characters of a draft. *Choice*

@@ -1,0 +1,164 @@
+"""Grading of solutions: free answers, option letters, programs.
+
+How a solution is graded follows from what its problem has. "tests": its program must pass each of them, in the
+sandbox. "choices": its final answer must be the letter. Else ap.answers decides, and "type" says what is special.
+
+`program_of` and `run_tests` say for all what a reply's program is and when it passes: benchmarks, solvers in training,
+and the judges and probers of the domain code. *Choices*: numbers in its output must be the same exactly, and it has the
+names that LiveCodeBench gives it. Each test is a run of its own, and what is expected never enters the sandbox, so a
+program that knows of its judge gains nothing.
+"""
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+from decimal import Decimal
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+from ap.answers import extract_answer, match_answer
+from ap.world.chat import after_thoughts
+from ap.files import UserError
+from ap.engine.processes import here
+from ap.sandbox.sandbox import Sandbox
+
+LETTERS = "ABCDEFGHIJ"
+KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 rows that decode are attempts at fewer
+FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
+
+# Runs in the sandbox only: to unpickle is to run what the file says.
+DECODE = ("import base64, pickle, sys, zlib\n"
+          "sys.stdout.write(pickle.loads(zlib.decompress(base64.b64decode(sys.stdin.read()))))")
+# The names that LiveCodeBench gives every program, builtins last but one, where math's pow and others are taken back.
+PRELUDE = "".join(f"from {module} import *\n" for module in (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
+    "builtins typing").split()) + (
+    "import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools, "
+    "operator, io, sys, json\nsys.setrecursionlimit(50000)\n")
+CALL = """
+import json, sys
+arguments = [json.loads(line) for line in sys.stdin.read().split("\\n") if line.strip()]
+print("\\n" + json.dumps((Solution().{name} if "Solution" in globals() else {name})(*arguments)))
+"""
+
+
+def code_sandbox(allow_unsafe: bool = False) -> Sandbox:
+    """*Choice*: 6 seconds a test as in LiveCodeBench, 4 GB, 64 MB of output (the tests of a problem must fit)."""
+    return Sandbox(timeout=6.0, memory_mb=4096, output_limit=2 ** 26, allow_unsafe=allow_unsafe)
+
+
+def all_tests(tests: Mapping, sandbox: Sandbox, where: str) -> list[dict]:
+    """Public and private tests, {"input", "output"}. Private ones are JSON, or what DECODE undoes. UserError."""
+    text = tests["private"]
+    if not text.lstrip().startswith("["):
+        result = sandbox.run(DECODE, stdin=text, timeout=60.0)
+        text = result.stdout if result.status == "ok" else ""
+    try:
+        private = json.loads(text)
+    except (ValueError, RecursionError):
+        private = None
+    if not are_tests(private):
+        raise UserError(f"{where}: field 'private_test_cases' holds no list of tests with input and output, as JSON or "
+                        "encoded; correct or remove the row")
+    if not tests["public"] and not private:
+        raise UserError(f"{where}: has no test, so every program would pass; remove the row")
+    return [*tests["public"], *private]
+
+
+def are_tests(value: Any) -> bool:
+    """Is it a list of {"input": text, "output": text}?"""
+    return isinstance(value, list) and all(isinstance(test, dict) and isinstance(test.get("input"), str)
+                                           and isinstance(test.get("output"), str) for test in value)
+
+
+def program_of(reply: str) -> str | None:
+    """The last fenced block behind a reply's thoughts that is marked as Python; where none is, that has no mark."""
+    blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(after_thoughts(reply))]
+    programs = [body for mark, body in blocks if mark.startswith("py")] or [body for mark, body in blocks if not mark]
+    return programs[-1] if programs and programs[-1].strip() else None
+
+
+def run_tests(program: str, tests: Sequence[Mapping], sandbox: Sandbox, function: str | None = None) -> str:
+    """"equal" when a program does what every test {"input", "output"} expects; else, of the first that fails,
+    "different" or what the sandbox says. function: the one to call; None: the program reads and prints."""
+    program = PRELUDE + program + (CALL.format(name=function) if function else "")
+    for test in tests:
+        result = sandbox.run(program, stdin=test["input"])
+        if result.status != "ok":
+            return result.status
+        if not (_same_value if function else _same_lines)(result.stdout, test["output"]):
+            return "different"
+    return "equal"
+
+
+class Grade(NamedTuple):
+    """status: "equal", "different", "unparsed" (no answer can be read); of programs also what the sandbox says."""
+
+    answer: str | None  # as extracted: a letter, a program, else a text
+    status: str
+
+
+class Grader:
+    """grade(solution, problem) -> Grade, from any thread. A solution of None (cut) is unparsed. sandbox: for problems
+    with tests. call: how answers are compared (processes.py)."""
+
+    def __init__(self, sandbox: Sandbox | None = None, call: Callable = here):
+        self.sandbox, self.call, self._lock = sandbox, call, threading.Lock()
+        self._tests: dict[str, list[dict]] = {}  # of the last problems, by id
+
+    def __call__(self, text: str | None, problem: Mapping) -> Grade:
+        if text is None:
+            return Grade(None, "unparsed")
+        if "tests" in problem:
+            program = program_of(text)
+            return Grade(program, self._passes(program, problem) if program else "unparsed")
+        answer = extract_answer(text)
+        if "choices" in problem:
+            letters = LETTERS[:len(problem["choices"])]
+            letter = next((letter for letter in letters if match_answer(answer, letter).equal), None)
+            return Grade(letter, ("equal" if letter == problem["answer"] else "different") if letter else "unparsed")
+        given, kind = answer or "", problem.get("type")
+        if kind in ("SC", "MC"):
+            given = given.strip("[]")
+        elif kind == "MPV" and problem["answer"].startswith("(") and given and given[0] not in "([":
+            given = f"({given})"
+        status = self.call(match_answer, given, problem["answer"]).status
+        return Grade(answer, "equal" if kind == "NV" and _close(given, problem["answer"]) else status)
+
+    def _passes(self, program: str, problem: Mapping) -> str:
+        with self._lock:  # decoded once for the k solutions of a problem, which come close to each other
+            if problem["id"] not in self._tests:
+                if len(self._tests) == KEPT:
+                    del self._tests[next(iter(self._tests))]
+                self._tests[problem["id"]] = all_tests(problem["tests"], self.sandbox, f"problem {problem['id']}")
+            tests = self._tests[problem["id"]]
+        return run_tests(program, tests, self.sandbox, problem["tests"]["function"])
+
+
+def _close(one: str, other: str) -> bool:
+    try:
+        return math.isclose(float(one), float(other), rel_tol=1e-5)
+    except ValueError:
+        return False
+
+
+def _same_value(printed: str, expected: str) -> bool:
+    """The last line printed and the expected output, as JSON (so tuples are lists)."""
+    try:
+        return json.loads(printed.rstrip("\n").rpartition("\n")[2]) == json.loads(expected)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _same_lines(printed: str, expected: str) -> bool:
+    """Line by line without blanks around them: the same text, or the same numbers, exactly."""
+    ours, theirs = ([line.strip() for line in text.strip().split("\n")] for text in (printed, expected))
+    return len(ours) == len(theirs) and all(a == b or _same_numbers(a, b) for a, b in zip(ours, theirs))
+
+
+def _same_numbers(one: str, other: str) -> bool:
+    try:
+        return [Decimal(word) for word in one.split()] == [Decimal(word) for word in other.split()]
+    except ArithmeticError:  # not numbers
+        return False

@@ -1,0 +1,77 @@
+"""CUDA graphs of the decode step. On a GPU a step of few rows costs more in launches than in work; a graph is one.
+
+A graph replays the same kernels on the same addresses. So the step is written as a function of tensors that stay where
+they are, for a rounded number of rows and of keys, and recorded at its first use. Surplus rows are those that come next
+in the cache: what they write lies behind their ends, where nothing is seen and the next tokens overwrite it.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Sequence
+
+import torch
+
+from ap.engine.cache import Cache
+
+ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
+
+
+@dataclass
+class _Step:
+    """One recorded step, and the tensors that it reads and writes."""
+
+    ids: torch.Tensor  # (1, B)
+    starts: torch.Tensor  # (B,)
+    logits: torch.Tensor | None = None  # (B, V)
+    replay: Callable[[], None] = lambda: None
+
+
+class DecodeGraphs:
+    """Decode steps of one cache. forward: ids (1, B), positions (1, B) -> logits (B, V), through the cache.
+
+    On a CPU the step is computed anew instead of replayed: the same numbers, which is what tests look at.
+    """
+
+    def __init__(self, forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], cache: Cache):
+        self.forward, self.cache = forward, cache
+        self.steps: dict[tuple[int, int], _Step] = {}
+        self.pool = None  # graphs never run at the same time, so they share their memory
+
+    def __call__(self, ids: Sequence[int], starts: Sequence[int], count: int) -> torch.Tensor:
+        """Logits (count, V) of the first `count` rows. ids, starts: of all rows of the cache; 0 for a free one."""
+        rows = min(-(-count // ROWS) * ROWS, self.cache.rows)
+        seen = KEYS
+        while seen < max(starts[:rows]) + 1:
+            seen *= 2
+        key = rows, min(seen, self.cache.length)
+        device = self.cache.store.device
+        new = key not in self.steps
+        if new:
+            zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+            self.steps[key] = _Step(zeros.unsqueeze(0).clone(), zeros)
+        step = self.steps[key]
+        step.ids.copy_(torch.tensor(ids[:rows]).unsqueeze(0))
+        step.starts.copy_(torch.tensor(starts[:rows]))
+        if new:
+            self._record(step, *key)
+        step.replay()
+        return step.logits[:count]
+
+    def _record(self, step: _Step, rows: int, seen: int) -> None:
+        def compute() -> None:
+            self.cache.aim_at_first(step.starts, seen)
+            step.logits = self.forward(step.ids, step.starts.unsqueeze(0))
+
+        if step.ids.is_cuda:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):  # the first run may allocate and choose kernels, which cannot be recorded
+                compute()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            # What other threads do meanwhile is no part of it: a judge's model may be at work.
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                compute()
+            self.pool, step.replay = graph.pool(), graph.replay
+        else:
+            step.replay = compute

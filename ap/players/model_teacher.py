@@ -1,0 +1,319 @@
+"""A model as teacher: it reads the user's corpus and proposes skills, and it writes expert episodes.
+
+In the first it can be replaced by a trained proposer, the extractor: L_acq has taught it to extract skills itself.
+
+The player is an endpoint or a local checkpoint (cast.py); it has `ask(prompt)` and `sample(prompt, k, key)`. What it
+says is data: a reply that cannot be used is asked for once more, then counted, and what is wrong with a proposed skill
+stands beside it in candidates.jsonl. An endpoint keeps its replies on disk, so a second run asks nothing again.
+"""
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Callable, Iterable, Sequence
+
+from tqdm import tqdm
+
+from ap.world.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL, after_thoughts, without_tokens
+from ap.players.endpoint import BadReply
+from ap.world.env import Env, Episode
+from ap.world.skills import FIELDS, Candidate, Document, Skill, extraction_prompt, fault_of, read_extraction
+from ap.mini.teacher import ScriptedTeacher
+
+CHUNK = 4000  # characters of a passage at most. *Choice*, like the other numbers
+MOST = 3  # skills of one passage
+ALIKE = 0.6  # share of common words in name and intent from which on two skills are one
+AT_ONCE = 32  # passages that are asked about at the same time; an endpoint has a lower limit of its own
+
+DETAILS = """\
+"difficulty": "one line: what it does to a problem's difficulty", "tool": "one line: what a program can check",
+ "recognise": "one sentence: where it fits", "build": "one sentence: how to build it into a problem",
+ "quote": "some words of the passage that show it, exactly as they stand there"}}
+
+Passage:
+{text}"""
+
+EXTRACTION = """\
+Below is a passage from a corpus on {domain}. Which reasoning skills does it show, from which new problems could be \
+built? A skill is a move of reasoning that can be combined with others, not a topic and not one particular problem. \
+Reply with a JSON list and nothing else: at most {most} entries, [] when there is none. Each entry is
+{{"name": "short-name-with-hyphens", "category": "one word for the area", "intent": "one line: the move",
+ """ + DETAILS
+
+COMPLETION = """\
+Below is a passage from a corpus on {domain}, and a reasoning skill that was found in it. Say more about the skill. \
+Reply with one JSON record and nothing else:
+{{""" + DETAILS + """
+
+Skill:
+{skill}"""
+
+SCORING = """\
+Score a reasoning skill from which problems on {domain} shall be built, each from 0 (not at all) to 10 (fully):
+general: it is a move of reasoning, not one particular problem; composable: its result can go into another skill's step;
+checkable: a program can check the answers of problems with it; faithful: the quoted passage really shows it.
+Reply with one JSON record and nothing else: {{"general": 0, "composable": 0, "checkable": 0, "faithful": 0}}
+
+Skill:
+{skill}
+Quoted from the corpus: {quote}"""
+MARKS = ("general", "composable", "checkable", "faithful")
+
+AGAIN = "\n\nYour last reply could not be used: {fault}. Reply with the JSON only."
+
+PLAY = """\
+You play the agent of the episode below. {system}
+
+--- episode so far ---
+{episode}
+--- end ---
+
+Write the agent's next message, and nothing else: a few words on why, then a draft or one tool call, as it was told."""
+
+
+# ---------------------------------------------------------------- acquisition
+
+
+def chunks(documents: Iterable[Document], size: int = CHUNK) -> list[Document]:
+    """Documents of at most `size` characters: long ones are cut between paragraphs, or words where those are longer."""
+    pieces = []
+    for document in documents:
+        if len(document.text) <= size:
+            pieces.append(document)
+            continue
+        parts, text = [], document.text.strip()
+        while len(text) > size:
+            cut = max(text.rfind("\n\n", 1, size), 0) or max(text.rfind(" ", 1, size), 0) or size
+            parts.append(text[:cut].strip())
+            text = text[cut:].strip()
+        pieces += [Document(part, f"{document.source}, part {n}") for n, part in enumerate([*parts, text], 1) if part]
+    return pieces
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """One entry of a reply about one passage. `fault`: why it cannot be used, or ""."""
+
+    skill: Skill
+    quote: str
+    passage: int
+    fault: str = ""
+
+
+class ModelTeacher:
+    """Proposes the skills that a model finds in passages.
+
+    *Choices*: a skill counts only if the words that it quotes do stand in the passage. Skills that share most words of
+    name and intent are one, under the name of the first, with the passages of all. r(k) is the mean of four marks that
+    the same model gives in a second question, a tenth of each. The model writes no checker scripts.
+
+    extractor: the player that extracts skills, one of a passage at most; the model then quotes the passage, says how to
+    build the skill in, and scores it, as it does with its own.
+    """
+
+    def __init__(self, player, domain: str, extractor=None):
+        self.player, self.domain, self.extractor = player, domain, extractor
+
+    def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
+        """documents: passages, see chunks(). Raises DeadEndpoint when the player is an endpoint that cannot be used."""
+        skills = [None] * len(documents) if self.extractor is None else extracted(self.extractor, documents)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            found = list(tqdm(pool.map(self._read, range(len(documents)), documents, skills), total=len(documents),
+                              desc="reading", unit="passage"))
+            proposals = [proposal for entries in found for proposal in entries or ()]
+            groups = _alike([proposal for proposal in proposals if not proposal.fault])
+            scores = list(tqdm(pool.map(self._score, [group[0] for group in groups]), total=len(groups),
+                               desc="scoring", unit="skill"))
+        if None in found:
+            print(f"teacher: no usable reply about {found.count(None)} of {len(found)} passages")
+        candidates = [Candidate(p.skill, 0.0, why=p.fault) for p in proposals if p.fault]
+        for group, (score, why) in zip(groups, scores):
+            sources = list(dict.fromkeys(documents[proposal.passage].source for proposal in group))
+            source = "; ".join(sources[:3]) + (f"; {len(sources) - 3} more" if len(sources) > 3 else "")
+            for proposal in group:  # of equal names the first is kept, with all passages (skills.acquire)
+                skill = replace(proposal.skill, name=group[0].skill.name, source=source)
+                candidates.append(Candidate(skill, score, (proposal.passage,), why))
+        return candidates
+
+    def _read(self, number: int, document: Document, skill: dict[str, str] | None) -> list[_Proposal] | None:
+        """skill: what the extractor found there, if there is one. None: no usable reply."""
+        if self.extractor is not None:
+            if not skill:
+                return []
+            shown = "".join(f"{name}: {text}\n" for name, text in skill.items()).strip()
+            prompt = COMPLETION.format(domain=self.domain, text=document.text, skill=shown)
+            more = self._json(prompt, "{", lambda value: "" if isinstance(value, dict) else "it is no JSON record")
+            return None if more is None else [_proposal(more | skill, number, document)]
+        prompt = EXTRACTION.format(domain=self.domain, most=MOST, text=document.text)
+        entries = self._json(prompt, "[", lambda value: "" if isinstance(value, list) else "it is no JSON list")
+        return None if entries is None else [_proposal(entry, number, document) for entry in entries[:MOST]]
+
+    def _score(self, proposal: _Proposal) -> tuple[float, str]:
+        def fault(value) -> str:
+            marks = [value.get(name) for name in MARKS] if isinstance(value, dict) else []
+            usable = marks and all(type(mark) in (int, float) and 0 <= mark <= 10 for mark in marks)
+            return "" if usable else f"it is no record of {', '.join(MARKS)} from 0 to 10"
+
+        shown = "".join(f"{name}: {getattr(proposal.skill, name)}\n" for name in FIELDS) + proposal.skill.body
+        marks = self._json(SCORING.format(domain=self.domain, skill=shown, quote=proposal.quote), "{", fault)
+        if marks is None:
+            return 0.0, "the teacher gave no usable score"
+        why = ", ".join(f"{name} {marks[name]:g}" for name in MARKS)
+        return round(sum(marks[name] for name in MARKS) / (10 * len(MARKS)), 4), why
+
+    def _json(self, prompt: str, opening: str, fault: Callable[[object], str]):
+        """The value in the reply, which is asked for twice at most; None when both replies are of no use."""
+        again = ""
+        for _ in range(2):
+            try:
+                value = _value(self.player.ask(prompt + again), opening)
+            except BadReply:
+                return None
+            problem = fault(value)
+            if not problem:
+                return value
+            again = AGAIN.format(fault=problem)
+        return None
+
+
+class CheckedExtractor:
+    """A trained proposer extracts skills from worked problems, and programs score them, where the domain has such.
+
+    r(k) is ScriptedTeacher's; a document speaks for a skill that was extracted from it if one of its sentences has the
+    skill's form and comes out right. The name says which form; category and intent stay as the proposer wrote them.
+    """
+
+    def __init__(self, player, domain):
+        self.player, self.domain, self.scorer = player, domain, ScriptedTeacher(domain)
+
+    def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
+        seen: dict[tuple[str, ...], list[tuple[int, bool]]] = {}  # name, category, intent -> (document, is it there?)
+        for index, fields in enumerate(extracted(self.player, documents)):
+            if fields:
+                shown = self._shows(documents[index], self._template(fields["name"]))
+                seen.setdefault(tuple(fields.values()), []).append((index, shown))
+        candidates = []
+        for (name, category, intent), examples in sorted(seen.items()):
+            candidate = self.scorer.candidate(self._template(name), examples)
+            skill = replace(candidate.skill, name=name, category=category, intent=intent)
+            candidates.append(replace(candidate, skill=skill))
+        return candidates
+
+    def _template(self, name: str) -> str:
+        """The form of a skill's sentence; "" when no checker knows the skill."""
+        return self.domain.FORMS[name].template if name in self.domain.SKILLS else ""
+
+    def _shows(self, document: Document, template: str) -> bool:
+        return any(self.domain.check_step(document.question, document.solution, sentence)
+                   for sentence in self.domain.split(document.question)
+                   if self.domain.template_of(sentence) == template)
+
+
+def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | None]:
+    """What a trained proposer extracts from each document; None: nothing of use, which is counted by what is wrong."""
+    def ask(document: Document) -> tuple[dict[str, str], str]:
+        try:
+            return read_extraction(player.ask(extraction_prompt(document)))
+        except BadReply:
+            return {}, "no reply"
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = list(tqdm(pool.map(ask, documents), total=len(documents), desc="extracting", unit="passage"))
+    faults = Counter(fault for _, fault in found if fault)
+    print(f"extractor: {len(found) - faults.total()} of {len(found)} replies are skills"
+          + "".join(f"; {fault}: {count}" for fault, count in faults.most_common()))
+    return [None if fault else fields for fields, fault in found]
+
+
+def _value(reply: str, opening: str):
+    """The JSON from the first bracket to its last counterpart, whatever stands around it; None without one."""
+    text = after_thoughts(reply)
+    start, end = text.find(opening), text.rfind({"[": "]", "{": "}"}[opening])
+    try:
+        return json.loads(text[start:end + 1]) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _proposal(entry, number: int, document: Document) -> _Proposal:
+    entry = entry if isinstance(entry, dict) else {}
+    names = (*FIELDS, "recognise", "build", "quote")
+    texts = {name: " ".join(str(entry.get(name) or "").split())[:300] for name in names}
+    for name in ("name", "category"):
+        texts[name] = re.sub(r"[^a-z0-9_]+", "-", texts[name].lower()).strip("-_")[:40]
+    body = f"Recognise: {texts['recognise']}\nBuild in: {texts['build']}\nCheck: {texts['tool']}"
+    skill = Skill(**{name: texts[name] for name in FIELDS}, body=body, source=document.source)
+    wrong = fault_of(texts)
+    fault = f"field {wrong[0]} {wrong[1]}" if wrong else ""
+    for name in ("recognise", "build"):
+        fault = fault or ("" if texts[name] else f"field {name} is missing")
+    quoted = _plain(texts["quote"])
+    if not fault and (len(quoted) < 8 or quoted not in _plain(document.text)):
+        fault = "what it quotes does not stand in the passage"
+    return _Proposal(skill, texts["quote"], number, fault)
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+COMMON = frozenset("a an and as at by for from in into is it its of on or that the then to use using with".split())
+
+
+def _alike(proposals: Iterable[_Proposal]) -> list[list[_Proposal]]:
+    """Groups of near-duplicates, in the order of their first members, with which the others are compared."""
+    groups: list[tuple[set[str], list[_Proposal]]] = []
+    for proposal in proposals:
+        words = set(_plain(f"{proposal.skill.name} {proposal.skill.intent}".replace("-", " ")).split()) - COMMON
+        for seen, group in groups:
+            if len(words & seen) >= ALIKE * len(words | seen) or group[0].skill.name == proposal.skill.name:
+                group.append(proposal)
+                break
+        else:
+            groups.append((words, [proposal]))
+    return [group for _, group in groups]
+
+
+# ---------------------------------------------------------------- expert episodes
+
+
+class ModelAuthor:
+    """Writes the messages of expert episodes in the real environment: drafts, reflections, tool calls, the submission.
+
+    It is shown what the policy will be shown, and the transcript so far. Its hidden thoughts, before </think>, are cut.
+    """
+
+    round_size = 16  # episodes that are played before they are counted
+
+    def __init__(self, env: Env, player):
+        self.env, self.player = env, player
+
+    def writer(self, rng: random.Random) -> Callable[[Episode], str]:
+        """One episode's author. The same state of `rng` asks with the same keys."""
+        key, start = f"{rng.getrandbits(64):016x}", []
+
+        def write(episode: Episode) -> str:
+            if not start:
+                start.extend(message["content"] for message in self.env.messages(episode.skills))
+            tools = "".join("\n" + json.dumps(TOOLS[name]) for name in self.env.tools)
+            system = start[0] + (TOOLS_HEAD + tools + TOOLS_TAIL if tools else "")
+            spoken = [("environment", start[1])]
+            spoken += [("environment" if n % 2 else "agent", text) for n, text in enumerate(episode.said)]
+            shown = "\n\n".join(f"[{who}]\n{text}" for who, text in spoken)
+            reply = self.player.sample(PLAY.format(system=system, episode=shown), 1, f"{key}/{len(episode.said)}")[0]
+            return _message(reply)
+
+        return write
+
+
+def _message(reply: str) -> str:
+    """The agent's words in a reply, without what it makes the environment say; "" when it was cut while thinking."""
+    text = after_thoughts(reply).strip()
+    if text.startswith("<think>"):
+        return ""
+    text = text.removeprefix("[agent]").partition("\n[environment]")[0]
+    return without_tokens(text.strip())

@@ -1,0 +1,216 @@
+"""The environment: a partially observed decision process (method: POMDP) in which problems are written.
+
+Observation o_t = <K_t, h_t, sigma_t>: the active skills, the history with every tool output, the cognitive stage.
+Actions: think (a message without a tool call), exec, edit, submit. Whether the draft is solvable is hidden; the
+agent learns it only by running code or by thinking.
+
+Stages are not a rigid machine. *Choice*: the stage follows what happened last:
+
+    start -> draft; a new draft -> check; a check that passed -> finalize; a check that failed, a fault named in a
+    reflection, an edit -> refine; anything else leaves the stage as it is.
+
+A check is any program of the agent; it has passed when it says of the draft what the domain's own exact check says.
+Where the domain has none, because only models can tell, it has passed when it says so; this earns nothing.
+
+An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Callable, Sequence
+
+from ap.world.chat import Message, read_message, reply_text, without_tokens
+from ap.config import Config
+from ap.sandbox.sandbox import Sandbox
+from ap.world.skills import Skill
+from ap.trajectory import STAGES, Problem
+
+DRAFT, CHECK, REFINE, FINALIZE = range(4)
+
+INSTRUCTIONS = """\
+You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
+Stages: draft, check, refine, finalize. You may go back.
+Write a draft between <problem> and </problem>. \
+A message without a tool call is a reflection: `Sound.` or `Fault: skill.`
+Check the draft with exec. Mend it with a new draft, or edit the active skills when they do not fit. Then submit it."""
+
+ONE_SHOT = """\
+You write problems for others to solve. Combine all active skills into one problem with exactly one answer.
+Write it between <problem> and </problem>, and submit it in the same message."""
+
+SOUND, FAULT = "Sound.", "Fault: "
+UNKNOWN = "unknown"  # the status of a draft of which programs cannot tell whether it is sound
+
+
+@dataclass
+class Env:
+    """What all episodes share. `domain` is a module of ap/domains.
+
+    look: (draft, skills) -> what the domain's programs say of a draft; None: domain.look, in the caller's thread.
+    """
+
+    domain: object
+    library: dict[str, Skill]
+    sandbox: Sandbox
+    config: Config
+    look: Callable[[str, Sequence[str]], object] | None = None
+
+    def __post_init__(self):
+        self.look = self.look or partial(self.domain.look, sandbox=self.sandbox)
+
+    @property
+    def actions(self) -> list[str]:
+        return [name for name in self.config.actions.split(",") if not (self.config.one_shot and name != "submit")]
+
+    @property
+    def tools(self) -> list[str]:
+        return [name for name in self.actions if name != "think"]
+
+    def describe(self, skills: tuple[str, ...]) -> str:
+        """K_t as text: level 1 and level 2 of each active skill."""
+        shown = [f"{self.library[name].level_1()}\n{self.library[name].body.strip()}" for name in skills]
+        return "Active skills:\n" + "\n".join(shown)
+
+    def messages(self, skills: tuple[str, ...]) -> list[dict]:
+        """The first observation, for a chat template."""
+        instructions = ONE_SHOT if self.config.one_shot else INSTRUCTIONS
+        return [
+            {"role": "system", "content": f"{instructions}\n{self.domain.INSTRUCTIONS}"},
+            {"role": "user", "content": f"{self.describe(skills)}\nstage: {STAGES[DRAFT]}"},
+        ]
+
+
+@dataclass
+class Episode:
+    """One episode: the hidden state, and one `step` for each message of the agent."""
+
+    env: Env
+    skills: tuple[str, ...]  # K_t
+    stage: int = DRAFT  # sigma_t
+    draft: str | None = None
+    check: object = None  # what the domain's exact check says of the current draft and skills; hidden from the agent
+    passed: str | None = None  # what a program printed of the current draft, when the exact check says the same
+    said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in turn
+    done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
+    turns: int = 0
+    outcome: str = ""  # set when the episode has ended
+    problem: Problem | None = None
+
+    def step(self, text: str) -> tuple[str, int, dict, str | None]:
+        """Take one message of the agent.
+
+        Returns (action, stage in which it was taken, facts, reply): facts are what rewards.process_reward needs;
+        reply is the environment's text in chat format, or None when the episode has ended.
+        """
+        message = read_message(text)
+        self.said.append(text)
+        stage, self.turns = self.stage, self.turns + 1
+        if message.error:
+            self.outcome = "unusable"
+            return "unusable", stage, {"error": message.error}, None
+        action = message.tool or "think"
+        if self.env.config.one_shot and action != "submit":
+            self.outcome = "unusable"
+            return "unusable", stage, {"error": "one message only"}, None
+        if action not in self.env.actions and (message.tool is not None or message.draft is None):
+            facts = self._take_draft(message) | {"status": "not available", "legal": False, "judged": None}
+            output = f"{action} is not available"
+        else:
+            facts, output = getattr(self, "_" + action)(message)
+        if action == "submit":
+            self.outcome = "submitted" if self.problem is not None else "unusable"
+            return action, stage, facts, None
+        if self.turns >= self.env.config.max_turns:
+            self.outcome = "turn_limit"
+            return action, stage, facts, None
+        content = f"{output}\nstage: {STAGES[self.stage]}" if output else f"stage: {STAGES[self.stage]}"
+        self.said.append(content)
+        return action, stage, facts, reply_text(content, to_tool=message.tool is not None)
+
+    # Each action changes the state and returns (facts, output).
+
+    def _take_draft(self, message: Message) -> dict:
+        """A draft in a message, whatever else the message does. Facts name what the exact check of the domain says."""
+        if message.draft is None:
+            return {}
+        self.draft, self.stage = message.draft, CHECK
+        self._look()
+        status = self.check.status
+        state = {"ok": "sound", "unreadable": "unreadable", UNKNOWN: UNKNOWN}.get(status, "faulty")
+        return {"draft": state, "fault": status, "repeated": self._again("draft", self.draft, status)}
+
+    def _look(self) -> None:
+        """The draft or the skills have changed: what a program said before is void."""
+        self.check = self.env.look(self.draft, self.skills) if self.draft is not None else None
+        self.passed = None
+
+    def _again(self, *deed) -> bool:
+        seen = deed in self.done
+        self.done.add(deed)
+        return seen
+
+    def _think(self, message: Message) -> tuple[dict, str]:
+        facts = self._take_draft(message)
+        if message.draft is not None:
+            return facts, ""
+        facts["judged"] = None
+        sound, fault = message.text.startswith(SOUND), message.text.startswith(FAULT)
+        if self.draft is not None and (sound or fault) and self.check.status != UNKNOWN:
+            named = message.text.removeprefix(FAULT).strip(" .")
+            is_sound = self.check.status == "ok"
+            facts["judged"] = is_sound if sound else (not is_sound and named == self.check.culprit)
+            facts["repeated"] = self._again("reflection", self.draft, facts["judged"])
+        if fault:
+            self.stage = REFINE
+        return facts, ""
+
+    def _exec(self, message: Message) -> tuple[dict, str]:
+        facts, code = self._take_draft(message), message.arguments["code"]
+        files = {"skills.txt": "\n".join(self.skills), "draft.txt": self.draft or ""}
+        result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
+        lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
+        output = without_tokens(lines[-1][:200]) if lines else "(no output)"
+        # Any program can print what a check prints: its word counts only where the exact check says the same.
+        passed = (
+            result.status == "ok" and self.check is not None and self.env.domain.passed(output)
+            and (self.check.status == UNKNOWN
+                 or (self.check.status == "ok" and self.env.domain.answer_of(output) == self.check.answer))
+        )
+        self.passed, self.stage = (output, FINALIZE) if passed else (self.passed, REFINE)
+        repeated = self._again("exec", code, self.draft)
+        return facts | {"status": result.status, "repeated": repeated, "output": output, "passed": passed}, output
+
+    def _edit(self, message: Message) -> tuple[dict, str]:
+        facts, arguments = self._take_draft(message), message.arguments
+        old, new = arguments.get("prune") or arguments.get("replace"), arguments.get("by")
+        replacing = "replace" in arguments
+        legal = (
+            old in self.skills and ("prune" in arguments) != replacing and replacing == (new is not None)
+            and (len(self.skills) > self.env.config.skills_min if not replacing
+                 else new in self.env.library and new not in self.skills)
+        )
+        facts["legal"] = legal
+        if not legal:
+            facts["in_conflict"] = False
+            return facts, f"edit refused, at least {self.env.config.skills_min} known skills must stay"
+        culprit = self.check.culprit if self.check is not None else None
+        facts["in_conflict"] = old == culprit or self.env.domain.in_conflict(self.skills, old)
+        self.skills = tuple(new if name == old else name for name in self.skills if replacing or name != old)
+        self.stage = REFINE
+        self._look()
+        return facts, self.env.describe(self.skills)
+
+    def _submit(self, message: Message) -> tuple[dict, str]:
+        facts = self._take_draft(message)
+        # Choice: what is handed in is the current draft, as one runs and hands in a file without typing it again, and
+        # its answer, if it is not stated, is the one that the last check of this draft printed.
+        found = self.env.domain.answer_of(self.passed) if self.passed is not None else None
+        answer = message.arguments.get("answer", found or "").strip()
+        if self.draft is not None:
+            fields = self.env.domain.submission(self.draft, answer, found)
+            self.problem = Problem(**fields, skills=self.skills, domain=self.env.config.domain)
+        backed = found is not None and answer == found
+        if self.check is not None and self.check.status == UNKNOWN:
+            backed = None
+        return facts | {"checked": backed}, ""
