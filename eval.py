@@ -5,11 +5,11 @@ r"""Evaluate a solver: sampled attempts at problems with a known answer.
     python eval.py --model FOLDER                                two held-out sets of the miniature world
     python eval.py --correctness A.jsonl --compare B.jsonl       compare two earlier evaluations, without a model
 
-For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % intervals over problems, and the shares of attempts
-that were cut at the token limit and that hold no readable answer. ap/tools/benchmarks.py says how each benchmark is read and
-graded, and what is left out of it. The problem x sample matrix goes to OUT/SET.jsonl: every one of these figures can be
-computed again from it, and --compare pairs two of them problem by problem. Killed at any moment, the same command goes
-on with the problems that are left, and gives the same numbers.
+For each set it prints Mean@k, unbiased pass@k and maj@k, with 95 % confidence intervals over problems, and the shares
+of attempts that were cut at the token limit and that have no readable answer. ap/tools/benchmarks.py says how each
+benchmark is read and graded, and which rows are left out. The correctness of each attempt goes to OUT/SET.jsonl. All
+figures can be computed again from this file, and --compare compares two such files problem by problem. If it is killed
+at any moment, the same command continues with the remaining problems, and gives the same numbers.
 """
 from __future__ import annotations
 
@@ -17,195 +17,26 @@ import argparse
 import hashlib
 import json
 import os
-import random
-from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Callable, NamedTuple, Sequence
+from typing import Sequence
 
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
-from ap import domains
+from ap.catalog import DOMAINS, open_domain
+from ap.answers.grading import code_sandbox
+from ap.config import Config
+from ap.tools.commandline import Parser, run_main
+from ap.files import UserError, read_jsonl, write_jsonl
+from ap.learn.policy import Policy
+from ap.learn.ranks import Ranks
+from ap.mini.exercises import held_out_sets
 from ap.tools.benchmarks import BENCHMARKS, ask, load
-from ap.world.chat import decode_message, prompt_ids, stop_id
-from ap.files import read_jsonl, write_jsonl
-from ap.config import Config, Parser, UserError, run_main
-from ap.tools.evaluation import (
-    Interval, Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness,
-    sign_test, write_correctness,
-)
-from ap.engine.generate import Conversation, sample
-from ap.answers.grading import Grade, Grader, code_sandbox
-from ap.engine.model import load_model
-from ap.judge.prober import SOLVE
-from ap.engine.processes import Processes
-from ap.sandbox.sandbox import Sandbox
-from ap.trajectory import Trajectory
-
-# ----------------------------------------------------------------------------------------------- attempts
-
-
-class Attempt(NamedTuple):
-    """One attempt at a problem, judged."""
-
-    trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
-    answer: str | None  # as extracted
-    status: str  # of ap.answers.grading.Grade, or "cut"
-
-
-def solve_prompt(problem: dict, template: str = SOLVE) -> str:
-    return template.format(question=problem["question"])
-
-
-def of_domain(
-    name: str, problems: Sequence[dict], stack: ExitStack, allow_unsafe: bool
-) -> tuple[list[dict], dict[str, Callable]]:
-    """The problems of a domain's file as they are graded, and `prompt_of` and `grade` of attempt().
-
-    Programs run in a sandbox, and answers are compared in processes, that the stack closes.
-    """
-    asking = domains.asking(name, None)
-    problems = [asking.graded(problem) for problem in problems]
-    runs_code = any("tests" in problem for problem in problems)
-    sandbox = stack.enter_context(code_sandbox(allow_unsafe)) if runs_code else None
-    template = asking.solver.get("prompt", SOLVE)
-    return problems, {"prompt_of": partial(solve_prompt, template=template), "grade": grader(sandbox, stack)}
-
-
-def grader(sandbox: Sandbox | None, stack: ExitStack) -> Grader:
-    """A Grader that compares answers in worker processes, which the stack closes."""
-    return Grader(sandbox, stack.enter_context(closing(Processes())).call)
-
-
-def attempt(
-    model, tokenizer, problems: Sequence[dict], k: int, key: str, max_tokens: int, temperature: float, progress=None,
-    top_p: float = 1.0, top_k: int = 0, prompt_of: Callable[[dict], str] = solve_prompt,
-    grade: Callable[[str | None, dict], Grade] = Grader(), workers: int = 1,
-) -> list[Attempt]:
-    """k attempts at each problem, those at the same problem beside each other; `group` is the problem's index.
-
-    problems: {"id", "question", "answer", ...}. The solver sees prompt_of(problem) only. An attempt depends on the key,
-    on its problem's id and on its number, not on what else is attempted; it may write `max_tokens` tokens, and one that
-    was cut is wrong. With top_p or top_k it is for evaluation only, and has no log-probs. workers: threads that grade,
-    for programs take their time; they begin while other attempts are still written.
-    """
-    prompts = [prompt_ids(tokenizer, [{"role": "user", "content": prompt_of(problem)}]) for problem in problems]
-    seeds = [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)]
-    grades: dict[int, Future] = {}
-
-    def ended(number: int, conversation: Conversation) -> None:
-        text = decode_message(tokenizer, conversation.ids[len(prompts[number // k]):])
-        grades[number] = pool.submit(
-            grade, None if conversation.stopped == "length" else text, problems[number // k])
-
-    with ThreadPoolExecutor(workers) as pool:
-        conversations = sample(
-            model, [prompt for prompt in prompts for _ in range(k)], {stop_id(tokenizer)}, seeds, max_tokens,
-            temperature, progress=progress, top_p=top_p, top_k=top_k, ended=ended)
-    attempts = []
-    for number, conversation in enumerate(conversations):
-        (answer, status), cut = grades[number].result(), conversation.stopped == "length"
-        trajectory = Trajectory(
-            conversation.ids, conversation.loss_mask, conversation.logprobs, [m - 1 for m in conversation.loss_mask],
-            [], (), group=number // k, outcome="token_limit" if cut else "submitted", reward=float(status == "equal"))
-        attempts.append(Attempt(trajectory, answer, "cut" if cut else status))
-    return attempts
-
-
-def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> list[Row]:
-    """The problem x sample matrix of `attempt`'s result."""
-    return [
-        Row(problem["id"], problem["answer"], [a.answer for a in mine], [int(a.trajectory.reward) for a in mine],
-            [a.status for a in mine])
-        for problem, mine in ((problem, attempts[i * k:(i + 1) * k]) for i, problem in enumerate(problems))
-    ]
-
-
-def shares(statuses: Sequence[str]) -> dict[str, float]:
-    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too); and the programs that
-    failed, by how (timeout, error, memory, ...), if any did."""
-    counts, total = Counter(statuses), max(len(statuses), 1)
-    failed = sorted(counts.keys() - {"equal", "different", "unparsed", "cut"})
-    return {"truncated": counts["cut"] / total, "unparsed": (counts["cut"] + counts["unparsed"]) / total,
-            **{status: counts[status] / total for status in failed}}
-
-
-def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
-    """Mean@k, pass@2, 4, ..., k and maj@k, with bootstrap intervals over problems.
-
-    Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is
-    the shortest.
-    """
-    k = min(len(row.correct) for row in rows)
-    table = {f"mean@{k}": bootstrap_interval([row.correct for row in rows])}
-    for draws in sorted({min(2 ** power, k) for power in range(1, 12)}):
-        table[f"pass@{draws}"] = bootstrap_interval([pass_at_k(row.correct, draws) for row in rows])
-    table[f"maj@{k}"] = bootstrap_interval([maj_at_k(row.answers, row.correct) for row in rows])
-    return table
-
-
-# ------------------------------------------------------------------------------------------- held-out sets
-
-
-def held_out_sets(domain: ModuleType, smallest: int, largest: int, count: int) -> dict[str, list[dict]]:
-    """Random sound problems for evaluation: {"in_distribution": [...], "deeper": [...]}.
-
-    Each problem is {"id", "question", "answer"}; in_distribution: smallest .. largest skills; deeper: largest + 1 and
-    largest + 2, more than a training problem has. The same problems for the same arguments, whatever the run's seed:
-    training keeps away from them by their domain.canonical form, and all arms of all runs are measured on the same
-    ones.
-    """
-    taken: set[str] = set()
-    sets = {}
-    for name, sizes in (("in_distribution", range(smallest, largest + 1)), ("deeper", (largest + 1, largest + 2))):
-        sets[name] = []
-        for number in range(count):
-            question = draw_sound(domain, sizes, random.Random(f"held out/{name}/{number}"), taken)
-            taken.add(domain.canonical(question))
-            sets[name].append({"id": f"{name}/{number}", "question": question, "answer": domain.check(question).answer})
-    return sets
-
-
-def draw_sound(domain: ModuleType, sizes: Sequence[int], rng: random.Random, taken: set[str]) -> str:
-    """A random problem that the checker passes and whose canonical form is not among `taken`: naive draws, the unsound
-    ones thrown away. *Choice*: the number of skills is drawn first, once, or sound problems would be short ones."""
-    size = rng.choice(sizes)
-    while True:
-        question = domain.draw_problem(rng.sample(domain.SKILLS, size), rng)
-        if domain.check(question).status == "ok" and domain.canonical(question) not in taken:
-            return question
-
-
-# ------------------------------------------------------------------------------------------------- report
-
-
-def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
-    """The statistics; `marked` names the one that the paper reports of this benchmark."""
-    print(f"\n{name}: {len(rows)} problems")
-    for statistic, (estimate, low, high) in summarise(rows).items():
-        mark = "  <- what the paper reports" if statistic == marked else ""
-        print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]{mark}")
-    statuses = [status for row in rows for status in row.statuses]
-    for statistic, value in shares(statuses).items() if statuses else ():
-        print(f"  {statistic:10s} {value:.3f}")
-
-
-def compare(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
-    """One line: the paired difference of Mean@k. UserError when the two are not about the same problems."""
-    gold = {row.id: row.gold for row in rows}
-    if gold != {row.id: row.gold for row in others} or len(gold) != len(others):
-        raise UserError(f"--compare {name}: not the same problems (ids and answers), so nothing can be paired; "
-                        "evaluate both on one file.")
-    by_id = {row.id: row.correct for row in others}
-    pairs = [row.correct for row in rows], [by_id[row.id] for row in rows]
-    difference, low, high = paired_difference(*pairs)
-    return f"{difference:+.3f}  [{low:+.3f}, {high:+.3f}]  sign test p = {sign_test(*pairs):.3g}"
-
+from ap.tools.evaluation import Row, load_problems, read_correctness, write_correctness
+from ap.tools.exams import exam_of_domain, grader, load_tokenizer, paired_line, print_table, rows_of
+from ap.world.attempts import Decoding, Exam
 
 # --------------------------------------------------------------------------------------------------- main
 
@@ -232,7 +63,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--max_tokens", type=int, metavar="INT",
         help="of an answer (default: 256; of a benchmark 32768, as is usual)")
     add("--seed", type=int, default=0, metavar="INT", help="of sampling (default: 0)")
-    add("--domain", default="mini", choices=(*domains.NAMES, *domains.OF_MODELS),
+    add("--domain", default="mini", choices=tuple(DOMAINS),
         help="of --problems: how they are asked and graded; else whose held-out sets (default: mini)")
     add("--count", type=int, default=300, metavar="INT", help="problems in each held-out set (default: 300)")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: auto, cuda when there is one")
@@ -257,7 +88,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         "the second not below 0.")
     if not options.temperature > 0:
         raise UserError(f"--temperature {options.temperature}: must be more than 0.")
-    if options.domain not in domains.NAMES and not options.problems:
+    if not DOMAINS[options.domain].skills and not options.problems:
         raise UserError(f"--domain {options.domain} has no held-out sets of its own; give --problems FILE, or choose a "
                         "--benchmark and leave --domain out.")
     if bool(options.model) == bool(options.correctness):
@@ -266,69 +97,74 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def load_tokenizer(folder: Path | str):
-    """The tokenizer of a local checkpoint. UserError when there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be loaded from {folder}; "
-                        "give the folder of a whole Hugging Face checkpoint.") from error
-
-
 def reported(name: str, k: int) -> str:
-    """The statistic of a benchmark that the paper reports, or "" when there are not as many samples as it took."""
+    """The statistic of a benchmark that the paper reports, or "" if k differs from the paper's."""
     benchmark = BENCHMARKS[name]
     return f"{benchmark.statistic}@{k}" if k == benchmark.k else ""
 
 
-PORTION = 1024  # attempts between two looks at the disk. *Choice*: the engine decodes 256 at once
+PORTION = 1024  # attempts between two writes to disk. *Choice*: the engine decodes 256 at once
 
 
 def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Row]]:
-    """Attempt every set, write its correctness file: name -> rows. The stack closes the sandbox."""
-    unsafe, how = options.allow_unsafe_exec == "true", {}
+    """Attempt every set and write its correctness file. Returns {name: rows}. The stack will close the sandbox."""
+    sets, exam = open_sets(options, stack)
+    config = Config(device=options.device, dtype=options.dtype)
+    policy = Policy.load(options.model, load_tokenizer(options.model), config, Ranks(), frozen=True)
+    results = {}
+    for name, problems in sets.items():
+        results[name] = evaluate_set(options, policy, exam, name, problems)
+        write_correctness(Path(options.out) / f"{name}.jsonl", results[name])
+        unfinished_file(options, name).unlink()
+    return results
+
+
+def open_sets(options: argparse.Namespace, stack: ExitStack) -> tuple[dict[str, list[dict]], Exam]:
+    """The sets to attempt, {name: problems}, and how their problems are asked and graded."""
+    unsafe, workers = options.allow_unsafe_exec == "true", os.cpu_count() or 1
     if options.benchmark:
         name = options.benchmark
         sandbox = stack.enter_context(code_sandbox(unsafe)) if BENCHMARKS[name].runs_code else None
         problems, left_out = load(name, options.data, sandbox)
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
         print(f"{name}: {len(problems)} problems; rows left out: {reasons or 'none'}")
-        sets, how = {name: problems}, {"prompt_of": partial(ask, name), "grade": grader(sandbox, stack)}
-    elif options.problems:
+        return {name: problems}, Exam(partial(ask, name), grader(sandbox, stack), workers)
+    if options.problems:
         problems = load_problems(options.problems, options.question_field, options.answer_field)
-        problems, how = of_domain(options.domain, problems, stack, unsafe)
-        sets = {Path(options.problems).stem: problems}
-    else:
-        sets = held_out_sets(domains.get(options.domain), Config.skills_min, Config.skills_max, options.count)
-    tokenizer = load_tokenizer(options.model)
-    model = load_model(options.model, Config(device=options.device, dtype=options.dtype))
-    results = {}
-    for name, problems in sets.items():
-        unfinished = Path(options.out) / f".{name}.unfinished.jsonl"  # what was asked, then rows
-        asked = what_was_asked(options, problems)
-        found = read_jsonl(unfinished) if unfinished.exists() else []
-        rows = [Row(**record) for record in found[1:]] if found[:1] == [asked] else []
-        if rows:
-            print(f"{name}: continuing after {len(rows)} of {len(problems)} problems")
-        write_jsonl(unfinished, [asked, *map(asdict, rows)])  # first: a folder that cannot be written is told at once
-        with tqdm(total=len(problems) * options.k, initial=len(rows) * options.k, desc=name,
-                  unit="attempt") as progress:
-            while len(rows) < len(problems):
-                portion = problems[len(rows):len(rows) + max(PORTION // options.k, 1)]
-                attempts = attempt(model, tokenizer, portion, options.k, f"{options.seed}/eval", options.max_tokens,
-                                   options.temperature, progress, options.top_p, options.top_k,
-                                   workers=os.cpu_count() or 1, **how)
-                rows += rows_of(portion, attempts, options.k)
-                write_jsonl(unfinished, [asked, *map(asdict, rows)])
-        results[name] = rows
-        write_correctness(Path(options.out) / f"{name}.jsonl", rows)
-        unfinished.unlink()
-    return results
+        problems, exam = exam_of_domain(open_domain(options.domain), problems, stack, unsafe, workers)
+        return {Path(options.problems).stem: problems}, exam
+    domain = open_domain(options.domain)
+    return held_out_sets(domain, Config.skills_min, Config.skills_max, options.count), Exam(workers=workers)
+
+
+def evaluate_set(
+    options: argparse.Namespace, policy: Policy, exam: Exam, name: str, problems: Sequence[dict]
+) -> list[Row]:
+    """The rows of one set. They are made and saved in portions, so that a killed evaluation can be continued."""
+    unfinished, asked = unfinished_file(options, name), what_was_asked(options, problems)
+    found = read_jsonl(unfinished) if unfinished.exists() else []
+    rows = [Row(**record) for record in found[1:]] if found[:1] == [asked] else []
+    if rows:
+        print(f"{name}: continuing after {len(rows)} of {len(problems)} problems")
+    write_jsonl(unfinished, [asked, *map(asdict, rows)])  # first, so that an unwritable folder is reported at once
+    decoding = Decoding(options.max_tokens, options.temperature, options.top_p, options.top_k)
+    with tqdm(total=len(problems) * options.k, initial=len(rows) * options.k, desc=name, unit="attempt") as progress:
+        while len(rows) < len(problems):
+            portion = problems[len(rows):len(rows) + max(PORTION // options.k, 1)]
+            attempts = exam.attempts(policy, portion, options.k, f"{options.seed}/eval", decoding, progress)
+            rows += rows_of(portion, attempts, options.k)
+            write_jsonl(unfinished, [asked, *map(asdict, rows)])
+    return rows
+
+
+def unfinished_file(options: argparse.Namespace, name: str) -> Path:
+    """The file of an unfinished evaluation: what was asked, and the rows so far."""
+    return Path(options.out) / f".{name}.unfinished.jsonl"
 
 
 def what_was_asked(options: argparse.Namespace, problems: Sequence[dict]) -> dict:
-    """All that answers depend on, to go on from the rows of the same evaluation only: options, problems, and when the
-    model's files were written."""
+    """Everything that the answers depend on: options, problems, and when the model's files were written. Saved rows are
+    reused only if all of it is the same."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps(problem, sort_keys=True).encode())
@@ -339,7 +175,7 @@ def what_was_asked(options: argparse.Namespace, problems: Sequence[dict]) -> dic
 
 def main(argv: list[str]) -> None:
     options = parse(argv)
-    others = read_correctness(options.compare) if options.compare else None  # first: a wrong path is told at once
+    others = read_correctness(options.compare) if options.compare else None  # first, to report a wrong path at once
     results = {}  # name -> rows
     if options.correctness:
         results[Path(options.correctness).stem] = read_correctness(options.correctness)
@@ -351,7 +187,7 @@ def main(argv: list[str]) -> None:
     if others is not None:
         ids = {row.id for row in others}
         name, rows = next(((name, rows) for name, rows in results.items() if rows[0].id in ids), (None, []))
-        print(f"\ndifference to {options.compare}: {compare(rows, others, options.compare)}")
+        print(f"\ndifference to {options.compare}: {paired_line(rows, others, options.compare)}")
     if options.model:
         print(f"correctness files: {options.out}")
 

@@ -1,67 +1,57 @@
-"""The solver: does the data teach? GRPO on {question, answer} only, never on the proposer's trace.
+"""Train a solver on the problems, to measure what they teach: GRPO on {question, answer}, never on proposers' traces.
 
     torchrun run_solver.py [--name NAME] [--problems FILE.jsonl] [--arm proposer|random|...]
 
-The arm chooses the data and names the folder OUT/NAME/solver/ARM; the start, the number of problems, the steps and
-all other settings are the same for every arm of a run, so that data are what is compared. One step is four verbs:
+The arm chooses the data and names the folder OUT/NAME/solver/ARM. The starting model, the number of problems, the steps
+and all other settings are the same for all arms of a run, so that only their data differ. One step is four verbs:
 
     roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
     update (GRPO)
 
-The start is --model, or else a small model that learns from worked solutions, slips and all, how to read and calculate.
-Both ends are evaluated on the domain's held-out sets: as deep as the training problems, and deeper. Killed at any
-moment, the same command continues with the same numbers.
+The starting model is --model, or else a small model after SFT on worked solutions with slips in them. Start and result
+are evaluated on the domain's two held-out sets, whose problems are as deep as the training problems, and deeper. If it
+is killed at any moment, the same command continues with the same numbers.
 """
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
-import re
-import time
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Sequence
 
-import torch
 from tokenizers import AddedToken
 from tqdm import tqdm
 
-from ap import domains
-from ap.learn import checkpoint
-from ap.learn.advantages import trajectory_advantages
-from ap.learn.batch import collate
-from ap.world.chat import STOP, encode, prompt_ids
-from ap.config import Config, UserError, parse_config, run_main, save_config
-from ap.tools.evaluation import load_problems, read_correctness, write_correctness
-from ap.files import read_json, write_json, write_jsonl
-from ap.learn.losses import grpo_loss, sft_loss
-from ap.tools.metrics import Metrics
-from ap.engine.model import build_model, packs, token_logprobs
-from ap.judge.prober import SLIPS, SOLVE, step_risk
-from ap.learn.ranks import Ranks
+from ap.catalog import open_domain
+from ap.tools.commandline import parse_config, run_main, save_config
+from ap.config import SOLVER, Config, ModelSettings, RunSettings, SolverSettings, UpdateSettings
+from ap.engine.model import build_model
+from ap.domains.base import Domain
+from ap.files import UserError, read_json, write_json, write_jsonl
 from ap.judge.rewards import overlong_penalty
-from ap.learn.shard import free, load, shard, whole
+from ap.learn.grpo import compare, update
+from ap.learn.policy import Policy
+from ap.learn.ranks import Ranks
+from ap.learn.sft import imitation_loss
+from ap.learn.training import Clock, Schedule, Training, start_of
+from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
+from ap.run import Run, open_library
+from ap.tools.evaluation import load_problems, read_correctness, write_correctness
+from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
 from ap.trajectory import Trajectory
-from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
-from ap.run import World, open_library
-from eval import (
-    Attempt, attempt, compare as paired_line, draw_sound, held_out_sets, load_tokenizer, of_domain, rows_of, shares,
-    summarise,
-)
+from ap.world.attempts import SOLVE, Attempt, Decoding, Exam
 
 # --------------------------------------------------------------------------------------------------- data
 
 
-def training_problems(config: Config, taken: set[str]) -> list[dict]:
+def training_problems(config: Config, domain: Domain, taken: set[str]) -> list[dict]:
     """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
 
-    From the file, those are left out that are in a held-out set (`taken`, canonical forms), that were there before in
-    another dress, or that have more steps than skills_max, since "deeper" must be deeper than all of them. *Choice*:
-    the last ones of the file are taken, those of the most trained proposer. UserError when they are too few.
+    Problems of the file are left out if they are in a held-out set (`taken`, canonical forms), if they have the same
+    canonical form as an earlier one, or if they have more than skills_max steps, since the set "deeper" must be deeper.
+    *Choice*: the last ones of the file are used, since the most trained proposer wrote them. UserError if too few.
     """
-    domain = domains.get(config.domain)
     if config.solver_arm == "random":
         path = config.folder / "solver" / "random.jsonl"
     else:
@@ -81,46 +71,33 @@ def training_problems(config: Config, taken: set[str]) -> list[dict]:
 
 
 def write_random_problems(config: Config, taken: set[str]) -> None:
-    """The comparison: as many random problems, by rejection from naive draws with the same exact checker.
+    """The arm for comparison: as many random problems, by rejection sampling from naive draws with the exact checker.
 
-    Their skill sets come from an untrained curriculum, hence from the proposer's training split, and like the
-    proposer's none of them is in the corpus.
+    Their skill sets come from an untrained curriculum, hence from the proposer's training split. As with the
+    proposer's problems, none of them is in the corpus.
     """
-    with World(config) as world:
-        domain, known, records = world.domain, set(world.known) | taken, []
+    with Run(config) as run:
+        domain, known, records = run.domain, set(run.known) | taken, []
         for number in range(config.solver_budget):
             rng = random.Random(f"{config.seed}/solver/random/{number}")
-            skills = world.curriculum.draw(rng)
+            skills = run.curriculum.draw(rng)
             while True:
                 question = domain.draw_problem(skills, rng)
                 verdict, form = domain.check(question, skills), domain.canonical(question)
                 if verdict.status == "ok" and form not in known:
                     break
-                skills = world.curriculum.draw(rng)
+                skills = run.curriculum.draw(rng)
             known.add(form)
             records.append({"question": question, "answer": verdict.answer, "skills": list(skills)})
     write_jsonl(config.folder / "solver" / "random.jsonl", records)
 
 
-def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) -> list[dict]:
-    """The step-th `count` of an endless row of problems, in which each epoch is shuffled anew."""
-    chosen = []
-    for position in range(step * count, (step + 1) * count):
-        epoch, index = divmod(position, len(problems))
-        order = random.Random(f"{key}/{epoch}").sample(range(len(problems)), len(problems))
-        chosen.append(problems[order[index]])
-    return chosen
-
-
 # -------------------------------------------------------------------------------------------------- start
-
-DRILL = "Calculate."
-SLIP = SLIPS[0]  # how often a step of weight 1 goes wrong: as in the weakest simulated prober's attempts
 
 
 def open_tokenizer(config: Config):
-    """The tokenizer of --model, or that of the run with the solver's instructions as one token each: 34 of a prompt's
-    70 would say the same in every prompt."""
+    """The tokenizer of --model, or that of the run, with each of the solver's two instructions as one token; else 34 of
+    a prompt's 70 tokens would be the same in every prompt."""
     if config.model:
         return load_tokenizer(config.model)
     if not (config.source / "tokenizer").is_dir():
@@ -131,8 +108,8 @@ def open_tokenizer(config: Config):
     return tokenizer
 
 
-def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Path:
-    """The checkpoint that all arms start from: --model, or a small model after SFT on worked solutions."""
+def build_start(config: Config, domain: Domain, ranks: Ranks, tokenizer, taken: set[str]) -> Path:
+    """The checkpoint from which all arms start: --model, or a small model after SFT on worked solutions."""
     if config.model:
         return Path(config.model)
     folder = config.folder / "solver" / "start"
@@ -140,183 +117,80 @@ def build_start(config: Config, ranks: Ranks, tokenizer, taken: set[str]) -> Pat
     if final.exists():
         ranks.print(f"start of the solver: found in {final}")
         return final
-    domain, found = domains.get(config.domain), checkpoint.latest(folder)
-    replica = load(found, config, ranks) if found else build_model(config, len(tokenizer), config.seed + 1)
-    model = shard(replica, ranks, config)
-    free(model, replica)
-    updater = Updater(model, ranks, config.solver_sft_lr, config.max_grad_norm, config.max_skipped)
-    start = checkpoint.load_training_state(found, updater)["step"] if found else 0
-    metrics = Metrics(config.folder / "solver" / "start_metrics.jsonl", start, ranks)
+    start = start_of(folder, "")
+    if start:
+        policy = Policy.load(start, tokenizer, config, ranks)
+    else:
+        policy = Policy(build_model(config, len(tokenizer), config.seed + 1), tokenizer, config, ranks)
+    schedule = Schedule(config.solver_sft_steps, config.solver_sft_lr, config.sft_save_every)
+    training = Training("solver SFT", folder, policy, schedule, config.folder / "solver" / "start_metrics.jsonl")
     drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
     pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
-    for step in tqdm(range(start, config.solver_sft_steps), initial=start, total=config.solver_sft_steps,
-                     desc="solver SFT", disable=not ranks.is_main):
+    for step in training.steps():
         examples = []
         for index in ranks.share(range(config.solver_sft_batch)):
             rng = random.Random(f"{config.seed}/solver/sft/{step}/{index}")
             examples.append(drill(tokenizer, rng, pool) if index % 8 in (1, 4, 7)
                             else worked_example(domain, tokenizer, rng, taken))
-
-        def loss_of(rows: list[int]):
-            batch = collate([examples[row] for row in rows], tokenizer.pad_token_id).to(ranks.device)
-            logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask)
-            return sft_loss(logprobs, batch.loss_mask), {"entropy": entropy.sum()}
-
-        lengths = [len(example.ids) for example in examples]
-        micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
-        lr = warmup_cosine(step, config.solver_sft_steps, config.solver_sft_lr)
-        record = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
-                              num_tokens=sum(sum(example.loss_mask) for example in examples), lr=lr)
-        metrics.write(step + 1, record | padding(ranks, lengths, micro, packs(model)) | {"lr": lr})
-        if (step + 1) % config.sft_save_every == 0 or step + 1 == config.solver_sft_steps:
-            checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
-    metrics.close()
+        lr, num_tokens = schedule.lr(step), sum(sum(example.loss_mask) for example in examples)
+        numbers = policy.update(examples, imitation_loss(policy, examples), num_tokens, lr)
+        training.record(step, numbers | {"lr": lr}, loss=numbers["loss"])
     return final
-
-
-def worked_example(domain: ModuleType, tokenizer, rng: random.Random, taken: set[str]) -> Trajectory:
-    """A worked solution of a random sound problem of one to six skills, as an episode: the solution is the action.
-
-    *Choices*: a step of the solution goes wrong as often as one of the weakest simulated prober's (SLIP), while all
-    drills are right. So the start can calculate, and slips when it solves, as a model that has read what people write;
-    to slip less is what GRPO has to teach. Short problems are more frequent. Long ones are there since a small model
-    does not chain further than it has seen; a deeper problem is deeper than those that GRPO trains on. The names become
-    a random alphabetical choice of letters, so that the letters of longer problems are not new to the model.
-    """
-    question = rename(draw_sound(domain, (1, 2, 3, 4, 1, 2, 3, 4, 5, 6), rng, taken), rng)
-    prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
-    risk = {skill: step_risk(skill, SLIP) for skill in domain.SKILLS}
-    solution = domain.slipped(question, domain.worked_solution(question, named=True), rng, risk)
-    written = encode(tokenizer, solution + STOP)
-    return episode([(prompt, 0), (written, 1)])
-
-
-def calculations(domain: ModuleType, count: int, key: str, taken: set[str]) -> list[tuple[str, str]]:
-    """(calculation, result) of `count` lines of such solutions, as `("a24 + 7 = ", "31. ")`."""
-    found: list[tuple[str, str]] = []
-    for number in itertools.count():
-        if len(found) >= count:
-            return found[:count]
-        question = draw_sound(domain, (2, 3), random.Random(f"{key}/{number}"), taken)
-        found += re.findall(r"(?:^|(?<=\. ))([^=.]+ = )(\d+\. )", domain.worked_solution(question, named=True))
-
-
-def drill(tokenizer, rng: random.Random, pool: Sequence[tuple[str, str]], count: int = 16) -> Trajectory:
-    """`count` calculations without their story; only the results are trained.
-
-    What a problem asks for, a small model soon knows; calculating takes the longest to learn, and here a calculation
-    costs a quarter of the tokens that it costs inside of a problem.
-    """
-    parts = [(prompt_ids(tokenizer, [{"role": "user", "content": DRILL}]), 0)]
-    for calculation, result in rng.sample(pool, count):
-        parts += [(encode(tokenizer, calculation), 0), (encode(tokenizer, result), 1)]
-    return episode(parts)
-
-
-def episode(parts: Sequence[tuple[list[int], int]]) -> Trajectory:
-    """Token ids, and whether they are trained, as a trajectory for the update."""
-    ids = [token for piece, _ in parts for token in piece]
-    mask = [trained for piece, trained in parts for _ in piece]
-    return Trajectory(ids, mask, [0.0] * len(ids), [m - 1 for m in mask], [], ())
-
-
-def rename(question: str, rng: random.Random, letters: str = "abcdefghijkl") -> str:
-    """The same problem with other names, still in alphabetical order. The article of "a whole number" stays."""
-    pattern = r"\b[a-z]\b(?! whole\b)"
-    names = sorted(set(re.findall(pattern, question)))
-    new = dict(zip(names, sorted(rng.sample(letters, len(names)))))
-    return re.sub(pattern, lambda match: new[match[0]], question)
-
-
-# ------------------------------------------------------------------------------------------------- update
-
-
-def update(
-    model, updater: Updater, trajectories: Sequence[Trajectory], config: Config, pad_id: int, lr: float
-) -> dict:
-    """One GRPO update on this rank's attempts. An advantage of 0 gives no gradient: it counts only in the divisor."""
-    live = [trajectory for trajectory in trajectories if trajectory.advantage != 0]
-
-    def loss_of(rows: list[int]):
-        batch = collate([live[row] for row in rows], pad_id).to(updater.ranks.device)
-        advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
-        logprobs, entropy = token_logprobs(model, batch.ids, batch.loss_mask, config.temperature)
-        # One update a rollout: pi_old is the sampler, and the ratio differs from 1 by rounding only.
-        loss, clipped = grpo_loss(
-            logprobs, batch.old_logprobs, advantages, batch.loss_mask, config.clip_low, config.clip_high)
-        log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
-        return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
-
-    lengths = [len(trajectory.ids) for trajectory in live]
-    micro = micro_batches(lengths, config.micro_batch_tokens, packs(model))
-    metrics = updater.step([lambda rows=rows: loss_of(rows) for rows in micro],
-                           num_tokens=sum(sum(trajectory.loss_mask) for trajectory in trajectories), lr=lr)
-    return metrics | padding(updater.ranks, lengths, micro, packs(model))
 
 
 # --------------------------------------------------------------------------------------------------- loop
 
 
-def train(
-    config: Config, ranks: Ranks, tokenizer, start_folder: Path, problems: list[dict], **how
-) -> torch.nn.Module:
-    """GRPO on the arm's problems. Returns the trained solver; its checkpoints and metrics lie in the arm's folder.
-
-    how: `prompt_of` and `grade` of eval.attempt().
-    """
-    folder = config.folder / "solver" / config.solver_arm
-    found = checkpoint.latest(folder)
-    replica = load(found or start_folder, config, ranks)
-    model = shard(replica, ranks, config)
-    updater = Updater(model, ranks, config.solver_lr, config.max_grad_norm, config.max_skipped)
-    start = checkpoint.load_training_state(found, updater)["step"] if found else 0
-    if start:
-        ranks.print(f"solver, {config.solver_arm}: continuing after step {start} of {config.solver_steps}")
-    metrics = Metrics(folder / "solver_metrics.jsonl", start, ranks)
-    size = config.solver_group_size
-    progress = tqdm(range(start, config.solver_steps), initial=start, total=config.solver_steps,
-                    desc=f"solver, {config.solver_arm}", disable=not ranks.is_main)
-    for step in progress:
-        began = time.perf_counter()
+def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) -> None:
+    """GRPO on the arm's problems. `policy` is the result of build_start, or the last checkpoint of this training. The
+    checkpoints and metrics are written to the arm's folder."""
+    ranks, folder = policy.ranks, config.folder / "solver" / config.solver_arm
+    schedule = Schedule(config.solver_steps, config.solver_lr, config.save_every)
+    training = Training(
+        f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
+    decoding = Decoding(config.solver_max_tokens, config.temperature)
+    for step in training.steps():
+        clock, lr = Clock(), schedule.lr(step)
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
-        # roll out, judge: reward 1 for a right answer, or a program that passes the tests
-        attempts = attempt(whole(model, replica), tokenizer, mine, size, f"{config.seed}/{step}",
-                           config.solver_max_tokens, config.temperature, workers=config.workers, **how)
-        free(model, replica)
-        trajectories = [a.trajectory for a in attempts]
-        for t in trajectories:
-            t.reward += overlong_penalty(sum(t.loss_mask), config.solver_max_tokens, config.overlong)
-        rolled_out = time.perf_counter()
-        # compare
-        advantages = trajectory_advantages(
-            [t.reward for t in trajectories], [t.group for t in trajectories], config.normalise_std)
-        for trajectory, advantage in zip(trajectories, advantages):
-            trajectory.advantage = advantage
-        # update
-        lr = warmup_cosine(step, config.solver_steps, config.solver_lr)
-        losses = update(model, updater, trajectories, config, tokenizer.pad_token_id, lr)
+        attempts = exam.attempts(policy, mine, config.solver_group_size, f"{config.seed}/{step}", decoding)
+        trajectories = penalised(attempts, config)
+        clock.tick("rollout")
+        compare(trajectories, config)
+        losses = update(policy, trajectories, config, lr)
+        clock.tick("update")
+        everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
+        numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
+        training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
 
-        everyone = [a for part in ranks.gather(attempts) for a in part]
-        record = solved(everyone, size) | shares([a.status for a in everyone]) | losses | {
-            "seconds/rollout": rolled_out - began, "seconds/update": time.perf_counter() - rolled_out,
-        }
-        metrics.write(step + 1, record)
-        progress.set_postfix(solved=f"{record['solved']:.3f}")
-        if (step + 1) % config.save_every == 0 or step + 1 == config.solver_steps:
-            checkpoint.save(folder, replica, tokenizer, updater, {"step": step + 1})
-    metrics.close()
-    return whole(model, replica)
+
+def penalised(attempts: Sequence[Attempt], config: Config) -> list[Trajectory]:
+    """The trajectories of graded attempts, with their overlong penalties (0 without --overlong)."""
+    trajectories = [attempt.trajectory for attempt in attempts]
+    for trajectory in trajectories:
+        trajectory.overlong_penalty = overlong_penalty(
+            sum(trajectory.loss_mask), config.solver_max_tokens, config.overlong)
+    return trajectories
+
+
+def problems_of_step(problems: Sequence[dict], step: int, count: int, key: str) -> list[dict]:
+    """The `count` problems of a step, from an endless sequence in which each epoch is shuffled anew."""
+    chosen = []
+    for position in range(step * count, (step + 1) * count):
+        epoch, index = divmod(position, len(problems))
+        order = random.Random(f"{key}/{epoch}").sample(range(len(problems)), len(problems))
+        chosen.append(problems[order[index]])
+    return chosen
 
 
 def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
-    """Rates of one step: right attempts; groups all right or all wrong, which teach nothing; tokens; -log pi."""
+    """Numbers of a step: share of right attempts, of groups all right or all wrong (no signal); tokens; entropy."""
     right = [a.status == "equal" for a in attempts]
     groups = [sum(right[i:i + size]) for i in range(0, len(right), size)]
     tokens = sum(sum(a.trajectory.loss_mask) for a in attempts)
     return {
         "solved": sum(right) / len(right), "all_right": groups.count(size) / len(groups),
         "all_wrong": groups.count(0) / len(groups), "tokens": tokens / len(attempts),
-        # of the sampler, estimated by its own samples
+        # of the sampling policy, estimated from its samples
         "entropy": -sum(sum(a.trajectory.logprobs) for a in attempts) / tokens,
     }
 
@@ -324,39 +198,42 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate(
-    model, tokenizer, sets: dict[str, list[dict]], config: Config, ranks: Ranks, folder: Path, phase: str
-) -> dict:
-    """Attempts at the held-out problems, with the same seeds for every model. Returns {set: summary}.
+def evaluate(policy: Policy, sets: dict[str, list[dict]], config: Config, folder: Path, phase: str) -> dict:
+    """Attempt the held-out problems, with the same seeds for every model. Returns {set: summary}.
 
-    Once made, they are read back. The matrices go to FOLDER/PHASE_SET.jsonl, for eval.py --correctness and --compare.
+    A finished evaluation is read from its file. The correctness of each attempt goes to FOLDER/PHASE_SET.jsonl, for
+    eval.py --correctness and --compare.
     """
-    path = folder / f"evaluation_{phase}.json"
+    path, ranks, record = folder / f"evaluation_{phase}.json", policy.ranks, {}
     if not path.exists():
-        record, k = {}, config.solver_eval_k
         for name, problems in sets.items():
-            numbers = ranks.share(range(len(problems)))
-            with tqdm(total=len(numbers) * k, desc=f"{phase}, {name}", unit="attempt",
-                      disable=not ranks.is_main) as progress:
-                mine = attempt(model, tokenizer, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval",
-                               config.solver_max_tokens, config.temperature, progress)
-            parts = ranks.gather([(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)])
-            in_order = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-            attempts = [a for _, some in in_order for a in some]
+            attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
             if ranks.is_main:
-                rows = rows_of(problems, attempts, k)
+                rows = rows_of(problems, attempts, config.solver_eval_k)
                 folder.mkdir(parents=True, exist_ok=True)
                 write_correctness(folder / f"{phase}_{name}.jsonl", rows)
                 summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
-                record[name] = summary | shares([a.status for a in attempts])
+                record[name] = summary | shares([attempt.status for attempt in attempts])
         if ranks.is_main:
             write_json(path, record)
         ranks.barrier()
     return read_json(path)
 
 
+def attempt_all(policy: Policy, problems: Sequence[dict], config: Config, shown: str) -> list[Attempt]:
+    """The attempts at one held-out set, in the order of its problems. Each rank attempts its share of them."""
+    ranks, k = policy.ranks, config.solver_eval_k
+    numbers = ranks.share(range(len(problems)))
+    decoding = Decoding(config.solver_max_tokens, config.temperature)
+    with tqdm(total=len(numbers) * k, desc=shown, unit="attempt", disable=not ranks.is_main) as progress:
+        mine = Exam().attempts(
+            policy, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval", decoding, progress)
+    numbered = [(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)]
+    return [attempt for _, some in ranks.gather_sorted(numbered, key=lambda pair: pair[0]) for attempt in some]
+
+
 def print_results(config: Config, start: dict, end: dict) -> None:
-    """Before and after, and against the other arms that have ended, problem by problem."""
+    """Print the results before and after training, and the paired differences to the start and to other arms."""
     folder = config.folder / "solver"
     for name in start:
         print(f"\n{name}: {config.solver_eval} problems, {config.solver_eval_k} attempts each; arm {config.solver_arm}")
@@ -373,18 +250,12 @@ def print_results(config: Config, start: dict, end: dict) -> None:
 
 # --------------------------------------------------------------------------------------------------- main
 
-USES = (
-    "preset", "name", "out", "seed", "domain", "model", "device", "dtype", "shard", "shard_size", "recompute",
-    "max_skipped", "hidden_size", "layers", "heads", "intermediate_size", "micro_batch_tokens", "skills_min",
-    "skills_max", "max_grad_norm", "temperature", "normalise_std", "clip_low", "clip_high", "overlong", "save_every",
-    "sft_save_every", "reference", "workers", "allow_unsafe_exec",
-    *(field.name for field in dataclasses.fields(Config) if field.name.startswith("solver_")),
-)
+USES = (RunSettings, ModelSettings, UpdateSettings, SolverSettings, SOLVER)
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
 
 
 def refuse_unfit(config: Config) -> None:
-    """UserError for what needs a domain whose problems programs draw and solve."""
+    """UserError for settings that need a domain whose problems programs can draw and solve."""
     if not config.model:
         raise UserError(f"in the domain {config.domain} the solver starts from --model, a checkpoint folder.")
     if config.solver_arm == "random":
@@ -397,29 +268,30 @@ def main(argv: list[str]) -> None:
     arm = config.solver_arm
     if Path(arm).name != arm or arm in ("", ".", "..", "start"):
         raise UserError(f"--solver_arm {arm!r}: must be a plain folder name, other than start.")
-    folder, domain = config.folder / "solver", domains.get(config.domain)
-    if not domain.SKILLS:
+    folder, domain = config.folder / "solver", open_domain(config.domain)
+    if not domain.skills:
         refuse_unfit(config)
     tokenizer = open_tokenizer(config)
     if (config.source / "skills").is_dir():
-        open_library(config)  # the user's own sentences
+        open_library(config, domain)  # it learns the user's own sentences
     with Ranks.start(config) as ranks, ExitStack() as stack:
-        if ranks.is_main:  # the data are this arm's; all other settings hold for the next arm too
+        if ranks.is_main:  # without the data, the only settings in which the next arm may differ
             save_config(dataclasses.replace(
                 config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
-        # where no program draws problems there is nothing to hold out: eval.py measures on benchmarks
+        # if no program can draw problems, there are no held-out sets; then use eval.py on benchmarks
         sets = held_out_sets(
-            domain, config.skills_min, config.skills_max, config.solver_eval) if domain.SKILLS else {}
+            domain, config.skills_min, config.skills_max, config.solver_eval) if domain.skills else {}
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems, how = of_domain(
-            config.domain, training_problems(config, taken), stack, config.allow_unsafe_exec)
-        start_folder = build_start(config, ranks, tokenizer, taken)
-        start = evaluate(load(start_folder, config, ranks), tokenizer, sets, config, ranks, folder / "start", "start")
-        model = train(config, ranks, tokenizer, start_folder, problems, **how)
-        end = evaluate(model, tokenizer, sets, config, ranks, folder / arm, "end")
+        problems, exam = exam_of_domain(
+            domain, training_problems(config, domain, taken), stack, config.allow_unsafe_exec, config.workers)
+        start_folder = build_start(config, domain, ranks, tokenizer, taken)
+        start = evaluate(Policy.load(start_folder, tokenizer, config, ranks), sets, config, folder / "start", "start")
+        policy = Policy.load(start_of(folder / arm, start_folder), tokenizer, config, ranks)
+        train(policy, problems, exam, config)
+        end = evaluate(policy, sets, config, folder / arm, "end")
         if ranks.is_main:
             print_results(config, start, end)
 

@@ -1,4 +1,4 @@
-"""Small files: written whole or not at all, and what is wrong with one told in a sentence."""
+"""Small files: they are written completely or not at all, and errors about them are explained in a sentence."""
 from __future__ import annotations
 
 import json
@@ -10,21 +10,21 @@ from typing import Any, Iterable, Iterator
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
+    """Bad input, explained in one sentence: what is wrong, where, what to do. Scripts print it and exit with code 2."""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, for a sentence; its kind when it says nothing."""
+    """The first line of another library's error message, or the error's type if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one value, indented for people. Atomic: readers see the old file or the whole new one."""
+    """Write one value, indented for people. Atomic: readers see either the old or the complete new file."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read one value. UserError, with the line, when the file is missing or not JSON."""
+    """Read one value. UserError if the file is missing or, with the line, if it is not JSON."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -43,7 +43,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def numbered_records(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of every line that is not blank. UserError names the file and a line that is no object."""
+    """(line number, object) of every line that is not blank. UserError, with the line, if one is not a JSON object."""
     for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines(): JSON strings may hold U+2028
         if not line.strip():
             continue
@@ -58,7 +58,7 @@ def numbered_records(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def read_text(path: Path) -> str:
-    """A file's text, without the mark that some editors put in front. UserError when it cannot be read as UTF-8."""
+    """A file's text, without the byte order mark of some editors. UserError if it cannot be read as UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -76,8 +76,8 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place at the end. Atomic: a process killed at any moment leaves
-    the old file or the new one. Its name is of this process and thread, for others may write the same file."""
+    """A temporary file to write, which replaces `path` at the end. Atomic: a process killed at any moment leaves either
+    the old file or the new one. The name contains process and thread, since others may write the same file."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with told_when_unwritable(path):
@@ -91,7 +91,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk and not only in memory."""
+    """Wait until a file, or a folder's list of names, is written to the disk and not only to memory."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -22,7 +22,7 @@ from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.answers import match_answer  # noqa: E402
+from ap.answers.match import match_answer  # noqa: E402
 
 SOLUTION = re.compile(r"boxed|nswer|####|\$.+\$|\\\(|\\\[", re.DOTALL)  # formulas are marked: it needs no box
 

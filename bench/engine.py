@@ -1,4 +1,4 @@
-"""The engine of ap/engine/generate.py: against what else a user would run, how it grows, how near it comes to the hardware.
+"""The engine (ap/engine): against what else a user would run, how it grows, how near it comes to the hardware.
 
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
@@ -42,8 +42,10 @@ import torch  # noqa: E402
 from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ap.config import Config  # noqa: E402
-from ap.engine.generate import Conversation, Engine, sample  # noqa: E402
+from ap.engine.generate import Engine  # noqa: E402
 from ap.engine.model import build_model, token_logprobs  # noqa: E402
+from ap.engine.rows import Conversation  # noqa: E402
+from ap.engine.sampling import Sampling  # noqa: E402
 
 VOCAB, STOPS, CAP, PAD = 1024, range(40), 96, 1023  # 40 of 1,024 tokens end a message; none is longer than 96
 WORKERS = 16
@@ -102,7 +104,7 @@ def converse(model, work: Workload) -> tuple[list[Conversation], dict]:
         turn[i] += 1
         return work.tool(i, turn[i]) if turn[i] < work.turns else None
 
-    engine = Engine(model, set(STOPS), max_length=work.max_length, reproducible=False)
+    engine = Engine(model, Sampling(set(STOPS)), max_length=work.max_length, reproducible=False)
     return conversations, engine.run(conversations, reply, CAP, workers=WORKERS)
 
 
@@ -231,10 +233,17 @@ def step_seconds(model, prompts: list[list[int]], new: int) -> float:
 
     Engine._pass = timed
     try:
-        sample(model, prompts, set(), [str(i) for i in range(len(prompts))], new, max_rows=len(prompts))
+        write(model, prompts, new)
     finally:
         Engine._pass = forward
     return statistics.median(seconds)
+
+
+def write(model, prompts: list[list[int]], new: int) -> None:
+    """`new` tokens to each prompt, all rows together."""
+    conversations = [Conversation.start(prompt, str(i)) for i, prompt in enumerate(prompts)]
+    engine = Engine(model, Sampling(set()), max_rows=len(prompts), max_length=max(map(len, prompts)) + new)
+    engine.run(conversations, lambda conversation: None, new)
 
 
 # ----------------------------------------------------------------------------------------------------------- gap
@@ -291,7 +300,7 @@ def bandwidth(options: argparse.Namespace) -> None:
             synchronise(model)
             began = time.perf_counter()
             if side == "ap":
-                sample(model, prompts, set(), [str(i) for i in range(rows)], options.new, max_rows=rows)
+                write(model, prompts, options.new)
             else:
                 generate_batch(model, prompts, options.new, [])
             synchronise(model)

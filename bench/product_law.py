@@ -2,7 +2,7 @@
 
     python bench/product_law.py [--problems runs/mini/problems.jsonl] [--seeds 5] [--lr 0.005,0.01] [--carry 0,1]
 
-The solver is one number for each kind of step, how often it goes wrong (ap/judge/prober.py), and starts as the weakest
+The solver is one number for each kind of step, how often it goes wrong (ap/mini/solvers.py), and starts as the weakest
 simulated prober. It learns by policy gradient on the advantages of GRPO, with Adam: 200 steps of 32 problems of 8
 attempts, as run_solver.py does. Nothing else can be learned here, so this says how far data that differ in hardness,
 depth and kinds of steps can lead such a solver apart, and how many problems it would take to see that.
@@ -26,20 +26,21 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.learn.advantages import normalise  # noqa: E402
-from ap.mini import domain as mini  # noqa: E402
+from ap.mini.domain import Mini  # noqa: E402
 from ap.tools.evaluation import load_problems  # noqa: E402
-from ap.judge.prober import SLIPS, step_risk  # noqa: E402
+from ap.mini.solvers import SLIPS, step_risk  # noqa: E402
 from ap.learn.update import warmup_cosine  # noqa: E402
-from eval import draw_sound  # noqa: E402
+from ap.mini.exercises import draw_sound  # noqa: E402
 
 STEPS, PROBLEMS, ATTEMPTS, COUNT = 200, 32, 8, 1000
-KINDS = {kind: index for index, kind in enumerate(mini.SKILLS)}
+MINI = Mini()
+KINDS = {kind: index for index, kind in enumerate(MINI.skills)}
 START = np.array([step_risk(kind, SLIPS[0]) for kind in KINDS])  # how often a step of each kind goes wrong
 
 
 def steps_of(question: str) -> np.ndarray:
     """The kinds of a problem's steps, as indices."""
-    return np.array([KINDS[kind] for kind in mini.step_kinds(question)])
+    return np.array([KINDS[kind] for kind in MINI.step_kinds(question)])
 
 
 def draws(sizes: tuple[int, ...], count: int, key: str) -> list[np.ndarray]:
@@ -48,8 +49,8 @@ def draws(sizes: tuple[int, ...], count: int, key: str) -> list[np.ndarray]:
     for number in range(count):
         rng = random.Random(f"{key}/{number}")
         while True:
-            question = mini.draw_problem(rng.sample(mini.SKILLS, rng.choice(sizes)), rng)
-            if mini.check(question).status == "ok":
+            question = MINI.draw_problem(rng.sample(MINI.skills, rng.choice(sizes)), rng)
+            if MINI.check(question).status == "ok":
                 break
         found.append(steps_of(question))
     return found
@@ -106,7 +107,7 @@ def main() -> None:
         written = [steps_of(problem["question"]) for problem in load_problems(Path(options.problems))]
         arms |= {"proposer, last": written[-COUNT:], "proposer, hardest": hardest(written)}
     arms |= {"random, hardest": hardest(pool), "5 and 6 skills": draws((5, 6), COUNT, "deep")}
-    measured = [steps_of(draw_sound(mini, (5, 6), random.Random(f"measured/{n}"), set())) for n in range(COUNT)]
+    measured = [steps_of(draw_sound(MINI, (5, 6), random.Random(f"measured/{n}"), set())) for n in range(COUNT)]
     print(f"start: {np.mean([success(problem, START) for problem in measured]):.3f}")
     for carry in map(float, options.carry.split(",")):
         for lr in map(float, options.lr.split(",")):

@@ -11,7 +11,7 @@ log-probs, and `score`, log-probs without a gradient, for
     plain     transformers' own attention ("sdpa") with a padding mask, full logits in float32, log_softmax, gather
 
 on the same rows and the same weights, all with --recompute, in turn. Seconds are medians over the repeats; memory is
-what a pass takes at most beyond weights and gradients. FLOPs are those of plan.training_flops on the tokens that are
+what a pass takes at most beyond weights and gradients. FLOPs are those of flops.training_flops on the tokens that are
 not padding, and a third of them for `score`: 6 (2) for each active parameter and token, the head on scored tokens only,
 causal attention; not counted is what --recompute computes again. The rate is that of square matrix products in the same
 dtype, the best of ten. Meant for a GPU and bfloat16, on which it has not been run; runs on a CPU with --shape tiny.
@@ -34,7 +34,8 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers import AutoModelForCausalLM, Qwen3Config  # noqa: E402
 
-from ap.tools import plan  # noqa: E402
+from ap.tools.flops import sizes, training_flops  # noqa: E402
+from ap.tools.plan import PUBLISHED  # noqa: E402
 from ap.learn.batch import Batch, collate  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.engine.model import packs, ready, token_logprobs  # noqa: E402
@@ -43,7 +44,7 @@ from ap.trajectory import Trajectory  # noqa: E402
 from ap.learn.update import micro_batches, padding  # noqa: E402
 
 SHAPES = {
-    "qwen3-4b": plan.PUBLISHED["qwen3-4b"],
+    "qwen3-4b": PUBLISHED["qwen3-4b"],
     "tiny": Qwen3Config(  # to try the script
         vocab_size=4096, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
         intermediate_size=128, tie_word_embeddings=True, bos_token_id=None, eos_token_id=None),
@@ -196,8 +197,8 @@ def main() -> None:
         sides["padded"] = Side(model, rows, options.tokens, ours, "ap", False)
     sides["plain"] = Side(model, rows, options.tokens, plain, "sdpa", False)
 
-    count, rate = plan.sizes(shape), matmul_rate(device, dtype)
-    flops = plan.training_flops(shape, count, lengths, scored)
+    count, rate = sizes(shape), matmul_rate(device, dtype)
+    flops = training_flops(shape, count, lengths, scored)
     print(f"{options.shape}: {count.total / 1e6:,.1f} M parameters, {str(dtype).removeprefix('torch.')} on "
           f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'a CPU'}; matrix products {rate / 1e12:.3g} "
           f"TFLOP/s\n{len(rows)} rows, {sum(lengths):,} tokens, {scored:,} of them scored")

@@ -11,11 +11,15 @@ import torch
 
 import run_skills
 from ap.config import Config
-from ap.mini import domain as mini
+from ap.learn.batch import Actions
+from ap.learn import losses
+from ap.learn.policy import Policy
+from ap.learn.ranks import Ranks
+from ap.mini.agents import chainlet
 from ap.world.env import Env
 from ap.engine.model import build_model
 from ap.sandbox.sandbox import SandboxResult
-from ap.run import World
+from ap.run import Run
 
 torch.set_num_threads(1)
 
@@ -31,6 +35,31 @@ def script(path):
     return module
 
 
+def policy_of(model, tokenizer=None, config=Config(device="cpu"), ranks=Ranks(), lr=None):
+    """A policy around a plain model; with lr, one that can be updated."""
+    policy = Policy(model, tokenizer, config, ranks)
+    return policy if lr is None else policy.optimise(lr)
+
+
+def mgpo_weights(
+    logprobs, old_logprobs, ref_logprobs, action_ids, advantages, groups, beta, tau_pos, tau_neg, gate="asymmetric",
+    implicit_reward=True,
+):
+    """losses.mgpo_weights, its arguments one by one."""
+    groups = groups.tolist() if isinstance(groups, torch.Tensor) else groups
+    settings = Config(beta=beta, tau_pos=tau_pos, tau_neg=tau_neg, gate=gate, implicit_reward=implicit_reward)
+    return losses.mgpo_weights(
+        logprobs, old_logprobs, ref_logprobs, Actions(action_ids, advantages, groups), settings)
+
+
+def grpo_loss(
+    logprobs, old_logprobs, advantages, loss_mask, clip_low, clip_high, ref_logprobs=None, kl_weight=0.0,
+):
+    """losses.grpo_loss, its settings one by one."""
+    settings = Config(clip_low=clip_low, clip_high=clip_high, kl_weight=kl_weight)
+    return losses.grpo_loss(logprobs, old_logprobs, advantages, loss_mask, settings, ref_logprobs)
+
+
 class FakeSandbox:
     """Answers at once. `results` are given one after the other; without them it does what the check program would."""
 
@@ -44,7 +73,7 @@ class FakeSandbox:
         files = files or {}
         if "draft.txt" not in files:
             return SandboxResult("", "FileNotFoundError: draft.txt", "error", 1, 0.0)
-        return SandboxResult(f"{mini.check(files['draft.txt'], files['skills.txt'].split())}\n", "", "ok", 0, 0.0)
+        return SandboxResult(f"{chainlet.check(files['draft.txt'], files['skills.txt'].split())}\n", "", "ok", 0, 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -64,22 +93,22 @@ def own_tiny(tiny, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def world(tiny):
+def run(tiny):
     """Tokenizer, library, committee, prober and the real sandbox."""
-    with World(tiny) as world:
-        yield world
+    with Run(tiny) as run:
+        yield run
 
 
 @pytest.fixture(scope="session")
-def tokenizer(world):
-    return world.tokenizer
+def tokenizer(run):
+    return run.tokenizer
 
 
 @pytest.fixture
-def make_env(world):
+def make_env(run):
     """make_env(*results, **settings): an environment with a FakeSandbox."""
     def make(*results, **settings):
-        return Env(mini, world.library, FakeSandbox(*results), replace(world.env.config, **settings))
+        return Env(run.domain, run.library, FakeSandbox(*results), replace(run.env.config, **settings))
     return make
 
 

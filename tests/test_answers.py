@@ -1,6 +1,7 @@
 """answers.py: the labelled pairs, extraction, every convention, and what a hostile or broken answer may not do."""
 import json
 import random
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ap.answers import extract_answer, match_answer
+from ap.answers.extract import extract_answer
+from ap.answers.match import match_answer
 from ap.answers.notations import RULES
 
 PAIRS = [json.loads(line) for line in (Path(__file__).parent / "answer_pairs.jsonl").read_text("utf-8").splitlines()]
@@ -291,26 +293,76 @@ HOSTILE = [
 def test_hostile_answers_are_fast(text):
     for gold in ("5", "\\sqrt{2}+\\sqrt{3}", "x^2+1", text + "+1", text.replace("2", "3")):
         start = time.thread_time()
-        match_answer(text, gold)
-        assert time.thread_time() - start < 1.0
+        match = match_answer(text, gold)
+        assert time.thread_time() - start < 1.0 and not match.reason.startswith("failed"), match
     start = time.thread_time()
     extract_answer(text), extract_answer("\\boxed{" + text + "}"), extract_answer("\\boxed{" * 5000 + text)
     assert time.thread_time() - start < 1.0
 
 
-def test_nothing_is_evaluated(monkeypatch):
-    """Were the text of an answer evaluated anywhere, one of these would be called."""
+@pytest.fixture(scope="module")
+def watched():
+    """watched(call): what Python compiled, ran as a program, or imported by name in this thread during call().
+
+    An audit hook (PEP 578) hears of eval and exec however they are reached, also from inside of sympy, and nothing can
+    catch what it only notes down. It cannot be removed again, so it listens only while it is asked to.
+    """
     import builtins
+    import importlib
+
+    heard, listening = [], []
+
+    def hook(event, arguments):
+        if listening == [threading.get_ident()] and event in ("compile", "exec", "import", "os.system", "open"):
+            heard.append((event, str(arguments[0])))
+
+    def noted(function):  # a module that is loaded already raises no event
+        def call(name, globals=None, *rest, **options):
+            if listening == [threading.get_ident()] and globals is None:  # an import statement gives its globals
+                heard.append((function.__name__, name))
+            return function(name, globals, *rest, **options)
+        return call
+
+    def listen(call):
+        del heard[:]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builtins, "__import__", noted(builtins.__import__))
+            patch.setattr(importlib, "import_module", noted(importlib.import_module))
+            listening.append(threading.get_ident())
+            try:
+                call()
+            finally:
+                listening.clear()
+        return list(heard)
+
+    sys.addaudithook(hook)
+    return listen
+
+
+def test_nothing_is_evaluated(watched):
+    """match_answer catches what it raises, so that nothing may be *raised* here: what Python does is written down."""
+    def grade():
+        for pair in PAIRS:
+            match_answer(pair["prediction"], pair["gold"])
+            extract_answer(pair["prediction"])
+
+    assert watched(grade) == []
+
+
+@pytest.mark.parametrize("evaluate", [
+    "eval('1 + 1')", "exec('1 + 1')", "eval(compile('1 + 1', '', 'eval'))", "sympy.sympify('x + 1')",
+    "sympy.parse_expr('x + 1')", "__import__('os')", "importlib.import_module('os')", "open('/dev/null')",
+])
+def test_the_watch_hears_what_it_watches_for(watched, evaluate):
+    """Else the test above could not fail."""
+    import importlib
 
     import sympy
 
-    def forbidden(*_, **__):
-        raise AssertionError("an answer was evaluated")
-
-    for module, name in ((builtins, "eval"), (builtins, "exec"), (sympy, "sympify"), (sympy, "parse_expr")):
-        monkeypatch.setattr(module, name, forbidden)
-    for pair in PAIRS:
-        match_answer(pair["prediction"], pair["gold"])
+    code = compile(f"def planted():\n    try: {evaluate}\n    except Exception: pass", "", "exec")
+    names = {"sympy": sympy, "importlib": importlib}
+    exec(code, names)
+    assert watched(names["planted"]) != []
 
 
 def test_threads_agree():

@@ -7,7 +7,8 @@ import pytest
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings, strategies as st  # noqa: E402
 
-from ap.answers import extract_answer, match_answer  # noqa: E402
+from ap.answers.extract import extract_answer  # noqa: E402
+from ap.answers.match import match_answer  # noqa: E402
 
 FEW = settings(max_examples=300, deadline=None, derandomize=True)
 

@@ -18,8 +18,8 @@ import pytest
 
 import ap
 from ap.sandbox import jail
-from ap.config import UserError
-from ap.mini import domain as mini
+from ap.files import UserError
+from ap.mini.domain import Mini
 from ap.sandbox.sandbox import NOTICE, Sandbox
 
 PRELUDE = """
@@ -49,7 +49,7 @@ attack("read the users", "open('/etc/passwd').read(); broken()")
 attack("list a folder", "os.listdir(ask['folder']); broken()")
 attack("list the root", "os.listdir('/etc'); broken()")
 attack("list the kernel's files", "os.listdir('/sys/kernel'); broken()")
-attack("read the trainer's source", "open(ask['ap'] + '/sandbox.py').read(); broken()")
+attack("read the trainer's source", "open(ask['ap'] + '/sandbox/sandbox.py').read(); broken()")
 attack("import the trainer", "sys.path.insert(0, os.path.dirname(ask['ap'])); import ap.sandbox.sandbox; broken()")
 attack("read through a symlink", "os.symlink(ask['secret'], 'link'); open('link').read(); broken()")
 attack("read through a linked folder", "os.symlink(ask['folder'], 'link'); open('link/secret').read(); broken()")
@@ -508,7 +508,7 @@ for make in (lambda: mmap.mmap(-1, 1 << 24), lambda: mmap.mmap(os.memfd_create('
     except (OSError, MemoryError): pass
 print(got >> 20)
 """
-    assert int(open_box(tier).run(code, timeout=10).stdout) <= 128
+    assert 16 <= int(open_box(tier).run(code, timeout=10).stdout) <= 128
 
 
 @pytest.mark.parametrize("tier", BOTH)
@@ -634,29 +634,33 @@ def test_status_cannot_be_forged(tier, name, open_box):
     assert (result.status, result.exit_code) == ("error", 9)
 
 
-@pytest.mark.parametrize("tier", BOTH)
-def test_verifiers_cannot_be_read(tier):
-    """Programs import the checker that agents may ask, and read its folder; what judges their answers lies outside."""
-    code = """
+WAYS_TO_THE_VERIFIERS = (
+    "import checks", "import domain", "import ap.mini.domain", "os.listdir(here + '/..')",
+    "open(here + '/../domain.py')", "open(here + '/../checks.py')")
+
+
+@pytest.mark.parametrize("tier, found", [*((tier, ()) for tier in BOTH), ("rlimits", WAYS_TO_THE_VERIFIERS)])
+def test_verifiers_cannot_be_read(tier, found):
+    """Programs import the checker that agents may ask, and read its folder; what judges their answers lies outside. In
+    the tier that does not protect it each of these ways leads there."""
+    code = f"""
 import os, sys, chainlet
 open(chainlet.__file__).read()
 here = os.path.dirname(chainlet.__file__)
 sys.path += [os.path.dirname(here), os.path.dirname(os.path.dirname(os.path.dirname(here)))]
 print(sorted(name for name in os.listdir(here) if name.endswith('.py')))
-for attempt in ("import mini_checks", "import mini", "import ap.mini.domain", "os.listdir(here + '/..')",
-                "open(here + '/../mini.py')", "open(here + '/../mini_checks.py')"):
+for attempt in {WAYS_TO_THE_VERIFIERS}:
     try:
         exec(attempt)
         print(attempt)
     except (ImportError, OSError):
         pass"""
     try:
-        with Sandbox(mini.SCRIPTS, preload=mini.PRELOAD, tier=tier) as box:
-            result = box.run(code)
+        with Sandbox(Mini.scripts, preload=Mini.preload, tier=tier, allow_unsafe=True) as box:
+            result = box.run(code, timeout=20)
     except UserError:
         pytest.skip(f"the tier {tier} does not work here")
-    assert (result.stdout, result.stderr) == ("['__init__.py', 'chainlet.py']\n", "")
-    assert Path(mini.__file__).with_name("checks.py").is_file()
+    assert (result.stdout.splitlines(), result.stderr) == (["['__init__.py', 'chainlet.py']", *found], "")
 
 
 @pytest.mark.parametrize("tier", BOTH)

@@ -9,16 +9,19 @@ import random
 import subprocess
 import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import ap.world.attempts
 import eval as evaluation_script
 from ap.tools.benchmarks import BENCHMARKS, ask, load
 from ap.world.chat import encode
-from ap.config import UserError
+from ap.files import UserError
 from ap.tools.evaluation import read_correctness
-from ap.engine.generate import Conversation
+from ap.engine.rows import Conversation
 from ap.answers.grading import Grade, Grader, code_sandbox, program_of
 
 
@@ -424,18 +427,21 @@ def test_parquet_without_pyarrow_and_files_that_are_none(tmp_path, monkeypatch):
 
 
 def scripted(tokenizer, texts, monkeypatch):
-    """eval.py with a solver that says `texts`, one after the other; what does not end with <|im_end|> is cut."""
-    def sample(model, prompts, stop_ids, seeds, *rest, **options):
+    """A solver that says `texts`, one after the other, in the place of eval.py's model and as a policy, which is
+    returned. What does not end with <|im_end|> is cut."""
+    def sample(model, prompts, seeds, max_new_tokens, sampling, ended):
         conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         for number, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
             conversation.append(encode(tokenizer, text), 1)
             conversation.stopped = "stop" if text.endswith("<|im_end|>") else "length"
-            options["ended"](number, conversation)
+            ended(number, conversation)
         return conversations
 
-    monkeypatch.setattr(evaluation_script, "sample", sample)
-    monkeypatch.setattr(evaluation_script, "load_model", lambda *_: None)
+    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext)
+    monkeypatch.setattr(ap.world.attempts, "sample", sample)
+    monkeypatch.setattr(evaluation_script, "Policy", SimpleNamespace(load=lambda *_, **__: policy))
     monkeypatch.setattr(evaluation_script, "load_tokenizer", lambda *_: tokenizer)
+    return policy
 
 
 def run(argv, tmp_path, capsys):

@@ -11,16 +11,18 @@ import pytest
 import torch
 from test_endpoint import Server
 
-from ap.players import cast as cast_module
+from ap.players import checkpoint as checkpoint_module
 from ap.engine import model as model_module
-from ap.players.cast import Checkpoint, Place, open_cast
+from ap.players.cast import open_cast
+from ap.players.checkpoint import Checkpoint, Place
 from ap.world.chat import tool_call
-from ap.config import UserError
-from ap.judge.judge import judge
+from ap.files import UserError
+from ap.judge.judge import Judge
+from ap.mini.domain import Mini
 from ap.engine.model import build_model
-from ap.world.rollout import play_script
+from ap.world.rollout import Start, play_script
 from ap.trajectory import Problem
-from ap.run import World
+from ap.run import Run
 
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
 
@@ -58,11 +60,11 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
             "verifiers": [player("right-11"), player("right-11"), player("unreadable")],
             "auditor": {"checkpoint": checkpoint, "max_tokens": 4},
             "probers": [player("right-11"), player("right-12")]})
-        with World(config) as world:
+        with Run(config) as run:
             script = iter([f"<problem>{SOUND}</problem>", tool_call("submit", answer="11")])
-            episode = play_script(world.env, world.tokenizer, ("shift", "share"), lambda _: next(script))
-            judge(episode, "key", world, world.prober, set(), config)
-            counts = world.cast.counts()
+            episode = play_script(run.env, run.tokenizer, Start(("shift", "share"), key="key"), lambda _: next(script))
+            Judge(run.committee, run.prober, run.tokenizer, config).judge(episode, set())
+            counts = run.cast.counts()
     assert (episode.outcome, episode.valid, episode.reason) == ("submitted", True, "valid")
     assert episode.abstained == ("unreadable verdict",) and episode.pass_rate == 1.0
     assert counts["role/verifier-1/requests"] == counts["role/verifier-2/requests"] == 1  # one model, two judges
@@ -82,7 +84,8 @@ def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
 def test_two_judges_with_one_checkpoint_are_two(checkpoint, own_tiny, tmp_path):
     """Both were asked with the same key, so they always said the same. A judge of ours has all the time it needs."""
     entry = {"checkpoint": checkpoint, "max_tokens": 6}
-    cast = open_cast(with_roles(own_tiny, tmp_path, {"verifiers": [entry] * 3, "auditor": entry}))
+    cast = open_cast(
+        with_roles(own_tiny, tmp_path, {"verifiers": [entry] * 3, "auditor": entry}), Mini())
     said = [player.ask("a is 3.") for player in cast.players.values()]
     assert len(set(said)) == 4 and said == [player.ask("a is 3.") for player in cast.players.values()]
     assert [judge.seconds for judge in (*cast.verifiers, cast.auditor)] == [None] * 4
@@ -146,7 +149,7 @@ def place(own_tiny, monkeypatch):
         return replies
 
     monkeypatch.setattr(model_module, "load_model", load)
-    monkeypatch.setattr(cast_module, "checkpoint_sampler", sampler)
+    monkeypatch.setattr(checkpoint_module, "checkpoint_sampler", sampler)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda folder, **_: None)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.current_device", lambda: 3)
@@ -191,7 +194,7 @@ def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path, capsys):
     with Server() as server:
         priced = {"endpoint": server.url, "model": "m", "prompt_price": 2, "completion_price": 10}
         cast = open_cast(with_roles(own_tiny, tmp_path, {"teacher": priced, "auditor": {
-            "endpoint": server.url, "model": "m"}}))
+            "endpoint": server.url, "model": "m"}}), Mini())
         cast.teacher.ask("hello")
     assert cast.counts()["role/teacher/cost"] == pytest.approx(44e-6) and "role/auditor/cost" not in cast.counts()
     cast.print_counts()
@@ -201,13 +204,13 @@ def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path, capsys):
 def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
     with Server(*[401] * 99) as server:
         config = with_roles(own_tiny, tmp_path, {"probers": [{"endpoint": server.url, "model": "m"}]})
-        with World(config) as world, pytest.raises(UserError, match="HTTP 401; check the address"):
-            world.prober.pass_rate(Problem("q", "1"), "k")
+        with Run(config) as run, pytest.raises(UserError, match="HTTP 401; check the address"):
+            run.prober.pass_rate(Problem("q", "1"), "k")
 
 
-def test_without_a_file_programs_play(world):
-    assert world.cast.players == {} and world.cast.counts() == {}
-    assert len(world.committee.verifiers) == 3 and world.prober.pool
+def test_without_a_file_programs_play(run):
+    assert run.cast.players == {} and run.cast.counts() == {}
+    assert len(run.committee.verifiers) == 3 and run.prober.pool
 
 
 @pytest.mark.parametrize("roles, said", [
@@ -227,4 +230,4 @@ def test_without_a_file_programs_play(world):
 ])
 def test_what_is_wrong_with_the_file(tiny, tmp_path, roles, said):
     with pytest.raises(UserError, match=said):
-        open_cast(with_roles(tiny, tmp_path, roles))
+        open_cast(with_roles(tiny, tmp_path, roles), Mini())

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ap.world.chat import (
-    STOP, TOOLS, build_tokenizer, decode_message, encode, prompt_ids, read_message, reply_text, stop_id, tool_call,
-)
-from ap.mini import domain as mini
+from ap.world.chat import STOP, TOOLS, decode_message, encode, prompt_ids, read_message, reply_text, stop_id, tool_call
+from ap.mini.tokenizer import build_tokenizer
+from ap.mini.domain import Mini
 
 START = [{"role": "system", "content": "You write problems."}, {"role": "user", "content": "Active skills: shift"}]
 PROGRAM = 'print("ok: 31")\n# "quoted" \\ and ünïcode'
@@ -185,7 +184,7 @@ def test_a_small_number_and_a_name_are_one_token_each(tokenizer):
 
 
 def test_the_format_costs_few_tokens(tokenizer):
-    assert len(encode(tokenizer, tool_call("exec", code=mini.CHECK_PROGRAM))) == 4  # opening, name, program, closing
+    assert len(encode(tokenizer, tool_call("exec", code=Mini.check_program))) == 4  # opening, name, program, closing
     assert len(encode(tokenizer, reply_text("stage: check", to_tool=False))) == 3
     # The instructions, each tool's description and each line of a skill are one token each.
     assert len(prompt_ids(tokenizer, START, list(TOOLS))) < 60
@@ -209,7 +208,7 @@ def test_a_phrase_survives_whatever_it_is_made_of():
 
 
 def test_building_is_deterministic():
-    texts = [mini.draw_problem(("shift", "share"), random.Random(n)) for n in range(40)]
+    texts = [Mini().draw_problem(("shift", "share"), random.Random(n)) for n in range(40)]
     one, other = (build_tokenizer(texts, ["Find the"], 600) for _ in range(2))
     assert one.get_vocab() == other.get_vocab()
     assert len(one) <= 600

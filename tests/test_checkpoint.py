@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ap.learn import checkpoint
-from ap.config import UserError
+from ap.files import UserError
 from ap.learn.ranks import Ranks
 from ap.learn.update import Updater
 

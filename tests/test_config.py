@@ -6,7 +6,12 @@ import sys
 
 import pytest
 
-from ap.config import _STAGES, PRESETS, Config, UserError, load_config, parse_config, run_main, save_config, validate
+from ap.tools.commandline import load_config, parse_config, run_main, save_config, validate
+from ap.config import (
+    EXPERT, MGPO, PARTS, PRESETS, PRODUCTS, SFT, SKILLS, SOLVER, Config, EpisodeSettings, RunSettings, SkillSettings,
+    made_with,
+)
+from ap.files import UserError
 
 
 @pytest.fixture
@@ -14,7 +19,7 @@ def out(tmp_path):
     return ["--out", str(tmp_path / "runs")]
 
 
-def refused(argv, *words, uses=None):
+def refused(argv, *words, uses=PARTS):
     with pytest.raises(UserError) as caught:
         parse_config(argv, "", uses)
     sentence = str(caught.value)
@@ -84,18 +89,42 @@ def test_ranks_that_cannot_share_weights_evenly(out, monkeypatch):
 
 
 def test_a_script_has_only_the_settings_that_it_uses(out):
-    uses = ("preset", "name", "out", "tau_r")
+    uses = (RunSettings, SkillSettings)
     assert parse_config([*out, "--tau_r", "0.7"], "", uses).tau_r == 0.7
     refused([*out, "--lr", "1"], "--lr", "other scripts", uses=uses)
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys):
     with pytest.raises(SystemExit) as left:
-        parse_config(["--preset", "qwen3-4b", "--help"], "What it is for.", ("preset", "max_tokens", "placebo"))
+        parse_config(["--preset", "qwen3-4b", "--help"], "What it is for.", (RunSettings, EpisodeSettings))
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert "What it is for." in text and "default: 16384" in text and "true|false" in text
     assert "--lr" not in text
+
+
+def test_help_groups_the_settings_by_the_parts_of_a_run(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"], "")
+    text = capsys.readouterr().out
+    headings = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["options", *(part.__doc__ for part in PARTS)]
+    assert text.index("stage 2:") < text.index("--sft_lr") < text.index("stage 3:") < text.index("--omega")
+    assert all(f"\n  --{field.name} " in text for field in dataclasses.fields(Config))
+
+
+def test_a_config_is_all_of_its_parts_in_their_order():
+    names = [field.name for part in PARTS for field in dataclasses.fields(part)]
+    assert names == list(dataclasses.asdict(Config())) and len(set(names)) == len(names)
+    assert all(isinstance(Config(), part) for part in PARTS)
+
+
+def test_a_product_offers_the_settings_that_matter_for_it(out):
+    """Whether they shape it (clip_high) or not (workers)."""
+    uses = (RunSettings, SOLVER)
+    config = parse_config([*out, "--clip_high", "0.28", "--workers", "2"], "", uses)
+    assert (config.clip_high, config.workers) == (0.28, 2)
+    refused([*out, "--omega", "1"], "--omega is a setting of other scripts; this one does not use it.", uses=uses)
 
 
 def test_later_scripts_start_from_the_settings_of_the_run(out):
@@ -123,13 +152,26 @@ def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
 
 
 def test_every_setting_belongs_to_a_stage_or_is_free():
-    """A new setting must be given its place: may it still change when a stage is there?"""
-    fixed = {name for _, names in _STAGES.values() for name in names}
+    """A new setting must be given its place: may it still change when what it shapes is there?"""
+    fixed = {name for product in PRODUCTS for name in made_with(Config(), product)}
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
             "recompute", "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
             "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb", "peak_tflops",
             "wandb"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
+
+
+@pytest.mark.parametrize("product, shaping, others", [
+    (SKILLS, {"seed", "domain", "model", "vocab_size", "tau_r", "reference"}, {"lr", "skills", "dtype"}),
+    (EXPERT, {"seed", "sft_trajectories", "max_turns", "skills_min", "max_grad_norm"}, {"sft_steps", "temperature"}),
+    (SFT, {"seed", "sft_lr", "acq_weight", "hidden_size", "dtype"}, {"sft_save_every", "tau_r", "omega"}),
+    (MGPO, {"seed", "lr", "gate", "prober_floor", "roles", "overlong", "temperature"}, {"steps", "sft_lr", "workers"}),
+    (SOLVER, {"solver_lr", "clip_high", "overlong", "skills_max", "dtype"}, {"seed", "solver_arm", "lr"}),
+])
+def test_what_a_product_was_made_with(product, shaping, others):
+    made = made_with(Config(), product)
+    assert shaping <= made.keys() and not others & made.keys()
+    assert made.items() <= dataclasses.asdict(Config()).items()
 
 
 def test_a_run_that_starts_from_the_reference_policy_of_another(out):
@@ -183,7 +225,7 @@ def test_a_run_folder_that_cannot_be_made(tmp_path):
 
 
 def test_user_errors_end_a_script_with_code_2_and_one_line(tmp_path):
-    code = "from ap.config import parse_config, run_main\nrun_main(lambda argv: parse_config(argv, ''))"
+    code = "from ap.tools.commandline import parse_config, run_main\nrun_main(lambda argv: parse_config(argv, ''))"
     ended = subprocess.run([sys.executable, "-c", code, "--lrr", "1"], capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: unknown setting --lrr (did you mean --lr") and ended.stderr.count("\n") == 1

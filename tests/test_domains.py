@@ -5,20 +5,29 @@ from dataclasses import replace
 import pytest
 from conftest import TINY, FakeSandbox
 
-from ap import domains
+from ap.catalog import DOMAINS, open_domain
 from ap.world.chat import tool_call
-from ap.config import Config, UserError
-from ap.domains import code, judged, math, science
-from ap.mini import domain as mini
+from ap.config import Config
+from ap.files import UserError
+from ap.domains.base import Asking, Domain
+from ap.domains.code import Code
 from ap.domains.drafts import code_draft
+from ap.domains.judged import JudgedDomain
+from ap.domains.math import Math
+from ap.domains.science import Science
+from ap.mini.domain import Mini
 from ap.world.env import Env, Episode
-from ap.judge.prober import Prober, SampledSolver
+from ap.judge.prober import Prober
 from ap.judge.rewards import process_reward
 from ap.sandbox.sandbox import Sandbox, SandboxResult
 from ap.world.skills import Skill
 from ap.trajectory import Problem, Trajectory
-from ap.judge.verifier import ChatVerifier, Committee, ProgramCheck, Verdict
+from ap.judge.roles import Verdict
+from ap.judge.verifier import Committee, ProgramCheck
+from ap.players.chat_solver import SampledSolver
+from ap.players.chat_verifier import ChatVerifier
 
+math, code, science, mini = Math(), Code(), Science(), Mini()
 SKILLS = {name: Skill(name, "c", "an intent", "d", "t", "the body") for name in ("one", "two", "three")}
 QUESTION = "Find the least positive $n$ that leaves the remainder 2 modulo 3."
 SUM = "Read two whole numbers from one line, each from 0 to 1000, and print their sum."
@@ -34,7 +43,7 @@ def draft_of(statement=SUM, reference=REFERENCE, tests=TESTS):
 
 @pytest.fixture(scope="module")
 def box():
-    with Sandbox(code.SCRIPTS, preload=code.PRELOAD, timeout=2.0) as box:
+    with Sandbox(code.scripts, preload=code.preload, timeout=2.0) as box:
         yield box
 
 
@@ -49,13 +58,13 @@ def printing(*texts):
 # ---------------------------------------------------------------- all
 
 
-@pytest.mark.parametrize("name", [*domains.NAMES, *domains.OF_MODELS])
+@pytest.mark.parametrize("name", [*DOMAINS])
 def test_every_domain_has_the_names_of_the_interface(name):
-    domain = domains.get(name)
-    for wanted in ("look submission audit passed answer_of in_conflict canonical learn step_kinds VERIFIERS AUDITOR "
-                   "SCRIPTS PRELOAD INSTRUCTIONS CHECK_PROGRAM PHRASES draw_problem make_corpus SKILLS").split():
+    domain = open_domain(name)
+    for wanted in ("look submission audit passed answer_of in_conflict canonical learn step_kinds verifiers auditor "
+                   "scripts preload instructions check_program phrases draw_problem make_corpus skills").split():
         assert hasattr(domain, wanted), wanted
-    assert set(domains.NAMES + domains.OF_MODELS) == set(Config.__dataclass_fields__["domain"].metadata["choices"])
+    assert isinstance(domain, Domain) and set(DOMAINS) == set(Config.__dataclass_fields__["domain"].metadata["choices"])
 
 
 @pytest.mark.parametrize("domain", [math, code, science])
@@ -171,7 +180,7 @@ def test_drafts_of_code(box, draft, status, fault):
     """The trainer's check, one process a test, and the one that agents may run say the same."""
     found = code.look(draft, (), box)
     assert found.status == status and (status != "ok" or found.answer == "3 tests")
-    result = box.run(code.CHECK_PROGRAM, files={"draft.txt": draft})
+    result = box.run(code.check_program, files={"draft.txt": draft})
     assert result.stdout.startswith(fault), result
     assert code.passed(result.stdout.strip()) == (status == "ok")
 
@@ -184,7 +193,7 @@ def test_an_episode_of_code(box):
     one = episode(code, "code", box)
     for text, reward in ((f"<problem>{draft_of(reference='print(0)')}</problem>", 0), ("Fault: reference.", 1),
                          (f"<problem>{draft_of()}</problem>", 1), ("Sound.", 1),
-                         (tool_call("exec", code=code.CHECK_PROGRAM), 1), (tool_call("submit"), 1)):
+                         (tool_call("exec", code=code.check_program), 1), (tool_call("submit"), 1)):
         action, _, facts, _ = one.step(text)
         assert process_reward(action, facts) == reward, text
     problem = one.problem
@@ -198,7 +207,7 @@ def test_an_episode_of_code(box):
 def test_verifiers_and_probers_of_code_answer_with_programs(box):
     problem = Problem(**code.submission(draft_of(), "", None))
     good, bad = (f"a, b = map(int, input().split())\nprint(a {sign} b)" for sign in "+*")
-    asked, asking = [], domains.asking("code", box)
+    asked, asking = [], code.asking(box)
 
     def judge(program, valid=True):
         reply = f"<think>```python\nno\n```</think>\n```python\n{program}\n```\n" + json.dumps(
@@ -251,5 +260,5 @@ def test_the_miniature_says_what_it_said():
     text = "a is 24. b is 7 more than a. Find b."
     assert mini.look(text, ("shift",)) == mini.audit(Problem(text, "31", ("shift",))) == mini.check(text, ("shift",))
     assert mini.submission(text, "31", "30") == {"question": text, "answer": "31"}
-    assert domains.asking("mini", None) == domains.Asking() and judged.VERIFIERS == () != mini.VERIFIERS
+    assert mini.asking(None) == Asking() and JudgedDomain.verifiers == () != mini.verifiers
     assert code_draft.parse(text) is None

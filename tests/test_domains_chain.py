@@ -1,26 +1,26 @@
-"""The whole chain in the domain math, tiny: corpus -> skills -> expert episodes -> pi_ref -> MGPO, models in all roles.
+"""What is special in stages 1 and 2 where models judge, tiny. test_docs.py has the whole chain, in the domain math.
 
 The models are one scripted server on loopback; the policy is a small Qwen3 with random weights, from a folder.
 """
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 from test_endpoint import Server
 
-import run_mgpo
 import run_sft
 import run_skills
 import run_solver
-from ap.world.chat import build_tokenizer, tool_call
-from ap.config import Config, UserError
-from ap.domains import code, math
-from ap.players.endpoint import Endpoint
+from ap.mini.tokenizer import build_tokenizer
+from ap.world.chat import tool_call
+from ap.config import Config
+from ap.files import UserError
+from ap.domains.code import Code
+from ap.domains.math import Math
 from ap.world.env import INSTRUCTIONS
 from ap.engine.model import build_model
-from ap.world.skills import EXTRACT, EXTRACTED
+from ap.world.acquire import EXTRACT, EXTRACTED
 
 CORPUS = [
     {"question": "Find the least n with n = 2 mod 3 and n = 3 mod 5.", "answer": "8",
@@ -89,17 +89,17 @@ def folders(tmp_path):
     corpus.write_text("".join(json.dumps(record) + "\n" for record in CORPUS))
     texts = [text for record in CORPUS for text in record.values()]
     texts += [teacher("[agent]--- episode so far ---" + "[agent]" * n) for n in range(3)] * 2
-    tokenizer = build_tokenizer(texts, [INSTRUCTIONS, math.INSTRUCTIONS, *math.INSTRUCTIONS.split("\n")], 600)
+    tokenizer = build_tokenizer(texts, [INSTRUCTIONS, Math.instructions, *Math.instructions.split("\n")], 600)
     config = Config(hidden_size=32, layers=2, heads=2, intermediate_size=64, device="cpu")
     for part in (tokenizer, build_model(config, len(tokenizer), seed=0)):
         part.save_pretrained(tmp_path / "policy")
     return corpus, tmp_path / "policy"
 
 
-def arguments(server, tmp_path, domain, policy, **settings):
+def arguments(server, tmp_path, domain, policy):
     """Of every script: all roles are played by the server, each under its own name."""
     def player(name):
-        return {"endpoint": server.url, "model": name} | settings
+        return {"endpoint": server.url, "model": name}
 
     roles = tmp_path / "roles.json"
     roles.write_text(json.dumps({"teacher": player("teacher"), "verifiers": [player(f"judge-{n}") for n in "abc"],
@@ -108,14 +108,11 @@ def arguments(server, tmp_path, domain, policy, **settings):
             "--model", str(policy), "--device", "cpu"]
 
 
-def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
+def test_from_a_corpus_to_expert_episodes(folders, tmp_path):
+    """Worked problems as corpus: their problems do not count as new, and a teacher may hand one in all the same."""
     corpus, policy = folders
     with Server(answer=play) as server:
         base = [*arguments(server, tmp_path, "math", policy), "--corpus", str(corpus)]
-        small = ["--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
-                 "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "80", "--sft_lr", "1e-2",
-                 "--sft_batch", "2", "--acq_batch", "1", "--prober_k", "4", "--groups", "2", "--group_size", "3",
-                 "--steps", "2"]
         run = tmp_path / "runs" / "chain"
 
         run_skills.main(base)
@@ -125,85 +122,23 @@ def test_from_a_corpus_to_a_trained_proposer(folders, tmp_path):
         assert "does not stand in the passage" in records[2]["why"] and records[0]["score"] == 0.9
         assert f"source: {corpus}, line 2" in (run / "skills" / DIVISORS / "SKILL.md").read_text()
 
-        run_sft.main([*base, *small])
-        expert = [json.loads(line) for line in (run / "expert.jsonl").read_text().splitlines()]
-        assert len(expert) == 6 and all(record["valid"] for record in expert)
-        assert [turn["action"] for turn in expert[0]["turns"]] == ["think", "exec", "submit"]
-        assert expert[0]["turns"][1]["facts"]["passed"] and expert[0]["problem"]["evidence"] in ("2", "7")
-        assert expert[0]["problem"]["answer"] == expert[0]["problem"]["evidence"]
-        assert 0 < sum(record["pass_rate"] for record in expert) < 6
+        run_sft.main([*base, "--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
+                      "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "1", "--sft_batch", "2",
+                      "--acq_batch", "1", "--prober_k", "4"])
+    expert = [json.loads(line) for line in (run / "expert.jsonl").read_text().splitlines()]
+    assert len(expert) == 6 and all(record["valid"] for record in expert)
+    assert [turn["action"] for turn in expert[0]["turns"]] == ["think", "exec", "submit"]
+    assert expert[0]["turns"][1]["facts"]["passed"] and expert[0]["problem"]["evidence"] in ("2", "7")
+    assert expert[0]["problem"]["answer"] == expert[0]["problem"]["evidence"]
+    assert 0 < sum(record["pass_rate"] for record in expert) < 6
+    assert "acq_loss" in json.loads((run / "sft_metrics.jsonl").read_text())
 
-        rejected = [json.loads(line) for line in (run / "expert_rejected.jsonl").read_text().splitlines()]
-        assert {(record["reason"], record["problem"]["question"]) for record in rejected} == {
-            ("unsolvable", "Find the least n. It has a remainder."),
-            ("known problem", CORPUS[0]["question"].lower())}
-        reasons = json.loads((run / "expert_reasons.json").read_text())
-        assert reasons["valid"] == 16 - len(rejected) and sum(reasons.values()) == 16
-
-        run_mgpo.main([*base, *small])
-        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        problems = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
-        assert max(record["valid_rate"] for record in metrics) > 0  # the committee was asked, and said yes
-        assert {record["committee/unanimous"] for record in metrics if record["valid_rate"]} == {1.0}
-        assert problems and metrics[-1]["role/verifier-1/requests"] > 0
-        assert [record["step"] for record in metrics] == [1, 2]
-        assert {problem["domain"] for problem in problems} == {"math"}
-        assert (run / "report.html").stat().st_size > 0
-
-        asked = len(server.seen)
-        for left in ("skills", "expert.jsonl", "sft", "sft_metrics.jsonl", "evaluation_before.json", "mgpo",
-                     "metrics.jsonl", "problems.jsonl", "trajectories.jsonl", "evaluation_after.json"):
-            (run / left).rename(tmp_path / f"old-{left}")
-        run_mgpo.main([*base, *small])
-        assert len(server.seen) == asked  # all replies were kept
-        assert (run / "problems.jsonl").read_bytes() == (tmp_path / "old-problems.jsonl").read_bytes()
-
-
-FAULTS = [429, "cut", 500, "garbage", "schema", "no text", "slow", 503, 408, 429]
-
-
-def test_faults_of_a_server_lose_nothing(folders, tmp_path, monkeypatch):
-    """Every fault, all over the chain: the same files as without; each is one more request; a rerun asks nothing."""
-    corpus, policy = folders
-    made, run = [], tmp_path / "runs" / "chain"
-    files = ("skills/candidates.jsonl", "expert.jsonl", "expert_rejected.jsonl", "expert_reasons.json",
-             "problems.jsonl", "evaluation_before.json", "evaluation_after.json")
-
-    def endpoint(*arguments, **options):
-        made.append(Endpoint(*arguments, **options, pause=0.01))
-        return made[-1]
-
-    monkeypatch.setattr("ap.players.cast.Endpoint", endpoint)
-
-    def stages(server):
-        """What the chain leaves, and what the metrics say of it."""
-        base = [*arguments(server, tmp_path, "math", policy, seconds=0.8), "--corpus", str(corpus)]
-        del made[:]
-        run_skills.main(base)
-        run_mgpo.main([*base, "--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
-                       "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "60", "--sft_lr", "1e-2",
-                       "--sft_batch", "2", "--acq_batch", "1", "--prober_k", "4", "--groups", "2", "--group_size", "3",
-                       "--steps", "1"])
-        [record] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        rates = {name: value for name, value in record.items() if name.startswith(("verdict", "outcome", "abstained"))}
-        return [(run / name).read_bytes() for name in files], rates
-
-    with Server(answer=play) as server:
-        clean = stages(server)
-        asked = len(server.seen)
-    shutil.rmtree(run)
-    with Server(answer=play) as server:
-        server.faults = [fault for one in 3 * FAULTS for fault in (None, None, one)]
-        assert stages(server) == clean
-        requests, retries = (sum(one.counts[what] for one in made) for what in ("requests", "retries"))
-        assert requests - retries == asked and retries >= 3 * len(FAULTS)  # a busy machine may cut some by itself
-        assert sum(one.counts["completion_tokens"] for one in made) == 3 * asked  # a useless reply is not counted
-        seen = len(server.seen)
-        for path in run.iterdir():
-            if path.name not in ("replies", "config.json"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        assert stages(server) == clean and len(server.seen) == seen
-        assert sum(one.counts["requests"] for one in made) == 0 < sum(one.counts["cached"] for one in made)
+    rejected = [json.loads(line) for line in (run / "expert_rejected.jsonl").read_text().splitlines()]
+    assert {(record["reason"], record["problem"]["question"]) for record in rejected} == {
+        ("unsolvable", "Find the least n. It has a remainder."),
+        ("known problem", CORPUS[0]["question"].lower())}
+    reasons = json.loads((run / "expert_reasons.json").read_text())
+    assert reasons["valid"] == 16 - len(rejected) and sum(reasons.values()) == 16
 
 
 CODE = """<problem>Read two whole numbers from one line and print their sum.
@@ -224,7 +159,7 @@ def play_other(body):
     """The same for code and science: one problem, which the judges solve and the prober solves every other time."""
     prompt, is_code = body["messages"][0]["content"], "### Solution" in body["messages"][0]["content"]
     if body["model"] == "teacher":
-        check = code.CHECK_PROGRAM if is_code else "print('answer: B')"
+        check = Code.check_program if is_code else "print('answer: B')"
         said = prompt.split("--- episode so far ---")[1].count("[agent]")
         return [CODE if is_code else SCIENCE, tool_call("exec", code=check), tool_call("submit")][min(said, 2)]
     if body["model"] == "prober" and "Which force" in prompt:

@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ap.world.chat import tool_call
-from ap.config import UserError
-from ap.players.endpoint import BadReply, DeadEndpoint, Endpoint
-from ap.judge.prober import SampledSolver
+from ap.files import UserError
+from ap.players.endpoint import BadReply, DeadEndpoint, Endpoint, EndpointSettings
+from ap.players.chat_solver import SampledSolver
+from ap.players.chat_verifier import ChatVerifier
 from ap.trajectory import Problem
-from ap.judge.verifier import ChatVerifier
 
 SECRET = "sk-never-to-be-seen"
 
@@ -81,8 +81,9 @@ class Server:
         self.server.server_close()
 
 
-def endpoint(server, **settings):
-    return Endpoint(server.url, "judge-7b", **{"pause": 0.01, "seconds": 0.5, "tries": 4} | settings)
+def endpoint(server, key_variable="", cache=None, name="", **settings):
+    settings = {"pause": 0.01, "seconds": 0.5, "tries": 4} | settings
+    return Endpoint(server.url, "judge-7b", key_variable, cache, name, EndpointSettings(**settings))
 
 
 def test_one_question(monkeypatch):
@@ -160,7 +161,7 @@ def test_a_server_that_is_not_there_or_never_well_ends_the_run():
     with Server() as server:
         url = server.url
     with pytest.raises(DeadEndpoint, match="is the server running"):
-        Endpoint(url, "m", tries=2, pause=0.01).ask("hello")
+        Endpoint(url, "m", settings=EndpointSettings(tries=2, pause=0.01)).ask("hello")
     with Server(*[500] * 9) as server:
         with pytest.raises(DeadEndpoint, match="HTTP 500, 4 times"):
             endpoint(server).ask("hello")
@@ -202,7 +203,7 @@ def test_cost_by_hand(tmp_path):
 ])
 def test_prices_that_make_no_sense(prices, said):
     with pytest.raises(UserError, match=said):
-        Endpoint("http://localhost:1/v1", "m", **prices)
+        Endpoint("http://localhost:1/v1", "m", settings=EndpointSettings(**prices))
 
 
 def test_bounded_concurrency():

@@ -4,8 +4,8 @@ import dataclasses
 import pytest
 
 from ap.world.chat import tool_call
-from ap.config import UserError
-from ap.mini import domain as mini
+from ap.files import UserError
+from ap.mini.domain import Mini
 from ap.world.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
 from ap.judge.rewards import process_reward
 from ap.sandbox.sandbox import SandboxResult
@@ -15,7 +15,7 @@ K = ("shift", "share")
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."  # (24 + 7 + 2) / 3 = 11
 FRACTION = "a is 24. b is 7 more than a. c is b divided by 2. Find c."  # 31 / 2: share is at fault
 NO_SHARE = "a is 24. b is 7 more than a. Find b."  # 31, without share
-CHECK_IT = tool_call("exec", code=mini.CHECK_PROGRAM)
+CHECK_IT = tool_call("exec", code=Mini.check_program)
 
 
 def draft(text):
@@ -46,7 +46,7 @@ def test_draft_check_submit(make_env):
         "<|im_start|>assistant\n")
     assert steps[2][3] is None
     files = {"draft.txt": SOUND, "skills.txt": "shift\nshare"}
-    assert env.sandbox.calls == [(mini.CHECK_PROGRAM, env.config.exec_timeout, files)]
+    assert env.sandbox.calls == [(Mini.check_program, env.config.exec_timeout, files)]
 
 
 def test_back_and_forth(make_env):
@@ -182,12 +182,12 @@ def test_only_the_setting_allows_the_unsafe_sandbox(tiny, monkeypatch):
     monkeypatch.setattr(ap.run, "Sandbox", Refuses)
     for setting in (False, True):
         with pytest.raises(UserError):
-            ap.run.World(dataclasses.replace(tiny, allow_unsafe_exec=setting))
+            ap.run.Run(dataclasses.replace(tiny, allow_unsafe_exec=setting))
     assert asked == [False, True]
 
 
-def test_in_the_real_sandbox(world):
-    episode = Episode(world.env, K)
+def test_in_the_real_sandbox(run):
+    episode = Episode(run.env, K)
     episode.step(draft(SOUND))
     _, _, facts, reply = episode.step(CHECK_IT)
     assert (facts["status"], facts["output"]) == ("ok", "ok: 11") and "ok: 11" in reply
@@ -351,7 +351,7 @@ def test_the_first_observation(make_env):
     env = make_env()
     system, user = env.messages(K)
     assert (system["role"], user["role"]) == ("system", "user")
-    assert mini.INSTRUCTIONS in system["content"]
+    assert Mini.instructions in system["content"]
     for name in K:
         assert env.library[name].level_1() in user["content"] and env.library[name].body in user["content"]
     assert "digits (" not in user["content"]

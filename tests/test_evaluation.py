@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ap.config import UserError
+from ap.files import UserError
 from ap.tools.evaluation import (
     Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records,
     sign_test, write_correctness,

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from ap.tools import export
-from ap.config import Config, UserError, save_config
-from ap.files import write_jsonl
-from ap.world.rollout import play_script
+from ap.tools.commandline import save_config
+from ap.config import Config
+from ap.files import UserError, write_jsonl
+from ap.world.rollout import Start, play_script
 from ap.mini.teacher import ScriptedAuthor
 
 PROBLEM = {
@@ -228,16 +229,16 @@ def test_the_command_line(problems):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
-def test_episodes_are_rendered_back_to_the_same_tokens(world, tmp_path):
+def test_episodes_are_rendered_back_to_the_same_tokens(run, tmp_path):
     """Messages, through the tokenizer's own chat template, are the ids of the episode: nothing lost, nothing added."""
-    config = world.env.config
+    config = run.env.config
     folder = tmp_path / "run"
     shutil.copytree(config.folder / "tokenizer", folder / "tokenizer")
     save_config(replace(config, out=str(tmp_path), name="run"))
-    author, episodes = ScriptedAuthor(world.env), []
+    author, episodes = ScriptedAuthor(run.env), []
     for n in range(6):
         rng = random.Random(n)
-        episode = play_script(world.env, world.tokenizer, world.curriculum.draw(rng), author.writer(rng))
+        episode = play_script(run.env, run.tokenizer, Start(run.curriculum.draw(rng)), author.writer(rng))
         episodes += [episode] if episode.problem is not None else []
     assert any(turn.action == "exec" for episode in episodes for turn in episode.turns)
     write_jsonl(folder / "expert.jsonl", [episode.to_dict() for episode in episodes])
@@ -245,8 +246,8 @@ def test_episodes_are_rendered_back_to_the_same_tokens(world, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
     for row, episode in zip(rows, episodes, strict=True):
         assert [m["role"] for m in row["messages"]] == ["system", *["user", "assistant"] * len(episode.turns)]
-        text = world.tokenizer.apply_chat_template(row["messages"], tokenize=False)
-        assert text.removesuffix("\n") == world.tokenizer.decode(episode.ids)
+        text = run.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        assert text.removesuffix("\n") == run.tokenizer.decode(episode.ids)
     assert f"| problems | {len(episodes)} |" in (tmp_path / "e.md").read_text()
     with pytest.raises(UserError, match="line 1: no episode"):
         write_jsonl(folder / "expert.jsonl", [PROBLEM])

@@ -8,15 +8,18 @@ import torch
 from test_model import VOCAB, tiny
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+import ap.engine.attention
 import ap.engine.cache
 import ap.engine.generate
 import ap.engine.graphs
-import ap.engine.model
-from ap.learn.batch import collate
-from ap.config import UserError
-from ap.engine.cache import Cache
-from ap.engine.generate import Conversation, Engine, EvaluationEngine, _draw, sample, stop_strings
+import ap.engine.rows
+from ap.files import UserError
+from ap.engine.cache import Cache, Span
+from ap.engine.generate import Engine, sample
 from ap.engine.model import token_logprobs
+from ap.engine.rows import Conversation
+from ap.engine.sampling import Sampling, inverse, stop_strings, uniform_numbers
+from ap.learn.batch import collate
 from ap.trajectory import Trajectory
 
 STOP = 7
@@ -56,8 +59,9 @@ def outcome(conversations):
 
 
 def run(model, conversations, reply=replies, **options):
+    temperature = options.pop("temperature", 1.0)
     settings = dict(max_length=40, max_rows=256) | options
-    Engine(model, {STOP, 8}, **settings).run(conversations, reply)
+    Engine(model, Sampling({STOP, 8}, temperature), **settings).run(conversations, reply)
     return conversations
 
 
@@ -75,7 +79,7 @@ def assert_scored_as_sampled(model, conversations, temperature=1.0):
 @torch.no_grad()
 def test_greedy_tokens_equal_those_of_transformers(model):
     """Prompts of mixed lengths in one batch; transformers gets them one by one, with its own cache and attention."""
-    ours = sample(model, prompts(), {STOP}, ["" for _ in prompts()], max_new_tokens=15, greedy=True)
+    ours = sample(model, prompts(), ["" for _ in prompts()], 15, Sampling({STOP}, greedy=True))
     model.set_attn_implementation("sdpa")
     model.eval()
     for prompt, conversation in zip(prompts(), ours, strict=True):
@@ -90,7 +94,7 @@ def test_greedy_tokens_equal_those_of_transformers_after_tool_turns_and_with_a_s
     """Every message of every conversation is what transformers writes, from scratch, to all that stands before it."""
     [shared] = prompts((9,), seed=3)
     conversations, stops = start(prompts() + [shared] * 3), list(range(0, VOCAB, 3))  # greedy text is repetitive
-    Engine(model, set(stops), max_length=60, greedy=True).run(conversations, replies)
+    Engine(model, Sampling(set(stops), greedy=True), max_length=60).run(conversations, replies)
     model.set_attn_implementation("sdpa")
     model.eval()
     messages = 0
@@ -119,9 +123,9 @@ def test_the_temperature_is_in_the_log_probs(qwen3):
 @torch.no_grad()
 def test_sampling_equals_sampling_without_a_cache(model):
     """The naive engine: one conversation, whole sequence again for each token, the same inversion of F."""
-    engine = Engine(model, {STOP}, max_length=25)
+    engine = Engine(model, Sampling({STOP}), max_length=25)
     for conversation in start(prompts()):
-        ids, uniforms = list(conversation.ids), engine._join(conversation).uniforms
+        ids, uniforms = list(conversation.ids), uniform_numbers(conversation.seed, 25)
         while len(ids) < 25 and (ids[-1] != STOP):
             probs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1).tolist()
             total, token = probs[0], 0
@@ -156,7 +160,7 @@ def test_the_same_twice_and_another_key(qwen3):
 
 def test_the_engine_reads_the_weights_that_the_trainer_writes(qwen3):
     """There is one copy of them: after an update in place, the same engine samples from the new policy."""
-    engine = Engine(qwen3, {STOP, 8}, max_length=40)
+    engine = Engine(qwen3, Sampling({STOP, 8}), max_length=40)
     before, after = start(prompts()), start(prompts())
     engine.run(before, replies)
     with torch.no_grad():
@@ -180,7 +184,7 @@ def test_a_group_shares_one_prefill(qwen3):
     """Two groups of 4: 8 + 5 prompt tokens go through the model, not four times as many. Members differ by key."""
     first, second = prompts((9, 6))
     conversations = start([first] * 4 + [second] * 4)
-    stats = Engine(qwen3, {STOP}, max_length=30).run(conversations, no_reply)
+    stats = Engine(qwen3, Sampling({STOP}), max_length=30).run(conversations, no_reply)
     assert stats["prefill_tokens"] == 8 + 5  # the last token of a prompt belongs to the first decode step
     assert stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
     assert len({tuple(c.ids) for c in conversations}) > 4
@@ -191,7 +195,7 @@ def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
     """Two rows, three conversations with one prompt of 9: the third joins later, and its 8 tokens are not fed again."""
     prompt, long = prompts((9, 27))
     conversations = start([prompt, long, prompt])
-    stats = Engine(qwen3, set(), max_rows=2, max_length=30).run(conversations, no_reply)
+    stats = Engine(qwen3, Sampling(set()), max_rows=2, max_length=30).run(conversations, no_reply)
     assert stats["prefill_tokens"] == 8 + 26  # the long one is cut after 3 tokens, and leaves its row to the third
     assert_scored_as_sampled(qwen3, conversations)
     assert conversations[0].ids[9:] != conversations[2].ids[9:]
@@ -217,7 +221,7 @@ def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
 
 def test_environment_tokens_are_appended_and_not_trained(qwen3):
     conversations = start(prompts())
-    stats = Engine(qwen3, {STOP, 8}, max_length=60).run(conversations, replies)
+    stats = Engine(qwen3, Sampling({STOP, 8}), max_length=60).run(conversations, replies)
     several = 0
     for c, prompt in zip(conversations, prompts()):
         assert c.ids[:len(prompt)] == prompt and not any(c.loss_mask[:len(prompt)])
@@ -261,7 +265,7 @@ def test_a_reply_that_leaves_no_room_ends_the_conversation(qwen3, reply_tokens, 
     """Prompt 5, one sampled token, max_length 10: a reply of 3 leaves room for one token; of 4, for none."""
     [conversation] = start(prompts((5,)))
     answers = iter([[20] * reply_tokens, None])
-    Engine(qwen3, set(range(VOCAB)), max_length=10).run([conversation], lambda stopped: next(answers))
+    Engine(qwen3, Sampling(set(range(VOCAB))), max_length=10).run([conversation], lambda stopped: next(answers))
     assert conversation.loss_mask == [0] * 5 + [1] + ([0] * 3 + [1] if fits else [])
     assert conversation.stopped == ("stop" if fits else "length")
 
@@ -270,7 +274,7 @@ def test_a_prompt_that_leaves_no_room_is_told_and_samples_nothing(qwen3):
     conversations = start(prompts((10, 12, 4)))
     seen = []
 
-    Engine(qwen3, {STOP}, max_length=10).run(conversations, seen.append)
+    Engine(qwen3, Sampling({STOP}), max_length=10).run(conversations, seen.append)
     assert [sum(c.loss_mask) for c in conversations[:2]] == [0, 0] and sum(conversations[2].loss_mask) > 0
     assert [c.stopped for c in conversations[:2]] == ["length", "length"] and len(seen) == 3
 
@@ -284,7 +288,7 @@ def test_max_turn_tokens_cuts_one_message(qwen3):
         heard.append((stopped.stopped, len(stopped.ids)))
         return [20, 21] if len(heard) < 3 else None
 
-    Engine(qwen3, set(), max_length=40).run([conversation], answer, max_turn_tokens=4)
+    Engine(qwen3, Sampling(set()), max_length=40).run([conversation], answer, max_turn_tokens=4)
     assert heard == [("length", 9), ("length", 15), ("length", 21)]
     assert conversation.loss_mask == [0] * 5 + [1] * 4 + [0] * 2 + [1] * 4 + [0] * 2 + [1] * 4
     assert_scored_as_sampled(qwen3, [conversation])
@@ -293,26 +297,49 @@ def test_max_turn_tokens_cuts_one_message(qwen3):
 def test_an_empty_reply_goes_on(qwen3):
     [conversation] = start(prompts((5,)))
     answers = iter([[], [], None])
-    Engine(qwen3, set(range(VOCAB)), max_length=20).run([conversation], lambda stopped: next(answers))
+    Engine(qwen3, Sampling(set(range(VOCAB))), max_length=20).run([conversation], lambda stopped: next(answers))
     assert conversation.loss_mask == [0] * 5 + [1] * 3
     assert_scored_as_sampled(qwen3, [conversation])
 
 
 def test_nothing_to_do(qwen3):
-    assert Engine(qwen3, {STOP}).run([], no_reply)["decode_tokens"] == 0
-    assert sample(qwen3, [], {STOP}, [], 5) == []
+    assert Engine(qwen3, Sampling({STOP})).run([], no_reply)["decode_tokens"] == 0
+    assert sample(qwen3, [], [], 5, Sampling({STOP})) == []
 
 
-def test_progress_counts_every_conversation(qwen3):
-    class Progress:
-        n = 0
+def test_the_stream_yields_every_conversation_once_when_it_has_ended(qwen3):
+    """With two rows: the first one comes while the last has not begun. Gradients are off inside of the engine only."""
+    conversations, came, begun, gradients = start(prompts()), [], [], set()
+    sampling = Sampling({STOP}, stops=lambda message: gradients.add(torch.is_grad_enabled()))
+    engine = Engine(qwen3, sampling, max_rows=2, max_length=20)
+    for ended in engine.stream(conversations, no_reply):
+        assert ended.stopped and torch.is_grad_enabled()
+        came.append(ended.seed)
+        begun.append(sum(conversations[-1].loss_mask) > 0)
+    assert sorted(came) == [c.seed for c in conversations] and gradients == {False}
+    assert not begun[0] and begun[-1]
+    assert engine.stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
 
-        def update(self, n):
-            self.n += n
 
-    progress = Progress()
-    Engine(qwen3, {STOP}, max_rows=2, max_length=20).run(start(prompts()), no_reply, progress=progress)
-    assert progress.n == 5
+def test_a_stream_that_is_closed_early_leaves_nothing_behind(qwen3):
+    """Its threads end, torch's number of threads is as before, and the engine can be used again."""
+    before, conversations = set(threading.enumerate()), start(prompts(MANY))
+    torch.set_num_threads(2)
+    try:
+        engine = Engine(qwen3, Sampling({STOP, 8}), max_rows=4, max_length=40)
+        stream = engine.stream(conversations, replies)
+        assert next(stream) in conversations and torch.get_num_threads() == 1
+        stream.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    limit = time.monotonic() + 60
+    while set(threading.enumerate()) - before and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+    again = start(prompts())
+    assert engine.run(again, replies)["decode_tokens"] == sum(sum(c.loss_mask) for c in again)
+    assert outcome(again) == outcome(run(qwen3, start(prompts())))
 
 
 # ---------------------------------------------------------------- pauses
@@ -333,7 +360,7 @@ def test_the_clock_decides_nothing(qwen3, rows):
     for salt, workers in ((None, 1), ("a", 4), ("b", 4), ("c", 2)):
         conversations = start(prompts(MANY))
         reply = replies if salt is None else lambda conversation: slowly(conversation, salt)
-        Engine(qwen3, {STOP, 8}, max_rows=rows, max_length=60).run(conversations, reply, workers=workers)
+        Engine(qwen3, Sampling({STOP, 8}), max_rows=rows, max_length=60).run(conversations, reply, workers=workers)
         runs.append(conversations)
     assert all(again == runs[0] for again in runs)
     assert_scored_as_sampled(qwen3, runs[0])
@@ -343,11 +370,11 @@ def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
     """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
     alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
     for pause, delay, rows in ((1, 0, 7), (1, 9, 256), (1, 4, 2), (3, 9, 256), (8, 4, 2), (8, 0, 7), (1000, 4, 7)):
-        monkeypatch.setattr(ap.engine.generate, "PAUSE", pause)
-        monkeypatch.setattr(ap.engine.generate, "DELAY", delay)
+        monkeypatch.setattr(ap.engine.generate, "LOOK_EVERY", pause)
+        monkeypatch.setattr(ap.engine.rows, "DELAY", delay)
         for reproducible in (True, False):
             conversations = start(prompts(MANY))
-            engine = Engine(qwen3, {STOP, 8}, max_rows=rows, max_length=60, reproducible=reproducible)
+            engine = Engine(qwen3, Sampling({STOP, 8}), max_rows=rows, max_length=60, reproducible=reproducible)
             engine.record = pause > 1  # as with CUDA graphs
             engine.run(conversations, replies)
             assert outcome(conversations) == alone
@@ -371,6 +398,27 @@ def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
     assert outcome(conversations) == alone
 
 
+def test_the_states_of_a_conversation_are_those_of_the_picture(qwen3, monkeypatch):
+    """By hand: a prompt of 5 is fed as 2 + 2 tokens, the fifth belongs to the first decode pass; a message is cut after
+    2 tokens; of its reply of 3, the cut token and two more are fed as 2 + 1."""
+    monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", 2)
+    before, after, a_pass = [], [], Engine._pass
+
+    def watched(engine, schedule, *rest):
+        before.append([row.state.name for row in schedule.rows if row])
+        fed = a_pass(engine, schedule, *rest)
+        after.append([row.state.name for row in schedule.rows if row])
+        return fed
+
+    monkeypatch.setattr(Engine, "_pass", watched)
+    [conversation] = start(prompts((5,)))
+    answers = iter([[20, 21, 22], None])
+    Engine(qwen3, Sampling(set()), max_length=40).run([conversation], lambda stopped: next(answers), max_turn_tokens=2)
+    joins = ["JOINING"], ["JOINING"], ["DECODING"], ["DECODING"]
+    assert before == [*joins, *joins, []]  # in the last pass the row is free
+    assert after == [*joins[1:], ["PAUSED"], *joins[1:], ["PAUSED"], []]
+
+
 # ---------------------------------------------------------------- faults
 
 
@@ -386,7 +434,7 @@ def test_tools_that_hang_end_their_own_conversations_only(qwen3, reproducible):
             for_ever.wait()
         return replies(conversation)
 
-    engine = Engine(qwen3, {STOP, 8}, max_length=60, reproducible=reproducible, reply_seconds=0.2)
+    engine = Engine(qwen3, Sampling({STOP, 8}), max_length=60, reproducible=reproducible, reply_seconds=0.2)
     engine.run(conversations, reply, workers=2)
     for_ever.set()
     for i, (one, other) in enumerate(zip(conversations, expected)):
@@ -421,7 +469,7 @@ def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
 
     monkeypatch.setattr(Engine, "_forward", watched)
     short.append(prompts((11,), seed=1)[0], mask=0)  # 16 tokens; 18 are allowed
-    Engine(qwen3, set(), max_length=18).run([short, long], reply)
+    Engine(qwen3, Sampling(set()), max_length=18).run([short, long], reply)
     assert (len(short.ids), len(long.ids)) == (18, 18)
 
 
@@ -430,7 +478,7 @@ def test_what_joins_together_is_fed_in_one_pass(qwen3, monkeypatch):
     batches, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         batches.append(tuple(positions.shape)), forward(self, cache, ids, positions))[1])
-    stats = Engine(qwen3, set(), max_length=14).run(
+    stats = Engine(qwen3, Sampling(set()), max_length=14).run(
         start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
     assert batches == [(1, 6 * 4), (1, 6), (1, 6), (1, 6 * 3), (1, 6), (1, 6)]  # a last reply would leave no room
     assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
@@ -443,9 +491,9 @@ def test_rows_join_while_others_decode(qwen3, monkeypatch):
         passes.append([(len(piece.starts), piece.width) for piece in cache.pieces]),
         forward(self, cache, ids, positions))[1])
     short, long = start(prompts((14, 4)))
-    engine = Engine(qwen3, set(), max_length=30)
-    engine.stops = lambda message: len(message) == 2 and message == short.ids[14:16]  # its first message
-    engine.run([short, long], lambda c: [20, 21, 22] if c is short and len(c.ids) < 20 else None)
+    sampling = Sampling(set(), stops=lambda message: len(message) == 2 and message == short.ids[14:16])  # its first
+    Engine(qwen3, sampling, max_length=30).run(
+        [short, long], lambda c: [20, 21, 22] if c is short and len(c.ids) < 20 else None)
     assert passes[:3] == [[(2, 13)], [(2, 1)], [(2, 1)]] and passes.count([(1, 1), (1, 3)]) == 1
     assert short.loss_mask[14:20] == [1, 1, 0, 0, 0, 1]
     assert_scored_as_sampled(qwen3, [short, long])
@@ -454,9 +502,9 @@ def test_rows_join_while_others_decode(qwen3, monkeypatch):
 def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_were(qwen3, monkeypatch):
     def threads(limit):
         monkeypatch.setattr("ap.engine.generate.SMALL", limit)
-        seen, engine = [], Engine(qwen3, set(), max_length=8)
-        engine.stops = lambda message: seen.append(torch.get_num_threads())
-        engine.run(start(prompts((4,))), no_reply)
+        seen = []
+        sampling = Sampling(set(), stops=lambda message: seen.append(torch.get_num_threads()))
+        Engine(qwen3, sampling, max_length=8).run(start(prompts((4,))), no_reply)
         return {*seen, torch.get_num_threads()}
 
     torch.set_num_threads(2)
@@ -471,7 +519,7 @@ def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cac
     def widths(together, joining):
         monkeypatch.setattr("ap.engine.cache.TOGETHER", together)
         cache = Cache(qwen3, 4, 14)
-        positions = cache.aim([7], joining)
+        positions = cache.aim([7], [Span(*row) for row in joining])
         assert positions.tolist() == [[7, *(start + t for _, start, count in joining for t in range(count))]]
         return [(len(piece.starts), piece.width, piece.seen) for piece in cache.pieces]
 
@@ -485,7 +533,7 @@ def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     widths, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
-    Engine(qwen3, set(), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
+    Engine(qwen3, Sampling(set()), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
     assert widths == [18 + 2 * 3, 3] + [2] * 15
 
 
@@ -497,7 +545,7 @@ def test_an_error_in_a_tool_is_raised(qwen3, workers):
 
     before = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
-        Engine(qwen3, {STOP, 8}, max_length=60).run(start(prompts(MANY)), broken, workers=workers)
+        Engine(qwen3, Sampling({STOP, 8}), max_length=60).run(start(prompts(MANY)), broken, workers=workers)
     limit = time.monotonic() + 60  # nobody waits for the threads, but they end
     while set(threading.enumerate()) - before and time.monotonic() < limit:
         time.sleep(0.01)
@@ -526,7 +574,7 @@ def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
     monkeypatch.setattr(ap.engine.graphs, "KEYS", 8)
     expected = outcome(run(model, start(prompts(MANY)), max_length=60))
     conversations = start(prompts(MANY))
-    engine = Engine(model, {STOP, 8}, max_rows=rows, max_length=60)
+    engine = Engine(model, Sampling({STOP, 8}), max_rows=rows, max_length=60)
     assert not engine.record  # not on a CPU
     engine.record = True
     engine.run(conversations, replies)
@@ -539,7 +587,7 @@ def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
     recorded, record = [], ap.engine.graphs.DecodeGraphs._record
     monkeypatch.setattr(ap.engine.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
         recorded.append((key, step.ids.data_ptr())), record(self, step, *key))[1])
-    engine = Engine(qwen3, {STOP, 8}, max_length=60)
+    engine = Engine(qwen3, Sampling({STOP, 8}), max_length=60)
     engine.record = True
     engine.run(start(prompts(MANY)), replies)
     assert [key for key, _ in recorded] == [(16, 60), (20, 60)]  # 20 rows, and the cache ends at 60
@@ -560,11 +608,13 @@ def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, soft
 
 
 def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
-    expected = outcome(run(model, start(prompts())))
-    monkeypatch.setattr(ap.engine.model, "kernel", lambda states: "flash-attn")
-    monkeypatch.setattr(ap.engine.model, "flash_attn_with_kvcache", with_kvcache)
+    expected, calls = outcome(run(model, start(prompts()))), []
+    monkeypatch.setattr(ap.engine.attention, "kernel", lambda states: "flash-attn")
+    monkeypatch.setattr(ap.engine.attention, "flash_attn_with_kvcache", lambda *arguments, **options: (
+        calls.append(1), with_kvcache(*arguments, **options))[1])
     assert outcome(run(model, start(prompts()))) == expected
     assert outcome(run(model, start(prompts()), max_rows=2)) == expected
+    assert calls  # by which attention was computed
 
 
 # ---------------------------------------------------------------- drawing
@@ -574,8 +624,8 @@ def test_inversion_of_the_distribution_function():
     """p = (0.5, 0, 0.3, 0.2), F = (0.5, 0.5, 0.8, 1): the first token with u < F. Probability 0 is never drawn."""
     logprobs = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
     for u, token in ((0.0, 0), (0.499, 0), (0.501, 2), (0.799, 2), (0.801, 3), (1 - 2**-53, 3)):
-        assert _draw(logprobs[None], [u]).tolist() == [token]
-    assert _draw(torch.tensor([[0.0, 1.0]]).log(), [0.0]).tolist() == [1]  # F = (0, 1): u = 0 is not below F(0)
+        assert inverse(logprobs[None], [u]).tolist() == [token]
+    assert inverse(torch.tensor([[0.0, 1.0]]).log(), [0.0]).tolist() == [1]  # F = (0, 1): u = 0 is not below F(0)
 
 
 def test_frequencies_are_the_probabilities():
@@ -585,7 +635,7 @@ def test_frequencies_are_the_probabilities():
     model.lm_head = torch.nn.Linear(32, VOCAB)
     torch.nn.init.zeros_(model.lm_head.weight)
     model.lm_head.bias.data = torch.tensor(probs + [1e-30] * (VOCAB - 4)).log()
-    conversations = sample(model, [[9]] * 400, set(), [f"draw/{i}" for i in range(400)], max_new_tokens=20)
+    conversations = sample(model, [[9]] * 400, [f"draw/{i}" for i in range(400)], 20, Sampling(set()))
     counts = torch.bincount(torch.tensor([c.ids[1:] for c in conversations]).flatten(), minlength=VOCAB)
     expected = torch.tensor(probs) * 8000
     assert counts[4:].sum() == 0
@@ -600,44 +650,47 @@ def test_frequencies_are_the_probabilities():
 
 
 @pytest.mark.parametrize("top_p, top_k", [(0.8, 0), (1.0, 5), (0.6, 4), (0.01, 0), (0.999, 49)])
-def test_the_tail_is_cut_as_by_transformers(qwen3, top_p, top_k):
+def test_the_tail_is_cut_as_by_transformers(top_p, top_k):
     """TopKLogitsWarper, then TopPLogitsWarper, at the same logits; ties aside, which random weights do not have."""
     logits = torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(0)) * 2
     theirs = logits
     if top_k:
         theirs = TopKLogitsWarper(top_k)(None, theirs)
     theirs = TopPLogitsWarper(top_p)(None, theirs) if top_p < 1 else theirs
-    ours = EvaluationEngine(qwen3, {STOP}, top_p=top_p, top_k=top_k)._distribution(logits.clone())
+    ours = Sampling({STOP}, top_p=top_p, top_k=top_k).distribution(logits.clone())
     assert torch.allclose(ours.exp(), theirs.softmax(-1), atol=1e-6)
 
 
-def test_by_hand_what_top_p_and_top_k_leave(qwen3):
+def test_by_hand_what_top_p_and_top_k_leave():
     """p = (0.5, 0.1, 0.3, 0.1): 0.7 needs the tokens 0 and 2, so 5/8 and 3/8; two at most: the same; 0.5 needs one."""
     logits = torch.tensor([[0.5, 0.1, 0.3, 0.1]]).log()
     for settings, expected in (
         (dict(top_p=0.7), [5 / 8, 0, 3 / 8, 0]), (dict(top_k=2), [5 / 8, 0, 3 / 8, 0]), (dict(top_p=0.5), [1, 0, 0, 0]),
         (dict(top_p=1.0, top_k=0), [0.5, 0.1, 0.3, 0.1]),
     ):
-        found = EvaluationEngine(qwen3, {STOP}, **settings)._distribution(logits.clone()).exp()
+        found = Sampling({STOP}, **settings).distribution(logits.clone()).exp()
         assert torch.allclose(found, torch.tensor([expected], dtype=torch.float32), atol=1e-6)
 
 
 def test_nothing_can_be_trained_on_a_cut_distribution(qwen3):
     seeds = [f"e/{i}" for i in range(5)]
-    conversations = sample(qwen3, prompts(), {STOP}, seeds, 10, top_p=0.5)
+    conversations = sample(qwen3, prompts(), seeds, 10, Sampling({STOP}, top_p=0.5))
     assert all(c.logprobs == [] and sum(c.loss_mask) for c in conversations)
     trajectory = Trajectory(conversations[0].ids, conversations[0].loss_mask, conversations[0].logprobs,
                             [m - 1 for m in conversations[0].loss_mask], [], ())
     other = Trajectory([1, 2], [0, 1], [0.0, -1.0], [-1, 0], [], ())
     with pytest.raises(ValueError):
         collate([trajectory, other], 0)
-    with pytest.raises(TypeError):
-        Engine(qwen3, {STOP}, top_p=0.5)
+    for sampling in (Sampling({STOP}, top_p=0.5), Sampling({STOP}, top_k=3)):  # whoever gives it to an engine
+        conversations = start(prompts())
+        Engine(qwen3, sampling, max_length=20).run(conversations, replies)
+        assert all(c.logprobs == [] and sum(c.loss_mask) for c in conversations)
 
 
 def test_top_k_of_one_is_greedy(qwen3):
-    greedy = sample(qwen3, prompts(), {STOP}, [""] * 5, 12, greedy=True)
-    assert [c.ids for c in sample(qwen3, prompts(), {STOP}, [""] * 5, 12, top_k=1)] == [c.ids for c in greedy]
+    greedy, top_1 = (sample(qwen3, prompts(), [""] * 5, 12, sampling)
+                     for sampling in (Sampling({STOP}, greedy=True), Sampling({STOP}, top_k=1)))
+    assert [c.ids for c in top_1] == [c.ids for c in greedy]
 
 
 def test_stop_strings_end_a_message(qwen3, tokenizer):
@@ -649,5 +702,6 @@ def test_stop_strings_end_a_message(qwen3, tokenizer):
     never = tokenizer.encode("a is 24. b is 7 more than a.")
     assert not any(stops(never[:n]) for n in range(1, len(never) + 1))
     [conversation] = start(prompts((5,)))
-    Engine(qwen3, set(), max_length=40, stops=lambda message: len(message) == 3).run([conversation], no_reply)
+    sampling = Sampling(set(), stops=lambda message: len(message) == 3)
+    Engine(qwen3, sampling, max_length=40).run([conversation], no_reply)
     assert (len(conversation.ids), conversation.stopped) == (8, "stop")

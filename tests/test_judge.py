@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from ap.config import Config
-from ap.judge.judge import judge, summary
+from ap.judge.judge import Judge
+from ap.tools.summary import summary
 from ap.judge.prober import Prober
 from ap.trajectory import Problem, Trajectory, Turn
-from ap.judge.verifier import Judgement
+from ap.judge.roles import Judgement
 
 CONFIG = Config(r_base=2.0, hardness=3.0)
 TOKENIZER = SimpleNamespace(decode=lambda ids, **_: f"{len(ids)} tokens")
@@ -39,9 +40,10 @@ class FakeProber:
 
 
 def judge_all(trajectories, committee, prober, known=frozenset(), config=CONFIG):
-    world = SimpleNamespace(tokenizer=TOKENIZER, committee=committee)
+    judge = Judge(committee, prober, TOKENIZER, config)
     for number, trajectory in enumerate(trajectories):
-        judge(trajectory, f"key/{number}", world, prober, known, config)
+        trajectory.key = f"key/{number}"
+        judge.judge(trajectory, known)
 
 
 def episode(outcome, question="", answer="", group=0, turns=(), length=10):
@@ -191,14 +193,14 @@ def test_judging_again_changes_nothing(judged):
     assert [t.to_dict() for t in trajectories] == before
 
 
-def test_with_the_real_committee_and_prober(world):
+def test_with_the_real_committee_and_prober(run):
     sound = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
     right = episode("submitted", sound, "11")
     wrong = episode("submitted", sound, "12")
     renamed = episode("submitted", sound.replace("a is", "z is").replace("than a", "than z"), "11")
-    prober = Prober(world.prober.pool, k=16)
-    judge_all([right, wrong, renamed], world.committee, prober, {world.domain.canonical(sound)}, Config())
+    prober = Prober(run.prober.pool, k=16)
+    judge_all([right, wrong, renamed], run.committee, prober, {run.domain.canonical(sound)}, Config())
     assert [t.reason for t in (right, wrong, renamed)] == ["known problem", "wrong answer", "known problem"]
-    judge_all([right, wrong, renamed], world.committee, prober, config=Config())
+    judge_all([right, wrong, renamed], run.committee, prober, config=Config())
     assert [t.reason for t in (right, wrong, renamed)] == ["valid", "wrong answer", "valid"]
     assert 0 < right.pass_rate <= 1 and right.reward == 1 + (1 - right.pass_rate) and wrong.reward == 0

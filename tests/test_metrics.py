@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ap.tools import plan
-from ap.config import Config, UserError
-from ap.tools.metrics import Metrics, Speed, open_sinks
+from ap.config import Config
+from ap.files import UserError
 from ap.learn.ranks import Ranks
+from ap.metrics import Metrics
+from ap.tools.flops import sizes, training_flops
+from ap.tools.memory import GIB
+from ap.tools.sinks import open_sinks
+from ap.tools.speed import Speed
 from ap.trajectory import Trajectory
 
 
@@ -62,7 +66,7 @@ def test_starting_again_from_nothing_drops_everything(tmp_path):
 
 
 def test_other_ranks_write_nothing(tmp_path):
-    metrics = Metrics(tmp_path / "m.jsonl", 0, Ranks(rank=1, world=2))
+    metrics = Metrics(tmp_path / "m.jsonl", 0, Ranks(rank=1, world_size=2).is_main)
     metrics.write(1, {"a": 1})
     assert not (tmp_path / "m.jsonl").exists()
 
@@ -111,7 +115,7 @@ def no_tensorboard(monkeypatch):
 
 def test_tensorboard_gets_the_numbers_of_a_line(tensorboard, tmp_path):
     config = Config(out=str(tmp_path))
-    metrics = Metrics(tmp_path / "m.jsonl", 3, sinks=open_sinks(config, 3, Ranks()))
+    metrics = Metrics(tmp_path / "m.jsonl", 3, sinks=open_sinks(config, 3, True))
     metrics.write(4, {"loss": torch.tensor(0.5), "nan": float("nan"), "word": "x", "list": [1], "steps": 7})
     (writer,) = FakeWriter.made
     assert (writer.folder, writer.purge_step) == (str(tmp_path / "mini" / "tensorboard"), 4)
@@ -121,13 +125,13 @@ def test_tensorboard_gets_the_numbers_of_a_line(tensorboard, tmp_path):
 
 
 def test_transcripts_are_no_numbers(tensorboard, tmp_path):
-    metrics = Metrics(tmp_path / "m.jsonl", sinks=open_sinks(Config(out=str(tmp_path)), 0, Ranks()))
+    metrics = Metrics(tmp_path / "m.jsonl", sinks=open_sinks(Config(out=str(tmp_path)), 0, True))
     metrics.write_all(1, [{"reward": 1.0}])
     assert FakeWriter.made[0].written == []
 
 
 def test_other_ranks_report_nothing(tensorboard, tmp_path):
-    other = Ranks(rank=1, world=2)
+    other = Ranks(rank=1, world_size=2).is_main
     assert open_sinks(Config(out=str(tmp_path), wandb="project"), 0, other) == [] and FakeWriter.made == []
     seen = []
     Metrics(tmp_path / "m.jsonl", 0, other, [lambda *what: seen.append(what)]).write(1, {"a": 1})
@@ -135,7 +139,7 @@ def test_other_ranks_report_nothing(tensorboard, tmp_path):
 
 
 def test_without_tensorboard_nothing_is_said(no_tensorboard, tmp_path, capsys):
-    assert open_sinks(Config(out=str(tmp_path)), 0, Ranks()) == []
+    assert open_sinks(Config(out=str(tmp_path)), 0, True) == []
     assert capsys.readouterr() == ("", "")
 
 
@@ -144,14 +148,14 @@ def test_wandb_only_when_asked_for(no_tensorboard, tmp_path, monkeypatch):
     run = SimpleNamespace(log=lambda numbers, step: calls.append((numbers, step)))
     fake = SimpleNamespace(init=lambda **options: calls.append(options) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    assert open_sinks(Config(out=str(tmp_path)), 0, Ranks()) == [] and calls == []
-    (sink,) = open_sinks(Config(out=str(tmp_path), name="trial", wandb="project"), 0, Ranks())
+    assert open_sinks(Config(out=str(tmp_path)), 0, True) == [] and calls == []
+    (sink,) = open_sinks(Config(out=str(tmp_path), name="trial", wandb="project"), 0, True)
     sink(2, {"loss": 0.5})
     assert (calls[0]["project"], calls[0]["id"], calls[0]["resume"]) == ("project", "trial", "allow")
     assert calls[0]["config"]["omega"] == 0.5 and calls[1] == ({"loss": 0.5}, 2)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
-        open_sinks(Config(wandb="project"), 0, Ranks())
+        open_sinks(Config(wandb="project"), 0, True)
 
 
 def test_a_real_event_file(tmp_path):
@@ -160,7 +164,7 @@ def test_a_real_event_file(tmp_path):
 
     config = Config(out=str(tmp_path))
     for resumed, steps in ((0, (1, 2, 3)), (2, (3, 4))):  # killed after step 3, whose checkpoint is that of step 2
-        metrics = Metrics(tmp_path / "m.jsonl", resumed, sinks=open_sinks(config, resumed, Ranks()))
+        metrics = Metrics(tmp_path / "m.jsonl", resumed, sinks=open_sinks(config, resumed, True))
         for step in steps:
             metrics.write(step, {"loss": step + resumed})
     events = EventAccumulator(str(config.folder / "tensorboard")).Reload().Scalars("loss")
@@ -178,11 +182,11 @@ def test_speed_by_hand(model):
     """30 and 50 tokens, 10 and 20 of them scored; 2 ranks; 40 decoded here and 6 fed, in 4 s of a rollout of 8 s; update
     10 s."""
     speed = Speed(model, Config(peak_tflops=0.001), SimpleNamespace(
-        world=2, device=torch.device("cpu"), gather=lambda value: [value, 3 * plan.GIB * 1000]))
+        world_size=2, device=torch.device("cpu"), gather=lambda value: [value, 3 * GIB * 1000]))
     engine = {"decode_tokens": 40, "prefill_tokens": 6, "forward_seconds": 4.0}
     seconds = {"seconds/rollout": 8.0, "seconds/update": 10.0}
     got = speed.of_step([trajectory(30, 10), trajectory(50, 20)], engine, seconds)
-    flops = plan.training_flops(model.config, plan.sizes(model.config), [30, 50], 30)
+    flops = training_flops(model.config, sizes(model.config), [30, 50], 30)
     assert got == {
         "tokens_per_second/rollout": 10.0, "tokens_per_second/update": 8.0, "tokens_per_second/forward": 23.0,
         "peak_memory_gib": 3000.0, "mfu/update": flops / (10.0 * 2 * 1e9)}
@@ -197,7 +201,7 @@ def test_no_mfu_without_a_known_peak_and_memory_of_the_process(model):
 
 def test_memory_of_a_gpu_is_counted_from_step_to_step(model, monkeypatch):
     calls = []
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * plan.GIB)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * GIB)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     device = torch.device("cuda", 0)

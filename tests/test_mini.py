@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ap.config import UserError
-from ap.mini import domain as mini
+from ap.files import UserError
 from ap.mini.agents import chainlet
-from ap.mini.checks import SOLVERS, Solution, propagate, renamed, second_audit
+from ap.mini.checks import Solution, renamed
+from ap.mini.corpus import package
+from ap.mini.domain import Mini
 
+mini = Mini()
 HIDDEN = "a is a whole number from 0 to 99."
 
 # skill -> (a sound problem, its answer worked out by hand)
@@ -55,13 +57,13 @@ FAULTY = {
 }
 
 
-@pytest.mark.parametrize("skill", mini.SKILLS)
+@pytest.mark.parametrize("skill", mini.skills)
 def test_sound_problem_by_hand(skill):
     text, answer = SOUND[skill]
-    assert skill in mini.skills_of(text)
+    assert skill in chainlet.skills_of(text)
     assert str(mini.check(text, [skill])) == f"ok: {answer}"
-    assert {solve(text) for solve in SOLVERS.values()} == {Solution("ok", str(answer))}
-    assert second_audit(text) == Solution("ok", str(answer))
+    assert {solve(text) for solve in mini.verifiers} == {Solution("ok", str(answer))}
+    assert mini.second_audit(text) == Solution("ok", str(answer))
     assert f"\\boxed{{{answer}}}" in mini.worked_solution(text)
 
 
@@ -147,7 +149,7 @@ def test_both_notations_say_the_same():
 def draws(n: int, seed: int, sizes=(1, 2, 3, 4)):
     rng = random.Random(seed)
     for _ in range(n):
-        skills = rng.sample(mini.SKILLS, rng.choice(sizes))
+        skills = rng.sample(mini.skills, rng.choice(sizes))
         yield skills, mini.draw_problem(skills, rng)
 
 
@@ -158,7 +160,7 @@ def test_unknown_skill_is_refused():
 
 def test_every_drawn_skill_is_there_once():
     for skills, text in draws(300, seed=1):
-        assert not isinstance(mini.read(text), mini.Check), text
+        assert not isinstance(chainlet.read(text), chainlet.Check), text
         assert Counter(mini.step_kinds(text)) >= Counter(skills)
         assert len(mini.step_kinds(text)) <= len(skills) + 1  # a step is added where no drawn skill is one
         assert mini.check(text, skills).status != "missing skill"
@@ -169,14 +171,14 @@ def test_three_solvers_and_checker_agree():
     decided = 0
     for _, text in draws(300, seed=2):
         verdict = mini.check(text)
-        solutions = {solve(text) for solve in SOLVERS.values()} - {Solution("unknown")}
+        solutions = {solve(text) for solve in mini.verifiers} - {Solution("unknown")}
         assert len(solutions) == 1, (text, solutions)
         solution = solutions.pop()
         expected = {"ok": "ok", "several answers": "several answers", "idle": "ok", "copy": "ok"}.get(verdict.status)
         assert solution.status == ("no answer" if verdict.status in no_answer else expected), text
         if verdict.status == "ok":
             assert solution.answer == verdict.answer
-        audit = second_audit(text).status
+        audit = mini.second_audit(text).status
         decided += audit != "unknown"
         if audit != "unknown" and verdict.status != "copy":
             assert (audit == "ok") == (verdict.status == "ok"), (text, audit, str(verdict))
@@ -194,20 +196,20 @@ def test_solvers_read_alike():
             words[:at] + [rng.choice(words)] + words[at + 1:],
         ))
         text = " ".join(damaged)
-        assert len({solve(text).status == "unreadable" for solve in SOLVERS.values()}) == 1, text
+        assert len({solve(text).status == "unreadable" for solve in mini.verifiers}) == 1, text
 
 
 def test_a_weakened_solver_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(chainlet.FORMS["digits"], "meaning", lambda y: y % 9)
+    monkeypatch.setattr(chainlet.OURS["digits"], "meaning", lambda y: y % 9)
     text = SOUND["digits"][0]
-    assert SOLVERS["enumerate_worlds"](text) != propagate(text) == SOLVERS["search"](text)
+    assert mini.enumerate_worlds(text) != mini.propagate(text) == mini.search(text)
 
 
 def test_canonical_ignores_names_and_order():
     rng, seen = random.Random(4), {}
     for _, text in draws(150, seed=4, sizes=(2, 3)):
         form = mini.canonical(text)
-        assert mini.canonical(renamed(text, rng)) == form == mini.canonical(form)
+        assert mini.canonical(renamed(mini.language, text, rng)) == form == mini.canonical(form)
         one, other = mini.check(text), mini.check(form)
         assert (one.status, one.answer) == (other.status, other.answer)
         seen.setdefault(form, set()).add(one.answer)
@@ -234,18 +236,18 @@ def test_canonical_changes_with_any_number():
 def test_templates():
     assert chainlet.template_of("b is 7 more than a.") == "x is k more than y."
     assert chainlet.template_of("a is a whole number from 0 to 99.") == "x is a whole number from k to m."
-    assert chainlet.template_of("c is c minus b.") == "x is x minus y." not in chainlet.TEMPLATES
-    assert len(mini.SKILLS) == 12
-    for skill in mini.SKILLS:
-        template = chainlet.FORMS[skill].template
-        assert chainlet.template_of(chainlet.FORMS[skill].render("abc", (5, 6, 7, 8))) == template
-        assert mini.package(template)[0]["name"] == skill
+    assert chainlet.template_of("c is c minus b.") == "x is x minus y." not in mini.language.templates
+    assert len(mini.skills) == 12
+    for skill in mini.skills:
+        template = chainlet.OURS[skill].template
+        assert chainlet.template_of(chainlet.OURS[skill].render("abc", (5, 6, 7, 8))) == template
+        assert package(template)[0]["name"] == skill
 
 
 def test_chainlet_runs_alone(tmp_path):
     """As in the sandbox: another folder, no site packages, only chainlet's folder on the path."""
     program = f"import sys; sys.path.insert(0, {str(Path(chainlet.__file__).parent)!r})\n"
-    program += mini.CHECK_PROGRAM + "\nprint('numpy' in sys.modules)"
+    program += mini.check_program + "\nprint('numpy' in sys.modules)"
     (tmp_path / "draft.txt").write_text(SOUND["congr"][0])
     (tmp_path / "skills.txt").write_text("congr\n")
     command = [sys.executable, "-I", "-S", "-c", program]
@@ -261,17 +263,17 @@ def test_corpus_and_its_noise():
     used: Counter = Counter()
     for document in corpus:
         question, solution = document["question"], document["solution"]
-        steps = [mini.check_step(question, solution, line) for line in mini.split(question)]
+        steps = [mini.check_step(question, solution, line) for line in chainlet.split(question)]
         if mini.check(question).status == "ok" and solution == mini.worked_solution(question):
             clean += 1
-            used.update(mini.skills_of(question))
+            used.update(chainlet.skills_of(question))
             assert steps == [True] * len(steps), document
             assert document["answer"] == mini.check(question).answer
         else:
             flawed += not all(steps)
     assert 0.10 < 1 - clean / 500 < 0.20
     assert flawed > 0.8 * (500 - clean)
-    assert min(used[skill] for skill in mini.SKILLS) >= 20
+    assert min(used[skill] for skill in mini.skills) >= 20
 
 
 def test_check_step():
@@ -290,7 +292,7 @@ def test_share_of_sound_draws():
 
 def test_conflicts_are_those_that_new_numbers_do_not_mend():
     for size, count in ((2, 66), (3, 40)):
-        sets = list(itertools.combinations(mini.SKILLS, size))
+        sets = list(itertools.combinations(mini.skills, size))
         random.Random(8).shuffle(sets)
         wrong = 0
         for skills in sets[:count]:

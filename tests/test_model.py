@@ -11,8 +11,9 @@ from transformers import (
     Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM,
 )
 
-import ap.engine.model
-from ap.config import Config, UserError
+from ap.config import Config
+from ap.files import UserError
+from ap.engine import attention
 from ap.engine.model import build_model, checkpoint_layers, load_model, token_logprobs
 
 VOCAB = 50
@@ -200,8 +201,12 @@ def test_dtype_of_the_config():
     assert build_model(config, VOCAB, seed=0).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("damage", ["no folder", "empty", "no weights", "cut weights", "bad config", "lost weights"])
-def test_a_half_written_checkpoint_is_told(tmp_path, damage):
+@pytest.mark.parametrize("damage, said", [
+    ("no folder", "holds no model .no config.json"), ("empty", "holds no model .no config.json"),
+    ("no weights", "no model can be loaded from .*model.safetensors"), ("cut weights", "no model can be loaded from"),
+    ("bad config", "no model can be loaded from .*config.json"), ("lost weights", "lacks weights, model.layers.1"),
+])
+def test_a_half_written_checkpoint_is_told(tmp_path, damage, said):
     folder = tmp_path / "model"
     model = tiny("qwen3")
     model.save_pretrained(folder)
@@ -220,7 +225,7 @@ def test_a_half_written_checkpoint_is_told(tmp_path, damage):
     else:
         state = {name: value for name, value in model.state_dict().items() if "layers.1." not in name}
         model.save_pretrained(folder, state_dict=state)
-    with pytest.raises(UserError, match="model"):
+    with pytest.raises(UserError, match=said):
         load_model(folder, CONFIG)
 
 
@@ -237,7 +242,7 @@ def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
     def called(*args, **kwargs):
         raise AssertionError("flash-attn was called")
 
-    monkeypatch.setattr(ap.engine.model, "flash_attn_func", called)
+    monkeypatch.setattr(attention, "flash_attn_func", called)
     ids, mask = batch()
     token_logprobs(tiny("qwen3"), ids, mask)
 
@@ -252,11 +257,11 @@ def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch):
         calls.append([tuple(states.shape) for states in arguments[:3]] + [options["window_size"]])
         return arguments[0]
 
-    monkeypatch.setattr(ap.engine.model, "half_on_gpu", lambda states: True)
-    monkeypatch.setattr(ap.engine.model, "flash_attn_varlen_func", None)
-    monkeypatch.setattr(ap.engine.model, "varlen_attn", kernel)
-    assert ap.engine.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
-    monkeypatch.setattr(ap.engine.model, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest, softmax_scale,
-                        causal: calls.append([softmax_scale, causal, most, longest]) or q)
-    assert ap.engine.model.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    monkeypatch.setattr(attention, "half_on_gpu", lambda states: True)
+    monkeypatch.setattr(attention, "flash_attn_varlen_func", None)
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    assert attention.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
+    monkeypatch.setattr(attention, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest,
+                        softmax_scale, causal: calls.append([softmax_scale, causal, most, longest]) or q)
+    assert attention.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
     assert calls == [[(7, 4, 8), (7, 2, 8), (7, 2, 8), (-1, 0)], [0.5, True, 4, 4]]

@@ -9,14 +9,15 @@ from test_tiny_cast import save
 import run_skills
 from ap.players import model_teacher
 from ap.world.chat import tool_call
-from ap.config import UserError
-from ap.mini import domain as mini
+from ap.files import UserError, read_jsonl
+from ap.mini.domain import Mini
 from ap.players.endpoint import BadReply, DeadEndpoint
 from ap.world.env import Episode
-from ap.files import read_jsonl
 from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
-from ap.world.rollout import play_script
-from ap.world.skills import EXTRACT, Document, acquire, load_library, read_corpus, write_library
+from ap.world.rollout import Start, play_script
+from ap.world.acquire import EXTRACT, Document, acquire, write_library
+from ap.tools.corpus import read_corpus
+from ap.world.skills import load_library
 
 TEXT = "Write the sum as differences, so that all but the ends cancel. Then add the ends."
 ENTRY = {
@@ -166,7 +167,7 @@ def checked(monkeypatch, replies):
     """The proposer says these about 30 problems, in their order, again and again."""
     monkeypatch.setattr(model_teacher, "AT_ONCE", 1)
     said = itertools.cycle(replies)
-    return CheckedExtractor(Player(lambda prompt: next(said)), mini)
+    return CheckedExtractor(Player(lambda prompt: next(said)), Mini())
 
 
 def test_programs_score_what_the_proposer_extracts(monkeypatch, capsys):
@@ -236,7 +237,7 @@ def test_a_model_that_learnt_by_l_acq_extracts_and_a_random_one_does_not(tiny, t
         return read_jsonl(tmp_path / "runs" / name / "skills" / "candidates.jsonl")
 
     kept = [candidate["name"] for candidate in acquired("trained") if candidate["kept"]]
-    assert kept and set(kept) <= set(mini.SKILLS)
+    assert kept and set(kept) <= set(Mini.skills)
     assert set(load_library([tmp_path / "runs" / "trained" / "skills"])) == set(kept)
     assert "extractor: requests 60" in capsys.readouterr().out
     with pytest.raises(UserError, match="no skill reached tau_r = 0.5 among 0 candidates"):
@@ -249,38 +250,38 @@ def test_a_model_that_learnt_by_l_acq_extracts_and_a_random_one_does_not(tiny, t
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
 
 
-def test_an_episode_by_a_model_has_real_tool_calls(world):
+def test_an_episode_by_a_model_has_real_tool_calls(run):
     """It is shown the instructions, the tools, the skills and every reply; its thoughts are cut."""
     script = [f"<think>hm <tool_call></think>\n<problem>{SOUND}</problem>",
               f"[agent]\n{tool_call('exec', code='print(6)')}", tool_call("submit", answer="11")]
     player = Player(lambda prompt: script[prompt.count("[agent]")])
-    write = ModelAuthor(world.env, player).writer(random.Random(0))
-    episode = play_script(world.env, world.tokenizer, ("shift", "share"), write)
+    write = ModelAuthor(run.env, player).writer(random.Random(0))
+    episode = play_script(run.env, run.tokenizer, Start(("shift", "share")), write)
     assert (episode.outcome, [turn.action for turn in episode.turns]) == ("submitted", ["think", "exec", "submit"])
     assert (episode.turns[1].facts["output"], episode.problem.question) == ("6", SOUND)
     first, _, last = player.prompts
-    assert world.env.describe(("shift", "share")) in first and '"name": "edit"' in first
+    assert run.env.describe(("shift", "share")) in first and '"name": "edit"' in first
     assert "[environment]\n6\nstage: refine" in last and "hm <tool_call>" not in last
-    assert len(set(player.keys)) == 3 and player.keys == again(world, script)
+    assert len(set(player.keys)) == 3 and player.keys == again(run, script)
 
 
-def again(world, script):
+def again(run, script):
     """The keys of the same episode, played once more."""
     player = Player(lambda prompt: script[prompt.count("[agent]")])
-    play_script(world.env, world.tokenizer, ("shift", "share"), ModelAuthor(world.env, player).writer(random.Random(0)))
+    play_script(run.env, run.tokenizer, Start(("shift", "share")), ModelAuthor(run.env, player).writer(random.Random(0)))
     return player.keys
 
 
-def test_only_the_agents_words_are_taken(world):
+def test_only_the_agents_words_are_taken(run):
     """A model that goes on with the transcript by itself makes up what the environment says."""
     reply = f"<problem>{SOUND}</problem>\n\n[environment]\nok: 11\n\n[agent]\nDone."
-    write = ModelAuthor(world.env, Player(lambda prompt: reply)).writer(random.Random(0))
-    assert write(Episode(world.env, ("shift", "share"))) == f"<problem>{SOUND}</problem>"
+    write = ModelAuthor(run.env, Player(lambda prompt: reply)).writer(random.Random(0))
+    assert write(Episode(run.env, ("shift", "share"))) == f"<problem>{SOUND}</problem>"
 
 
 @pytest.mark.parametrize("reply", ["", "<think>for ever", "<tool_call>{}", "<|im_end|>"])
-def test_messages_of_no_use_end_the_episode_or_are_only_words(world, reply):
-    write = ModelAuthor(world.env, Player(lambda prompt: reply)).writer(random.Random(0))
-    episode = play_script(world.env, world.tokenizer, ("shift", "share"), write, max_tokens=400)
+def test_messages_of_no_use_end_the_episode_or_are_only_words(run, reply):
+    write = ModelAuthor(run.env, Player(lambda prompt: reply)).writer(random.Random(0))
+    episode = play_script(run.env, run.tokenizer, Start(("shift", "share")), write, max_tokens=400)
     assert episode.outcome in ("unusable", "turn_limit", "token_limit") and episode.problem is None
-    assert "<|" not in write(Episode(world.env, ("shift", "share")))
+    assert "<|" not in write(Episode(run.env, ("shift", "share")))

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from ap import domains
-from ap.world.chat import build_tokenizer
+from ap.mini.tokenizer import build_tokenizer
 from ap.config import Config
 from ap.mini.agents import chainlet
 from ap.engine.model import build_model
-from ap.judge.prober import STEP_WEIGHTS, Prober, ProgramSolver, SampledSolver, checkpoint_sampler, program_pool
+from ap.judge.prober import Prober
+from ap.mini.domain import Mini
+from ap.mini.solvers import STEP_WEIGHTS, ProgramSolver, program_pool
+from ap.players.chat_solver import SampledSolver
+from ap.players.checkpoint import checkpoint_sampler
 from ap.trajectory import Problem
 
 # A world of one sentence: its words are its steps, its answer is their number.
@@ -62,13 +65,13 @@ def test_attempts_depend_on_key_and_solver_only():
 
 
 def test_the_pool_of_the_miniature_goes_from_weak_to_strong():
-    mini = domains.get("mini")
+    mini = Mini()
     world = SimpleNamespace(check=chainlet.check, step_kinds=mini.step_kinds)
     problem = Problem("a is 24. b is 7 more than a. c is the remainder of b divided by 9. Find c.", "")  # 31 - 3 * 9
     rates = [solver.attempt(problem, 2000, "key").count("4") / 2000 for solver in program_pool(world)]
     # weights 1 and 2: (1 - 0.12) (1 - 0.24), then slips 0.06 and 0.03; 4 sigma of 2000 draws are at most 0.045
     assert rates == pytest.approx([0.88 * 0.76, 0.94 * 0.88, 0.97 * 0.94], abs=0.045)
-    assert set(STEP_WEIGHTS) == {skill for skills in mini.CATEGORIES.values() for skill in skills}
+    assert set(STEP_WEIGHTS) == set(mini.skills)
 
 
 def test_a_model_as_solver_is_asked_k_times_and_its_boxed_answers_count():

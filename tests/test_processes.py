@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import ap.engine.processes
-from ap.mini import domain as mini
-from ap.engine.processes import Processes, here
+import ap.sandbox.processes
+from ap.mini.domain import Mini
+from ap.sandbox.processes import Processes, here
 
 MODULE = '''
 import os, sys, time
@@ -78,9 +78,10 @@ def processes():
 
 
 def test_a_call_gives_what_a_call_here_gives(processes):
-    call = processes().call
+    mini = Mini()
+    call = processes(setup=(Mini.opened, {}), own=mini).call
     for function, *arguments in ((max, 3, 5), (mini.check, "a is 24. b is 7 more than a. Find b.", ("shift",)),
-                                 (mini.VERIFIERS[1], "a is 24. b is 7 more than a. Find b.")):
+                                 (mini.verifiers[1], "a is 24. b is 7 more than a. Find b.")):
         assert call(function, *arguments) == here(function, *arguments)
     assert call(os.getpid) != os.getpid()
 
@@ -144,8 +145,8 @@ def test_a_process_that_dies_is_replaced_and_the_call_made_again(processes, own,
 
 def test_workers_end_with_the_process_that_they_work_for(own):
     """They read the end of the connection, however the other side went."""
-    reader, writer = ap.engine.processes.Pipe()
-    thread = threading.Thread(target=ap.engine.processes.serve, args=(reader,))
+    reader, writer = ap.sandbox.processes.Pipe()
+    thread = threading.Thread(target=ap.sandbox.processes.serve, args=(reader,))
     thread.start()
     writer.send((len, ("abc",)))
     assert writer.recv() == (True, 3)
@@ -156,6 +157,7 @@ def test_workers_end_with_the_process_that_they_work_for(own):
 
 def test_a_worker_of_the_miniature_loads_neither_torch_nor_transformers(processes, own):
     """So it starts in a fraction of a second, and many ranks can have some."""
-    call = processes(1, (mini.learn, {})).call
+    mini = Mini()
+    call = processes(1, (Mini.opened, {}), mini).call
     call(mini.look, "a is 24. b is 7 more than a. Find b.", ("shift",))
     assert call(own.imported, "numpy") and not call(own.imported, "torch") and not call(own.imported, "transformers")

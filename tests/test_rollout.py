@@ -5,34 +5,59 @@ import math
 import os
 import signal
 import threading
+import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import ap.world.rollout
 from ap.learn.batch import collate
-from ap.world.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id, tool_call
-from ap.mini import domain as mini
+from ap.world.chat import STOP, encode, prompt_ids, reply_text, stop_id, tool_call
+from ap.mini import solutions
+from ap.mini.domain import Mini
 from ap.mini.agents import chainlet
 from ap.world.env import Env
-from ap.engine.generate import Conversation
-from ap.judge.judge import judge
+from ap.engine.rows import Conversation
+from ap.judge.judge import Judge
 from ap.learn.losses import sft_loss, spread_over_tokens
 from ap.engine.model import build_model, token_logprobs
-from ap.world.rollout import play_script, roll_out, transcript
+from ap.world.rollout import Start, play_script, roll_out, transcript
+from conftest import policy_of
+from ap.files import UserError
 from ap.trajectory import Trajectory
 
 K = ("shift", "share")
+
+
+def rolled_out(env, model, tokenizer, starts, config):
+    """The episodes of a rollout in the order of their starts, and the engine's counts."""
+    rollout = roll_out(env, policy_of(model, tokenizer), [Start(*start) for start in starts], config)
+    for _ in rollout:
+        pass
+    return rollout.trajectories, rollout.stats
+
+
+def judge_of(run, tokenizer):
+    return Judge(run.committee, run.fixed_prober, tokenizer, run.env.config)
+
+
+def rolled_out_and_judged(run, model, tokenizer, starts):
+    rollout = roll_out(run.env, policy_of(model, tokenizer), [Start(*start) for start in starts], run.env.config)
+    return judge_of(run, tokenizer)(rollout, set())
+
+
 FRACTION = "a is 24. b is 7 more than a. c is b divided by 2. Find c."
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
 MESSAGES = (  # (message, the stage that it answers, the environment's reply)
     (f"<problem>{FRACTION}</problem>", 0, ("stage: check", False)),
-    (tool_call("exec", code=mini.CHECK_PROGRAM), 1, ("fraction: share\nstage: refine", True)),
+    (tool_call("exec", code=Mini.check_program), 1, ("fraction: share\nstage: refine", True)),
     ("Fault: share.", 2, ("stage: refine", False)),
     (f"<problem>{SOUND}</problem>", 2, ("stage: check", False)),
-    (tool_call("exec", code=mini.CHECK_PROGRAM), 1, ("ok: 11\nstage: finalize", True)),
+    (tool_call("exec", code=Mini.check_program), 1, ("ok: 11\nstage: finalize", True)),
     (tool_call("submit", answer="11"), 3, None),
 )
 
@@ -45,7 +70,7 @@ def script(*messages):
 @pytest.fixture
 def played(make_env, tokenizer):
     env = make_env()
-    return env, play_script(env, tokenizer, K, script(*(text for text, _, _ in MESSAGES)))
+    return env, play_script(env, tokenizer, Start(K), script(*(text for text, _, _ in MESSAGES)))
 
 
 def by_hand(env, tokenizer):
@@ -93,7 +118,7 @@ def test_the_mask_is_born_with_the_token(make_env, tokenizer):
         seen.append(episode.turns)
         return left.pop(0)
 
-    whole = play_script(env, tokenizer, K, write)
+    whole = play_script(env, tokenizer, Start(K), write)
     assert seen == [0, 1, 2, 3, 4, 5]
     for turn in whole.turns:
         assert whole.loss_mask[turn.start - 1] == 0
@@ -103,10 +128,10 @@ def test_the_mask_is_born_with_the_token(make_env, tokenizer):
 def test_the_token_limit_between_messages(make_env, tokenizer):
     """Each limit that ends the episode early names it, and leaves no reply without an answer in the sequence."""
     messages = [text for text, _, _ in MESSAGES]
-    whole = play_script(make_env(), tokenizer, K, script(*messages))
+    whole = play_script(make_env(), tokenizer, Start(K), script(*messages))
     turns = Counter()
     for limit in range(whole.turns[0].start + 2, len(whole.ids) + 1):
-        trajectory = play_script(make_env(), tokenizer, K, script(*messages), max_tokens=limit)
+        trajectory = play_script(make_env(), tokenizer, Start(K), script(*messages), max_tokens=limit)
         assert trajectory.outcome == ("submitted" if limit == len(whole.ids) else "token_limit")
         assert trajectory.loss_mask[-1] == 1
         assert (trajectory.problem is None) == (limit < len(whole.ids))
@@ -203,20 +228,20 @@ def test_a_random_model_ends_every_episode_with_a_name(make_env, model, tokenize
     """An untrained policy writes garbage: each episode is a whole trajectory, and what stopped it has a name."""
     env = make_env(max_tokens=128)
     starts = [(K, n // 4, f"0/{n}") for n in range(12)]
-    trajectories, stats = roll_out(env, model, tokenizer, starts, env.config)
+    trajectories, stats = rolled_out(env, model, tokenizer, starts, env.config)
     for n, trajectory in enumerate(trajectories):
         check_sampled(trajectory, tokenizer, env, 128)
         assert (trajectory.group, trajectory.skills) == (n // 4, K)
     assert stats["decode_tokens"] == sum(sum(trajectory.loss_mask) for trajectory in trajectories)
-    again, _ = roll_out(env, model, tokenizer, starts[5:7], env.config)
+    again, _ = rolled_out(env, model, tokenizer, starts[5:7], env.config)
     assert [t.ids for t in again] == [t.ids for t in trajectories[5:7]]  # an episode depends on its own seed only
 
 
 @pytest.fixture(scope="module")
-def pupil(tiny, tokenizer, world):
+def pupil(tiny, tokenizer, run):
     """A model that has learnt the script by heart, so that sampling it uses the tools."""
     model = build_model(tiny, len(tokenizer), seed=1)
-    trajectory = play_script(world.env, tokenizer, K, script(*(text for text, _, _ in MESSAGES)))
+    trajectory = play_script(run.env, tokenizer, Start(K), script(*(text for text, _, _ in MESSAGES)))
     batch = collate([trajectory], tokenizer.pad_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(60):
@@ -228,15 +253,15 @@ def pupil(tiny, tokenizer, world):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
-def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, world, temperature):
+def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, run, temperature):
     """The canary: on the first pass after a rollout with tools, ratio = exp(logprobs - old_logprobs) is 1."""
-    config = replace(world.env.config, temperature=temperature)
-    trajectories, _ = roll_out(world.env, pupil, tokenizer, [(K, 0, f"{n}") for n in range(6)], config)
+    config = replace(run.env.config, temperature=temperature)
+    trajectories, _ = rolled_out(run.env, pupil, tokenizer, [(K, 0, f"{n}") for n in range(6)], config)
     if temperature == 1.0:  # else it is too hot to write a program
         assert any(turn.action == "exec" and turn.facts["status"] == "ok" for t in trajectories for turn in t.turns)
         assert any(len(t.turns) >= 4 for t in trajectories)
     for trajectory in trajectories:
-        check_sampled(trajectory, tokenizer, world.env, config.max_tokens)
+        check_sampled(trajectory, tokenizer, run.env, config.max_tokens)
     batch = collate(trajectories, tokenizer.pad_token_id)
     with torch.no_grad():
         logprobs, _ = token_logprobs(pupil, batch.ids, batch.loss_mask, temperature)
@@ -245,13 +270,37 @@ def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, world, temperature):
     assert (other - batch.old_logprobs).abs().max() > 1e-2  # the canary can sing
 
 
-def test_what_was_sampled_is_never_tokenised_again(pupil, tokenizer, world):
-    """A sampled message may be spelt with other tokens than the tokenizer would choose. Its ids stay what they were."""
-    trajectories, _ = roll_out(world.env, pupil, tokenizer, [(K, 0, f"spelling/{n}") for n in range(6)], world.env.config)
-    for trajectory in trajectories:
-        record = transcript(tokenizer, trajectory)
-        for turn, shown in zip(trajectory.turns, record["turns"]):
-            assert decode_message(tokenizer, trajectory.ids[turn.start:turn.end]) == shown["text"]
+def test_what_was_sampled_is_never_tokenised_again(make_env, tokenizer, monkeypatch):
+    """A message may be sampled in other tokens than the tokenizer would choose, here a character at a time. They stay
+    what they were, with their log-probs; the environment and the transcript read the text that they spell."""
+    messages, sampled = [text for text, _, _ in MESSAGES], []
+
+    class Speller:
+        def __init__(self, *_, **__):
+            pass
+
+        stats = {}
+
+        def stream(self, conversations, reply, **_):
+            for conversation, message in itertools.product(conversations, messages):
+                ids = [*(i for letter in message for i in encode(tokenizer, letter)), stop_id(tokenizer)]
+                logprobs = [-1.0 - n / 1024 for n in range(len(ids))]
+                sampled.append((ids, logprobs))
+                conversation.append(ids, mask=1, logprobs=logprobs)
+                conversation.stopped = "stop"
+                conversation.append(reply(conversation) or [], mask=0)
+            yield from conversations
+
+    monkeypatch.setattr(ap.world.rollout, "Engine", Speller)
+    env = make_env(max_tokens=4096)
+    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext)
+    rollout = roll_out(env, policy, [Start(K, 0, "spelling")], env.config)
+    [trajectory] = rollout
+    assert (trajectory.outcome, trajectory.problem.question) == ("submitted", SOUND)
+    for turn, message, (ids, logprobs) in zip(trajectory.turns, messages, sampled, strict=True):
+        assert ids != encode(tokenizer, message + STOP)
+        assert trajectory.ids[turn.start:turn.end] == ids and trajectory.logprobs[turn.start:turn.end] == logprobs
+    assert [turn["text"] for turn in transcript(tokenizer, trajectory)["turns"]] == messages
 
 
 class Hangs:
@@ -266,13 +315,13 @@ class Hangs:
         return self.sandbox.run(*arguments, **options)
 
 
-def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pupil, tokenizer, world, monkeypatch):
+def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pupil, tokenizer, run, monkeypatch):
     starts = [(K, 0, f"hang/{n}") for n in range(6)]
-    expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
+    expected, _ = rolled_out(run.env, pupil, tokenizer, starts, run.env.config)
     monkeypatch.setattr(ap.world.rollout, "HANGS", 0.5)
-    monkeypatch.setattr(ap.world.rollout, "JUDGING", 0.0)
-    env = Env(mini, world.library, Hangs(world.env.sandbox, 2), replace(world.env.config, exec_timeout=2.0))
-    trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
+    monkeypatch.setattr(ap.world.rollout, "LOOKING", 0.0)
+    env = Env(run.domain, run.library, Hangs(run.env.sandbox, 2), replace(run.env.config, exec_timeout=2.0))
+    trajectories, _ = rolled_out(env, pupil, tokenizer, starts, env.config)
     env.sandbox.for_ever.set()
     [hung] = [n for n, trajectory in enumerate(trajectories) if trajectory.outcome == "tool_timeout"]
     for n, (trajectory, other) in enumerate(zip(trajectories, expected)):
@@ -284,10 +333,12 @@ def test_a_tool_that_hangs_ends_one_episode_and_leaves_the_others_as_they_are(pu
     assert cut.ids == expected[hung].ids[:len(cut.ids)]
 
 
-def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, world):
+def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, run):
     """Its server process dies before the third program: it is started again, and every token is as before."""
+    box = run.env.sandbox
+
     class Killer:
-        calls, sandbox = itertools.count(), world.env.sandbox
+        calls, sandbox = itertools.count(), box
 
         def run(self, *arguments, **options):
             if next(self.calls) == 2:
@@ -295,62 +346,85 @@ def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, w
             return self.sandbox.run(*arguments, **options)
 
     starts = [(K, 0, f"kill/{n}") for n in range(6)]
-    expected, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
-    before = world.env.sandbox.restarts
-    env = Env(mini, world.library, Killer(), world.env.config)
-    trajectories, _ = roll_out(env, pupil, tokenizer, starts, env.config)
-    assert world.env.sandbox.restarts > before
+    expected, _ = rolled_out(run.env, pupil, tokenizer, starts, run.env.config)
+    before = run.env.sandbox.restarts
+    env = Env(run.domain, run.library, Killer(), run.env.config)
+    trajectories, _ = rolled_out(env, pupil, tokenizer, starts, env.config)
+    assert run.env.sandbox.restarts > before
     assert [t.ids for t in trajectories] == [t.ids for t in expected]
 
 
-def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, world):
-    """V(q) and rho(q) in the worker threads are those afterwards; each episode is judged once, with its own seed."""
+def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, run, monkeypatch):
+    """V(q) and rho(q) in the judge's threads are those afterwards; each episode is judged once, with its own seed, and
+    the first of them before the last has ended."""
     starts = [(K, n, f"verify/{n}") for n in range(8)]
-    later, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config)
-    judged = []
+    later, _ = rolled_out(run.env, pupil, tokenizer, starts, run.env.config)
+    happened, real, play = [], Judge.judge, ap.world.rollout.Rollout.__iter__
 
-    def judge_it(trajectory, seed):
-        judged.append((seed, threading.current_thread()))
-        judge(trajectory, seed, world, world.fixed_prober, set(), world.env.config)
+    def judged(self, trajectory, known):
+        happened.append((trajectory.key, threading.current_thread()))
+        real(self, trajectory, known)
 
-    at_once, _ = roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=judge_it)
-    assert sorted(seed for seed, _ in judged) == [seed for _, _, seed in starts]
-    assert threading.main_thread() not in [thread for _, thread in judged]
+    def played(self):
+        for trajectory in play(self):
+            yield trajectory
+            time.sleep(0.05)  # so that the judge's thread has its turn
+            happened.append(("ended", threading.current_thread()))
+
+    monkeypatch.setattr(Judge, "judge", judged)
+    monkeypatch.setattr(ap.world.rollout.Rollout, "__iter__", played)
+    at_once = rolled_out_and_judged(run, pupil, tokenizer, starts)
+    monkeypatch.undo()
+    keys = [key for key, _ in happened]
+    assert sorted(key for key in keys if key != "ended") == [key for _, _, key in starts]
+    assert keys.index("ended") == 1  # the first episode was judged before the engine went on
+    assert threading.main_thread() not in [thread for key, thread in happened if key != "ended"]
     assert all(t.reason for t in at_once) and not any(t.reason for t in later)
-    for trajectory, (_, _, seed) in zip(later, starts):
-        judge(trajectory, seed, world, world.fixed_prober, set(), world.env.config)
+    for trajectory in later:
+        judge_of(run, tokenizer).judge(trajectory, set())
     assert at_once == later and any(t.valid and t.pass_rate > 0 for t in at_once)
 
 
-def test_programs_of_the_miniature_run_in_processes(pupil, tokenizer, world, monkeypatch):
+def test_what_a_judge_raises_ends_the_rollout(pupil, tokenizer, run, monkeypatch):
+    """At once, and not after all of its episodes: a dead endpoint would be asked again by each of them."""
+    def dead(self, trajectory, known):
+        raise UserError("nobody answers")
+
+    ended = []
+    monkeypatch.setattr(Judge, "judge", dead)
+    rollout = roll_out(run.env, policy_of(pupil, tokenizer), [Start(K, n, f"dead/{n}") for n in range(8)],
+                       run.env.config)
+    progress = SimpleNamespace(update=lambda _: (time.sleep(0.05), ended.append(1)))
+    with pytest.raises(UserError, match="nobody answers"):
+        judge_of(run, tokenizer)(rollout, set(), progress)
+    assert len(ended) == 1
+
+
+def test_programs_of_the_miniature_run_in_processes(pupil, tokenizer, run, monkeypatch):
     """A rollout whose episodes are judged does not calculate in the trainer's process at all."""
     starts = [(K, n, f"elsewhere/{n}") for n in range(6)]
-
-    def played():
-        return roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=lambda t, seed: judge(
-            t, seed, world, world.fixed_prober, set(), world.env.config))[0]
-
-    expected = played()
+    expected = rolled_out_and_judged(run, pupil, tokenizer, starts)
     assert any(t.valid for t in expected)
-    for module in (chainlet, mini):  # called here: a mistake, which a rollout raises
+    for module in (chainlet, solutions):  # called here: a mistake, which a rollout raises
         monkeypatch.setattr(module, "steps_of", None)
     with pytest.raises(TypeError):
-        mini.check("a is 24. b is 7 more than a. Find b.")
-    assert played() == expected
+        run.domain.check("a is 24. b is 7 more than a. Find b.")
+    assert rolled_out_and_judged(run, pupil, tokenizer, starts) == expected
 
 
-def test_a_worker_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, world):
+def test_a_worker_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, run, monkeypatch):
     starts = [(K, n, f"killed/{n}") for n in range(6)]
-    runs = []
-    for kill in (False, True):
-        def judge_it(t, seed):
-            if kill:
-                world.processes._started[-1]._process.kill()
-            judge(t, seed, world, world.fixed_prober, set(), world.env.config)
+    straight, real, judged = rolled_out_and_judged(run, pupil, tokenizer, starts), Judge.judge, itertools.count()
 
-        before = len(world.processes._started)
-        runs.append(roll_out(world.env, pupil, tokenizer, starts, world.env.config, judge=judge_it)[0])
-    assert runs[0] == runs[1] and len(world.processes._started) > before
+    def killing(self, trajectory, known):
+        if next(judged) == 1:
+            run.processes._started[-1]._process.kill()
+        real(self, trajectory, known)
+
+    before = len(run.processes._started)
+    monkeypatch.setattr(Judge, "judge", killing)
+    assert rolled_out_and_judged(run, pupil, tokenizer, starts) == straight
+    assert len(run.processes._started) > before
 
 
 def test_start_of_a_conversation():

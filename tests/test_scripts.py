@@ -14,13 +14,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ap.tools.problems
 import run_mgpo
 import run_sft
 import run_skills
 from ap.world.chat import STOP
-from ap.config import Config, UserError, run_main
-from ap.files import write_jsonl
+from ap.tools.commandline import run_main
+from ap.config import Config
+from ap.files import UserError, write_jsonl
+from ap.learn import checkpoint
+from ap.learn.mgpo import compare
 from ap.learn.ranks import Ranks
+from ap.tools.problems import without_repeats
 from ap.trajectory import Problem, Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent
@@ -141,15 +146,15 @@ def test_a_finished_run_is_found_again(finished):
     """The same command once more computes nothing and changes nothing but the page."""
     folder = copy(finished[0], "again")
     found = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.json", "report.html")]
-    before = {path: path.read_bytes() for path in found}
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}  # the same seed gives the same bytes
     run_mgpo.main(options(folder, {}))
-    assert [path for path in found if path.read_bytes() != before[path]] == []
+    assert [path for path in found if (path.read_bytes(), path.stat().st_mtime_ns) != before[path]] == []
 
 
 # ---------------------------------------------------------------- the same numbers
 
 
-def test_killed_and_started_again(finished, prepared):
+def test_killed_and_started_again(finished, prepared, capsys):
     """SIGKILL after the first checkpoint; the same command ends with the same bits and the same metrics."""
     straight, _ = finished
     folder = copy(prepared, "killed")
@@ -162,7 +167,8 @@ def test_killed_and_started_again(finished, prepared):
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert (folder / "mgpo" / "step-000001").exists() and not (folder / "evaluation_after.json").exists()
-    assert "continuing after step" in run("run_mgpo.py", folder, STAGE_3)
+    run_mgpo.main(options(folder, STAGE_3))
+    assert "continuing after step" in capsys.readouterr().out
     whole, again = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
     for name in ("metrics", "problems", "trajectories"):
@@ -171,17 +177,22 @@ def test_killed_and_started_again(finished, prepared):
         assert (folder / name).read_text() == (straight / name).read_text()
 
 
-def test_stages_1_and_2_again_and_from_their_middle(prepared, runs):
-    """The same seed gives the same files; and SFT that lost its last checkpoint ends with the same bits."""
-    folder = runs / "twin"
-    settings = STAGE_1 | STAGE_2
+def test_stages_1_and_2_again_and_from_their_middle(prepared, runs, monkeypatch):
+    """The same seed gives the same files; and SFT that ended at its first checkpoint goes on to the same bits."""
+    folder, settings, save = runs / "twin", STAGE_1 | STAGE_2, checkpoint.save
+
+    def saved_and_killed(*arguments, **options):
+        save(*arguments, **options)
+        raise KeyboardInterrupt
+
     run_skills.main(options(folder, STAGE_1))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save", saved_and_killed)
+        run_sft.main(options(folder, settings))
+    assert [path.name for path in (folder / "sft").iterdir()] == ["step-000060"]
     run_sft.main(options(folder, settings))
     for name in ("corpus.jsonl", "acquisition.jsonl", "expert.jsonl", "expert_reasons.json", "skills/candidates.jsonl"):
         assert (folder / name).read_text() == (prepared / name).read_text(), name
-    assert metrics(folder, "sft_metrics") == metrics(prepared, "sft_metrics")
-    shutil.rmtree(folder / "sft" / "step-000120")
-    run_sft.main(options(folder, settings))
     assert metrics(folder, "sft_metrics") == metrics(prepared, "sft_metrics")
     one, other = (parameters(path / "sft" / "step-000120") for path in (folder, prepared))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -189,10 +200,21 @@ def test_stages_1_and_2_again_and_from_their_middle(prepared, runs):
 
 @pytest.fixture(scope="module")
 def two_ranks(prepared):
-    """Stage 3 by torchrun with two processes: with whole weights on each, and with weights in pieces."""
+    """Stage 3 in two processes: with whole weights on each, and with weights in pieces.
+
+    They are forked from one that has imported everything; torchrun starts them in the test of the rank that is killed.
+    """
     folders = {shard: copy(prepared, f"two_ranks_{shard}") for shard in ("false", "true")}
-    for shard, folder in folders.items():
-        run("run_mgpo.py", folder, STAGE_3 | {"shard": shard}, ranks=2)
+    calls = [options(folder, STAGE_3 | {"shard": shard}) for shard, folder in folders.items()]
+    script = f"""
+import sys
+sys.path[:0] = [{str(ROOT / "tests")!r}]
+from test_shard import launch
+import run_mgpo
+for argv in {calls!r}:
+    launch(2, lambda argv, world: run_mgpo.main(argv), argv)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=prepared.parent, check=True, timeout=240, env=environment())
     return folders
 
 
@@ -238,30 +260,29 @@ def test_a_problem_written_twice_in_one_step_is_kept_once():
         return Trajectory([], [], [], [], [], (), group=group, problem=Problem(question, "1"), valid=True)
 
     accepted = [wrote("One?", 0), wrote("Two?", 0), wrote("ONE?", 0), wrote("two?", 3), wrote("three?", 3)]
-    assert run_mgpo.without_repeats(accepted, str.lower) == {
+    assert without_repeats(accepted, str.lower) == {
         "one?": accepted[0], "two?": accepted[1], "three?": accepted[4]}
-    assert run_mgpo.without_repeats([], str.lower) == {}
+    assert without_repeats([], str.lower) == {}
 
 
 @pytest.fixture
 def writing(tmp_path, monkeypatch):
-    """run_mgpo.write_problems with a proposer that writes one of 40 problems in each episode, two thirds of them valid.
+    """write_problems with a proposer that writes one of 40 problems in each episode, two thirds of them valid.
 
     Returns a function (folder, problems): write, and give the lines of its problems.jsonl.
     """
-    def roll_out(env, model, tokenizer, starts, config, judge):
-        wrote = [random.Random(key).randrange(40) for *_, key in starts]
-        episodes = [Trajectory([], [], [], [], [], skills, group=group, problem=Problem(f"Q{number}", "1", skills))
-                    for number, (skills, group, _) in zip(wrote, starts)]
-        for episode, (*_, key) in zip(episodes, starts):
-            judge(episode, key)
-        return episodes, {}
+    def roll_out(env, policy, starts, config):
+        wrote = [random.Random(start.key).randrange(40) for start in starts]
+        return [Trajectory([], [], [], [], [], start.skills, group=start.group,
+                           problem=Problem(f"Q{number}", "1", start.skills)) for number, start in zip(wrote, starts)]
 
-    def judge(t, key, world, prober, known, config):
-        t.valid = world.is_valid(t.problem.question) and t.problem.question.lower() not in known
+    def judge(rollout, known):
+        for t in rollout:
+            t.valid = world.is_valid(t.problem.question) and t.problem.question.lower() not in known
+        return rollout
 
-    monkeypatch.setattr(run_mgpo, "roll_out", roll_out)
-    monkeypatch.setattr(run_mgpo, "judge", judge)
+    monkeypatch.setattr(ap.tools.problems, "roll_out", roll_out)
+    monkeypatch.setattr(ap.tools.problems, "Judge", lambda *_: judge)
     world = SimpleNamespace(
         env=None, tokenizer=None, committee=None, prober=None, known=frozenset({"q1"}),
         domain=SimpleNamespace(canonical=str.lower), curriculum=SimpleNamespace(draw=lambda rng: ("shift", "pick")),
@@ -273,7 +294,7 @@ def writing(tmp_path, monkeypatch):
         path = config.folder / "problems.jsonl"
         if not path.exists():  # what training left
             write_jsonl(path, [{"step": 1, "question": "Q0"}, {"step": 2, "question": "Q3"}])
-        run_mgpo.write_problems(world, None, config, Ranks())
+        ap.tools.problems.write_problems(world, None, config, Ranks())
         return path.read_text().splitlines()
 
     return write
@@ -293,16 +314,16 @@ def test_the_trained_proposer_writes_more_problems(writing):
 
 def test_writing_problems_goes_on_after_a_kill(writing, monkeypatch):
     lines = writing("straight", 12)
-    real = run_mgpo.write_jsonl
+    real = ap.tools.problems.write_jsonl
 
     def killed(path, records):
         real(path, records)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_mgpo, "write_jsonl", killed)
+    monkeypatch.setattr(ap.tools.problems, "write_jsonl", killed)
     with pytest.raises(KeyboardInterrupt):
         writing("killed", 12)
-    monkeypatch.setattr(run_mgpo, "write_jsonl", real)
+    monkeypatch.setattr(ap.tools.problems, "write_jsonl", real)
     assert writing("killed", 12) == lines
 
 
@@ -323,7 +344,7 @@ def test_which_advantages_an_algorithm_compares_by(algorithm, omega, expected):
     episodes = [
         Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, r) for r in (1.0, -1.0)], (), reward=reward)
         for reward in (1.0, 0.0)]
-    run_mgpo.compare(episodes, Config(algorithm=algorithm, omega=omega), "key")
+    compare(episodes, Config(algorithm=algorithm, omega=omega), "key")
     assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx(expected, abs=1e-3)
 
 
@@ -333,23 +354,37 @@ def test_summed_process_rewards_are_part_of_the_episode():
     episodes = [
         Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, r) for _ in range(2)], (), reward=reward)
         for reward, r in ((1.0, -1.0), (0.0, 1.0))]
-    run_mgpo.compare(episodes, Config(algorithm="grpo-summed"), "key")
+    compare(episodes, Config(algorithm="grpo-summed"), "key")
     assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx([-0.707] * 2 + [0.707] * 2, abs=1e-3)
     assert [t.reward for t in episodes] == [1.0, 0.0]  # what is reported is r_T
 
 
-@pytest.mark.parametrize("arm", [
-    {"algorithm": "grpo", "kl_weight": 0.1}, {"algorithm": "grpo-fused", "updates": 2}, {"algorithm": "grpo-summed"},
-    {"placebo": "true", "gate": "symmetric"},
-    {"omega": 0, "implicit_reward": "false", "gate": "off", "normalise_std": "false"},
+@pytest.mark.parametrize("arm, checkpoints", [
+    ({"algorithm": "mgpo", "placebo": "true", "lr": 5e-4, "max_grad_norm": 0.05, "steps": 1}, ["step-000001"]),
+    ({"algorithm": "grpo-fused", "updates": 2, "overlong": 1.0, "save_every": 2}, ["step-000002", "step-000003"]),
 ])
-def test_an_arm_starts_from_the_reference_of_another_run(prepared, runs, arm):
-    """--reference: stages 1 and 2 of another folder, so that arms differ in stage 3 only."""
-    folder = runs / "-".join(arm)
-    run_mgpo.main(options(folder, {"reference": prepared} | STAGE_3 | {"steps": 1} | arm))
+def test_an_arm_starts_from_the_reference_of_another_run(prepared, finished, runs, arm, checkpoints):
+    """--reference: stages 1 and 2 of another folder, so that arms differ in stage 3 only, and begin with the same
+    episodes. What other settings do to an update is shown in test_settings_reach.py; here, what the loop makes of its
+    own ones."""
+    folder = runs / arm["algorithm"]
+    run_mgpo.main(options(folder, {"reference": prepared} | STAGE_3 | arm))
     assert not (folder / "sft").exists() and not (folder / "expert.jsonl").exists()
-    (record,) = metrics(folder)
-    assert record["num_tokens"] > 0 and not record["skipped"]
+    records, [straight, *_] = metrics(folder), metrics(finished[0])
+    assert len(records) == arm.get("steps", STAGE_3["steps"]) and not any(record["skipped"] for record in records)
+    assert sorted(path.name for path in (folder / "mgpo").iterdir()) == checkpoints
+    assert records[0]["tokens"] == straight["tokens"] and records[0]["valid_rate"] == straight["valid_rate"]
+    assert records[0]["reward"] == straight["reward"]
+    if arm.get("overlong"):  # each token costs 1 / 256; what was cut costs 1, like 256 of them
+        loss = straight["tokens"] / STAGE_2["max_tokens"]
+        assert records[0]["overlong_penalty"] == pytest.approx(-loss, abs=0.02)
+    if arm["algorithm"] == "mgpo":  # the first step of Adam: lr for each weight, and a tenth of the clipped gradient
+        last, before = folder / "mgpo" / "step-000001", parameters(prepared / "sft" / "step-000120")
+        moved = torch.cat([(weight - before[name]).flatten().abs() for name, weight in parameters(last).items()])
+        assert moved.max().item() == pytest.approx(5e-4, rel=0.01)
+        moments = [tensor for file in (last / "training").iterdir() for name, tensor in load_file(file).items()
+                   if name.endswith(".exp_avg")]
+        assert torch.cat([moment.flatten() for moment in moments]).norm().item() == pytest.approx(0.005, rel=1e-3)
 
 
 # ---------------------------------------------------------------- bad input
@@ -369,12 +404,11 @@ def refused(module, argv, monkeypatch, capsys, *words):
 
 
 def test_as_a_command(runs):
-    for script in ("run_skills.py", "run_mgpo.py"):
-        done = subprocess.run([sys.executable, str(ROOT / script), "--preset", "minni"], env=environment(), cwd=runs,
-                              capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == (
-            "error: unknown preset 'minni' (did you mean mini?); choose among mini, qwen3-4b, qwen3-30b-a3b.\n")
+    done = subprocess.run([sys.executable, str(ROOT / "run_mgpo.py"), "--preset", "minni"], env=environment(), cwd=runs,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: unknown preset 'minni' (did you mean mini?); choose among mini, qwen3-4b, qwen3-30b-a3b.\n")
 
 
 @pytest.mark.parametrize("argv, words", [
@@ -429,7 +463,7 @@ def test_gradients_that_stay_broken(prepared, tmp_path, monkeypatch):
     """The run ends; the checkpoints from before the trouble are there, and another name can start from them."""
     folder = Path(shutil.copytree(prepared, tmp_path / "broken"))
     shutil.rmtree(folder / "sft" / "step-000120")
-    monkeypatch.setattr(run_sft, "sft_loss", lambda logprobs, mask: logprobs.sum() * float("nan"))
+    monkeypatch.setattr("ap.learn.sft.sft_loss", lambda logprobs, mask: logprobs.sum() * float("nan"))
     with pytest.raises(UserError, match="gradients of 3 updates in a row were not finite.*--name"):
         run_sft.main(options(folder, {"max_skipped": 3}))
     assert [path.name for path in (folder / "sft").iterdir()] == ["step-000060"]

@@ -18,13 +18,14 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 import ap.learn.shard
 from ap.learn import checkpoint
-from ap.config import Config, UserError
+from ap.config import Config
+from ap.files import UserError
 from ap.engine.model import token_logprobs
 from ap.learn.ranks import Ranks
 from ap.learn.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
-from ap.learn.update import Updater
-from run_mgpo import update_once
+from ap.learn.mgpo import update_once
+from ap.learn.policy import Policy
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Config(device="cpu", shard="true", micro_batch_tokens=40, lr=1e-3)
@@ -66,13 +67,13 @@ class Run:
     def __init__(self, ranks: Ranks, kind: str, config: Config = CONFIG, dtype=torch.float32, packed: bool = False):
         self.config, self.replica, reference = config, make_model(kind, 0, dtype), make_model(kind, 1, dtype)
         self.replica.packed = reference.packed = packed
-        self.reference = shard(reference, ranks, config, frozen=True)
-        self.model = shard(self.replica, ranks, config)
-        self.updater = Updater(self.model, ranks, lr=config.lr)
+        self.reference = Policy(reference, None, config, ranks, frozen=True)
+        self.policy = Policy(self.replica, None, config, ranks).optimise(config.lr)
+        self.model, self.updater = self.policy.model, self.policy.updater
 
     def steps(self, groups, count: int) -> list[dict]:
-        return [update_once(self.model, self.reference, self.replica, self.updater, episodes(groups), self.config,
-                            pad_id=0, on_policy=False) for _ in range(count)]
+        return [update_once(self.policy, self.reference, episodes(groups), self.config, on_policy=False)
+                for _ in range(count)]
 
     def weights(self) -> dict[str, torch.Tensor]:
         found = {name: weight.clone() for name, weight in whole(self.model, self.replica).state_dict().items()}
@@ -114,7 +115,7 @@ def work(folder: Path, world: int) -> None:
         for processes, kind, share, settings in RUNS:
             if processes == world:
                 run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]), packed=settings == "packed")
-                assert is_sharded(run.model) and is_sharded(run.reference)
+                assert is_sharded(run.model) and is_sharded(run.reference.model)
                 metrics = run.steps(SHARES[world][share][ranks.rank], 3)
                 results[kind, share, settings] = metrics, run.weights()
         half = Run(ranks, "tied", dtype=torch.bfloat16)

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from ap.config import UserError
-from ap.world.skills import (
-    Candidate, Curriculum, Document, Skill, acquire, acquisition_examples, extraction_prompt, load_library, load_skill,
-    read_corpus, read_extraction, split_skill_sets, write_library, write_skill,
+from ap.files import UserError
+from ap.world.acquire import (
+    Candidate, Document, acquire, acquisition_examples, extraction_prompt, read_extraction, write_library,
 )
+from ap.tools.corpus import read_corpus
+from ap.world.curriculum import Curriculum, split_skill_sets
+from ap.world.skills import Skill, load_library, load_skill, write_skill
 
 SHARE = Skill(
     "share", "chain", "split a value into equal parts", "one step", "exec: check(text)",

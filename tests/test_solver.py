@@ -14,22 +14,31 @@ from test_benchmarks import scripted
 
 import eval as evaluation_script
 import run_solver
-from ap import domains
-from ap.world.chat import build_tokenizer
-from ap.config import Config, UserError, save_config
+from ap.domains.code import Code
+from ap.mini.domain import Mini
+from ap.mini.tokenizer import build_tokenizer
+from ap.config import Config
+from ap.files import UserError, read_jsonl, write_jsonl
+from ap.tools.commandline import save_config
 from ap.tools.evaluation import Row, read_correctness, write_correctness
-from ap.files import read_jsonl, write_jsonl
 from ap.engine.generate import Engine
 from ap.answers.grading import Grade
 from ap.engine.model import build_model, load_model
+from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
+from ap.learn.training import start_of as start_folder
 from ap.trajectory import Trajectory
-from ap.learn.update import Updater
-from ap.run import World
-from eval import attempt, compare, held_out_sets, of_domain, parse, rows_of, summarise
-from run_skills import build_skills
+from ap.run import Run
+from ap.mini import exercises
+from ap.mini.exercises import calculations, draw_sound, drill, held_out_sets, rename, worked_example
+from ap.learn.grpo import update
+from ap.prepare.skills import build_skills
+from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
+from ap.world.attempts import Decoding, Exam
+from conftest import policy_of
+from eval import parse
 
-MINI = domains.get("mini")
+MINI = Mini()
 
 
 @pytest.fixture
@@ -44,7 +53,7 @@ def config(tmp_path):
     texts = [f"{record['question']} {record['solution']}" for record in corpus]
     build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")
     rng, taken = random.Random(1), set()
-    questions = [evaluation_script.draw_sound(MINI, (2, 3), rng, taken) for _ in range(10)]
+    questions = [draw_sound(MINI, (2, 3), rng, taken) for _ in range(10)]
     write_jsonl(config.folder / "problems.jsonl", [
         {"question": question, "answer": MINI.check(question).answer} for question in questions])
     return config
@@ -52,7 +61,7 @@ def config(tmp_path):
 
 def start_of(config, ranks=Ranks()):
     tokenizer = run_solver.open_tokenizer(config)
-    return tokenizer, run_solver.build_start(config, ranks, tokenizer, set())
+    return tokenizer, run_solver.build_start(config, MINI, ranks, tokenizer, set())
 
 
 # ---------------------------------------------------------------- data
@@ -69,38 +78,38 @@ def test_held_out_sets_are_sound_distinct_deep_and_always_the_same():
 
 
 def test_training_keeps_away_from_the_held_out_problems_in_any_dress(config):
-    problems = run_solver.training_problems(config, set())
+    problems = run_solver.training_problems(config, MINI, set())
     assert [p["id"] for p in problems] == ["5", "6", "7", "8", "9", "10"]  # the last six of ten
-    renamed = run_solver.rename(problems[0]["question"], random.Random(3), "uvwxyz")
+    renamed = rename(problems[0]["question"], random.Random(3), "uvwxyz")
     assert renamed != problems[0]["question"]
-    left = run_solver.training_problems(config, {MINI.canonical(renamed)})
+    left = run_solver.training_problems(config, MINI, {MINI.canonical(renamed)})
     assert [p["id"] for p in left] == ["4", "6", "7", "8", "9", "10"]
 
 
 def test_copies_and_problems_deeper_than_the_skills_do_not_count(config):
     path = config.folder / "problems.jsonl"
     records = read_jsonl(path)
-    deep = evaluation_script.draw_sound(MINI, (5,), random.Random(0), set())
-    copy = {"question": run_solver.rename(records[0]["question"], random.Random(0)), "answer": records[0]["answer"]}
+    deep = draw_sound(MINI, (5,), random.Random(0), set())
+    copy = {"question": rename(records[0]["question"], random.Random(0)), "answer": records[0]["answer"]}
     write_jsonl(path, [*records, copy, {"question": deep, "answer": MINI.check(deep).answer}])
     config = dataclasses.replace(config, solver_budget=10)
-    assert [p["id"] for p in run_solver.training_problems(config, set())] == [str(n) for n in range(1, 11)]
+    assert [p["id"] for p in run_solver.training_problems(config, MINI, set())] == [str(n) for n in range(1, 11)]
     with pytest.raises(UserError, match="10 different problems.*--solver_budget 11"):
-        run_solver.training_problems(dataclasses.replace(config, solver_budget=11), set())
+        run_solver.training_problems(dataclasses.replace(config, solver_budget=11), MINI, set())
 
 
 def test_the_random_arm_is_new_sound_and_from_the_training_split(config):
     build_skills(dataclasses.replace(config, corpus_size=150), Ranks())
-    first = evaluation_script.draw_sound(MINI, (2,), random.Random(0), set())
+    first = draw_sound(MINI, (2,), random.Random(0), set())
     run_solver.write_random_problems(config, {MINI.canonical(first)})
     records = read_jsonl(config.folder / "solver" / "random.jsonl")
-    with World(config) as world:
-        assert not any(frozenset(record["skills"]) in world.curriculum.held_out for record in records)
+    with Run(config) as run:
+        assert not any(frozenset(record["skills"]) in run.curriculum.held_out for record in records)
         forms = {MINI.canonical(record["question"]) for record in records}
-        assert len(forms) == config.solver_budget and not forms & world.known and MINI.canonical(first) not in forms
+        assert len(forms) == config.solver_budget and not forms & run.known and MINI.canonical(first) not in forms
     assert all(MINI.check(record["question"], record["skills"]).answer == record["answer"] for record in records)
     arm = dataclasses.replace(config, solver_arm="random")
-    assert len(run_solver.training_problems(arm, set())) == config.solver_budget  # none of them is left out
+    assert len(run_solver.training_problems(arm, MINI, set())) == config.solver_budget  # none of them is left out
 
 
 def test_every_epoch_uses_every_problem_once():
@@ -116,7 +125,7 @@ def test_renaming_keeps_the_problem():
     question = (
         "a is a whole number from 0 to 99. if a is even b is a plus 7, otherwise b is a minus 15. Here b is 12. Find a.")
     for seed in range(20):
-        renamed = run_solver.rename(question, random.Random(seed))
+        renamed = rename(question, random.Random(seed))
         assert "is a whole number" in renamed
         assert MINI.canonical(renamed) == MINI.canonical(question) and MINI.check(renamed) == MINI.check(question)
 
@@ -124,8 +133,8 @@ def test_renaming_keeps_the_problem():
 @pytest.mark.parametrize("slip", [0.0, 1.0])
 def test_a_worked_example_trains_exactly_the_solution(config, monkeypatch, slip):
     tokenizer = run_solver.open_tokenizer(config)
-    monkeypatch.setattr(run_solver, "SLIP", slip)
-    example = run_solver.worked_example(MINI, tokenizer, random.Random(5), set())
+    monkeypatch.setattr(exercises, "SLIP", slip)
+    example = worked_example(MINI, tokenizer, random.Random(5), set())
     trained = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if m])
     prompt = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if not m])
     question = prompt.removeprefix("<|im_start|>user\n").split("\n")[0]
@@ -138,17 +147,17 @@ def test_a_worked_example_trains_exactly_the_solution(config, monkeypatch, slip)
 
 def test_a_drill_trains_the_results_of_true_calculations(config):
     tokenizer = run_solver.open_tokenizer(config)
-    pool = run_solver.calculations(MINI, 200, "key", set())
-    assert len(pool) == 200 and pool == run_solver.calculations(MINI, 200, "key", set())
+    pool = calculations(MINI, 200, "key", set())
+    assert len(pool) == 200 and pool == calculations(MINI, 200, "key", set())
     for calculation, result in pool:  # "a24 + 7 = ", "31. "; of digits "c49: 4 + 9 = "
         values = re.sub(r"\b[a-z](?=\d)", "", calculation.split(": ")[-1].removesuffix(" = "))
         assert eval(values.replace("mod", "%")) == int(result.removesuffix(". ")), calculation
-    example = run_solver.drill(tokenizer, random.Random(0), pool, count=6)
+    example = drill(tokenizer, random.Random(0), pool, count=6)
     written = tokenizer.decode(example.ids).split("<|im_start|>assistant\n")[1]
-    calculations = written.strip().removesuffix(".").split(". ")
-    assert len(calculations) == 6
+    written_ones = written.strip().removesuffix(".").split(". ")
+    assert len(written_ones) == 6
     trained = tokenizer.decode([i for i, m in zip(example.ids, example.loss_mask) if m])
-    assert trained.split(". ")[:-1] == [calculation.split(" = ")[1] for calculation in calculations]
+    assert trained.split(". ")[:-1] == [calculation.split(" = ")[1] for calculation in written_ones]
 
 
 # ---------------------------------------------------------------- update
@@ -175,7 +184,7 @@ def test_the_update_is_the_gradient_of_grpo_by_hand(config):
     expected = torch.autograd.grad(total, list(model.parameters()))
     norm = torch.sqrt(sum((gradient ** 2).sum() for gradient in expected)).item()
 
-    record = run_solver.update(model, Updater(model, Ranks(), lr=0.0), trajectories, config, pad_id=0, lr=0.0)
+    record = update(policy_of(model, config=config, lr=0.0), trajectories, config, lr=0.0)
     assert record["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert record["num_tokens"] == 16 and record["log_ratio_abs"] < 1e-5
 
@@ -184,21 +193,28 @@ def test_a_step_without_signal_leaves_the_weights_alone(config):
     model = build_model(config, 20, seed=0)
     before = [weight.clone() for weight in model.parameters()]
     same = [Trajectory([1, 2, 3], [0, 1, 1], [0.0] * 3, [-1, 0, 0], [], ()) for _ in range(3)]
-    run_solver.update(model, Updater(model, Ranks(), lr=1.0), same, config, pad_id=0, lr=1.0)
+    update(policy_of(model, config=config, lr=1.0), same, config, lr=1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
 # ---------------------------------------------------------------- loop
 
 
+def trained(config, tokenizer, start, problems):
+    """The model after GRPO from `start`, or from where this arm was left."""
+    policy = Policy.load(start_folder(config.folder / "solver" / config.solver_arm, start), tokenizer, config, Ranks())
+    run_solver.train(policy, problems, Exam(), config)
+    return policy.model
+
+
 def test_it_resumes_with_the_same_numbers(config, tmp_path):
     """Three steps at once, and one step, a kill, two more: equal weights and equal metrics."""
     tokenizer, start = start_of(config)
-    problems = run_solver.training_problems(config, set())
-    whole = run_solver.train(config, Ranks(), tokenizer, start, problems)
+    problems = run_solver.training_problems(config, MINI, set())
+    whole = trained(config, tokenizer, start, problems)
     other = dataclasses.replace(config, solver_arm="other")
-    run_solver.train(dataclasses.replace(other, solver_steps=1), Ranks(), tokenizer, start, problems)
-    resumed = run_solver.train(other, Ranks(), tokenizer, start, problems)
+    trained(dataclasses.replace(other, solver_steps=1), tokenizer, start, problems)
+    resumed = trained(other, tokenizer, start, problems)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
 
     def numbers(arm):
@@ -217,15 +233,14 @@ def test_long_attempts_lose_reward_and_stay_solved_or_not(config, monkeypatch):
     scripted(tokenizer, texts * 2, monkeypatch)
     problems = [{"id": str(n), "question": "a is 1. Find a.", "answer": "1"} for n in range(2)]
     seen = []
-    update = run_solver.update
-    monkeypatch.setattr(run_solver, "update", lambda model, updater, trajectories, *rest: (
-        seen.extend(trajectories), update(model, updater, trajectories, *rest))[1])
-    run_solver.train(config, Ranks(), tokenizer, start, problems)
+    monkeypatch.setattr(run_solver, "update", lambda policy, trajectories, *rest: (
+        seen.extend(trajectories), update(policy, trajectories, *rest))[1])
+    trained(config, tokenizer, start, problems)
     lengths = [sum(t.loss_mask) for t in seen[:4]]
     assert lengths[0] < 20 < lengths[1] == lengths[2] < 40 < lengths[3]
     soft = (lengths[1] - 20) / 20
-    assert [t.reward for t in seen[:4]] == pytest.approx([1, 1 - soft, -soft, -1])
-    assert [t.reward for t in seen] == [t.reward for t in seen[:4]] * 2
+    compared = [t.reward + t.overlong_penalty for t in seen]
+    assert compared[:4] == pytest.approx([1, 1 - soft, -soft, -1]) and compared == compared[:4] * 2
     record = read_jsonl(config.folder / "solver" / "proposer" / "solver_metrics.jsonl")[0]
     assert (record["solved"], record["all_wrong"], record["truncated"]) == (0.5, 0.0, 0.25)
 
@@ -269,9 +284,10 @@ def test_the_whole_script_from_problems_to_tables(config, capsys):
 def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
     tokenizer, start = start_of(config)
     model = load_model(start, config)
-    problems = run_solver.training_problems(config, set())
-    together = attempt(model, tokenizer, problems, 2, "key", 100, 1.0)
-    alone = attempt(model, tokenizer, problems[3:4], 3, "key", 100, 1.0)
+    problems = run_solver.training_problems(config, MINI, set())
+    policy = policy_of(model, tokenizer)
+    together = Exam().attempts(policy, problems, 2, "key", Decoding(100))
+    alone = Exam().attempts(policy, problems[3:4], 3, "key", Decoding(100))
     assert [a.trajectory.ids for a in alone[:2]] == [a.trajectory.ids for a in together[6:8]]
     assert [a.trajectory.group for a in together] == [n // 2 for n in range(12)]
 
@@ -282,13 +298,13 @@ def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
     texts = [
         "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
 
-    scripted(tokenizer, texts, monkeypatch)
+    policy = scripted(tokenizer, texts, monkeypatch)
     problem = {"id": "1", "question": "a is 7. Find a.", "answer": "7"}
-    attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0)
+    attempts = Exam().attempts(policy, [problem], 5, "key", Decoding(100))
     (row,) = rows_of([problem], attempts, 5)
     assert row.correct == [1, 1, 0, 0, 0] and row.answers == ["7", "14/2", "8", None, None]
     assert row.statuses == ["equal", "equal", "different", "cut", "unparsed"]
-    assert evaluation_script.shares(row.statuses) == {"truncated": 0.2, "unparsed": 0.4}
+    assert shares(row.statuses) == {"truncated": 0.2, "unparsed": 0.4}
 
 
 SUM = {"id": "1", "question": "Print the sum of two numbers.", "answer": json.dumps(
@@ -303,27 +319,27 @@ def test_attempts_at_code_are_programs_that_must_pass_the_tests(config, monkeypa
     def program(text, end="<|im_end|>"):
         return f"I add.\n```python\n{text}\n```\n{end}"
 
-    scripted(tokenizer, [program("print(sum(map(int, input().split())))"), program("print(3)"), program("print(x)"),
+    policy = scripted(tokenizer, [program("print(sum(map(int, input().split())))"), program("print(3)"), program("print(x)"),
                          "print(3)<|im_end|>", program("print(sum(map(int, input().split())))", "")], monkeypatch)
     with ExitStack() as stack:
-        (problem,), how = of_domain("code", [SUM], stack, False)
-        attempts = attempt(None, tokenizer, [problem], 5, "key", 100, 1.0, workers=3, **how)
+        (problem,), exam = exam_of_domain(Code(), [SUM], stack, False, workers=3)
+        attempts = exam.attempts(policy, [problem], 5, "key", Decoding(100))
     assert [a.status for a in attempts] == ["equal", "different", "error", "unparsed", "cut"]
     assert [a.trajectory.reward for a in attempts] == [1, 0, 0, 0, 0]
-    assert "program that reads standard input" in how["prompt_of"](problem) and "5 7" not in how["prompt_of"](problem)
+    assert "program that reads standard input" in exam.prompt_of(problem) and "5 7" not in exam.prompt_of(problem)
     assert rows_of([problem], attempts, 5)[0].gold == "passes its tests"
     for answer in ("3", "[]", '[{"input": 1, "output": "2"}]'):
         with pytest.raises(UserError, match="problem 1: its answer is no JSON list of tests"):
-            of_domain("code", [SUM | {"answer": answer}], ExitStack(), False)
+            exam_of_domain(Code(), [SUM | {"answer": answer}], ExitStack(), False)
 
 
 def test_programs_of_several_problems_are_graded_at_the_same_time():
     """Each against its own tests, whichever thread reads them first."""
     problems = [SUM | {"id": str(n), "answer": json.dumps([{"input": "", "output": str(n)}])} for n in range(4)]
     with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
-        problems, how = of_domain("code", problems, stack, False)
+        problems, exam = exam_of_domain(Code(), problems, stack, False)
         asked = [(f"```python\nprint({n})\n```", problem) for problem in problems for n in range(4)]
-        grades = list(pool.map(lambda pair: how["grade"](*pair).status, asked))
+        grades = list(pool.map(lambda pair: exam.grade(*pair).status, asked))
     assert grades == ["equal" if i % 4 == i // 4 else "different" for i in range(16)]
 
 
@@ -337,10 +353,10 @@ def test_the_summary_by_hand():
 def test_comparison_is_paired_and_refuses_other_problems():
     ours = [Row("1", "5", ["5", "5"], [1, 1]), Row("2", "9", ["9", "1"], [1, 0])]
     theirs = [Row("2", "9", ["1", "1"], [0, 0]), Row("1", "5", ["5", "1"], [1, 0])]  # in another order
-    assert compare(ours, theirs, "file").startswith("+0.500  [+0.500, +0.500]")
+    assert paired_line(ours, theirs, "file").startswith("+0.500  [+0.500, +0.500]")
     for other in (theirs[:1], [theirs[0], Row("1", "6", ["5"], [0])], [*theirs, theirs[0]]):
         with pytest.raises(UserError, match="not the same problems"):
-            compare(ours, other, "file")
+            paired_line(ours, other, "file")
 
 
 def test_eval_on_files_without_a_model(tmp_path, capsys):
@@ -364,24 +380,24 @@ def test_eval_of_a_checkpoint_on_a_file(config, tmp_path, capsys):
 def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, monkeypatch, capsys):
     """Killed while it attempts the third of five portions: those before are not attempted again. A finished one, or one
     with other settings, begins anew."""
-    monkeypatch.setattr(run_solver, "SLIP", 0.0)  # a start whose attempts differ from seed to seed
+    monkeypatch.setattr(exercises, "SLIP", 0.0)  # a start whose attempts differ from seed to seed
     _, start = start_of(config)
     out, portions = tmp_path / "evaluation", []
     monkeypatch.setattr(evaluation_script, "PORTION", 5)  # two problems of two attempts
-    real = evaluation_script.attempt
+    real = Exam.attempts
 
-    def attempts(model, tokenizer, problems, *rest, **options):
+    def attempts(self, policy, problems, *rest):
         portions.append([problem["id"] for problem in problems])
         if len(portions) == kill:
             raise KeyboardInterrupt
-        return real(model, tokenizer, problems, *rest, **options)
+        return real(self, policy, problems, *rest)
 
     def evaluated(*more):
         evaluation_script.main(["--model", str(start), "--problems", str(config.folder / "problems.jsonl"), "--k", "2",
                                 "--max_tokens", "30", "--out", str(out), "--device", "cpu", *more])
         return (out / "problems.jsonl").read_bytes(), capsys.readouterr().out
 
-    monkeypatch.setattr(evaluation_script, "attempt", attempts)
+    monkeypatch.setattr(Exam, "attempts", attempts)
     kill = 0
     straight, table = evaluated()
     assert len(portions) == 5 and "continuing" not in table
@@ -453,6 +469,6 @@ def test_attempts_are_graded_while_others_are_written(config, monkeypatch):
         return Grade(None, "different")
 
     monkeypatch.setattr(Engine, "_forward", watched)
-    attempts = attempt(model, tokenizer, problems, 4, "key", 60, 1.0, grade=grade)
+    attempts = Exam(grade=grade).attempts(policy_of(model, tokenizer), problems, 4, "key", Decoding(60))
     lengths = [sum(a.trajectory.loss_mask) for a in attempts]
     assert max(lengths) == 60 > min(lengths) and {a.status for a in attempts} == {"cut", "different"}

@@ -5,11 +5,13 @@ from collections import Counter
 import pytest
 
 from ap.world.chat import read_message
-from ap.mini import domain as mini
+from ap.mini.domain import Mini
 from ap.world.env import FAULT, SOUND, Env, Episode
-from ap.world.rollout import play_script
-from ap.world.skills import Document, acquire
+from ap.world.rollout import Start, play_script
+from ap.world.acquire import Document, acquire
 from ap.mini.teacher import ScriptedAuthor, ScriptedTeacher, Style
+
+MINI = Mini()
 
 
 def document(question, solution):
@@ -36,7 +38,7 @@ def corpus():
 
 def test_quality_is_agreement_times_support():
     """r(k) = (worked examples that come out right / worked examples) * min(1, worked examples / 10)."""
-    candidates = {candidate.skill.name: candidate for candidate in ScriptedTeacher(mini).candidates(corpus())}
+    candidates = {candidate.skill.name: candidate for candidate in ScriptedTeacher(MINI).candidates(corpus())}
     assert {name: candidate.score for name, candidate in candidates.items()} == pytest.approx({
         "shift": 1.0,  # 12/12 * 1
         "scale": 0.3,  # 3/4 * 4/10
@@ -52,21 +54,21 @@ def test_quality_is_agreement_times_support():
 
 def test_forms_without_a_skill_are_no_candidates():
     """A start and a plain question stand in every problem; they are the frame, not a skill."""
-    intents = {candidate.skill.intent for candidate in ScriptedTeacher(mini).candidates(corpus())}
+    intents = {candidate.skill.intent for candidate in ScriptedTeacher(MINI).candidates(corpus())}
     assert not {"x is k.", "Find x."} & intents
-    assert ScriptedTeacher(mini).candidates([]) == []
+    assert ScriptedTeacher(MINI).candidates([]) == []
 
 
 @pytest.mark.parametrize("tau_r, kept", [(0.0, 3), (0.3, 3), (0.31, 1), (1.0, 1)])
 def test_acquisition_keeps_what_reaches_the_threshold(tau_r, kept):
-    good, bad = acquire(ScriptedTeacher(mini), corpus(), tau_r)  # an unknown form makes no package, at any threshold
+    good, bad = acquire(ScriptedTeacher(MINI), corpus(), tau_r)  # an unknown form makes no package, at any threshold
     assert (len(good), len(bad)) == (kept, 4 - kept)
 
 
 def test_the_domain_s_own_corpus_gives_all_skills():
-    documents = [Document.from_record(record) for record in mini.make_corpus(200, random.Random("0/corpus"))]
-    good, bad = acquire(ScriptedTeacher(mini), documents, 0.5)
-    assert {candidate.skill.name for candidate in good} == set(mini.SKILLS)
+    documents = [Document.from_record(record) for record in MINI.make_corpus(200, random.Random("0/corpus"))]
+    good, bad = acquire(ScriptedTeacher(MINI), documents, 0.5)
+    assert {candidate.skill.name for candidate in good} == set(MINI.skills)
     assert bad and all(candidate.score < 0.5 for candidate in bad)  # the corpus has flaws that the threshold keeps out
 
 
@@ -78,12 +80,12 @@ def episodes(env, tokenizer, count=60, style=Style(), sizes=(2, 3, 4)):
     for n in range(count):
         rng = random.Random(f"author/{n}")
         skills = tuple(rng.sample(sorted(env.library), rng.choice(sizes)))
-        out.append(play_script(env, tokenizer, skills, author.writer(rng), max_tokens=env.config.max_tokens))
+        out.append(play_script(env, tokenizer, Start(skills), author.writer(rng), max_tokens=env.config.max_tokens))
     return out
 
 
-def valid(world, trajectory):
-    return trajectory.problem is not None and world.committee.judge(trajectory.problem).valid
+def valid(run, trajectory):
+    return trajectory.problem is not None and run.committee.judge(trajectory.problem).valid
 
 
 ABLATIONS = {
@@ -93,7 +95,7 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_the_author_uses_what_there_is(make_env, tokenizer, world, ablation):
+def test_the_author_uses_what_there_is(make_env, tokenizer, run, ablation):
     """No message is unusable, no refused action, every episode ends with a name, and some problems are valid."""
     env = make_env(**ABLATIONS[ablation])
     played = episodes(env, tokenizer)
@@ -106,17 +108,17 @@ def test_the_author_uses_what_there_is(make_env, tokenizer, world, ablation):
     assert bool(used["exec"]) == (ablation in ("whole", "no edit", "no think"))
     assert bool(used["edit"]) == (ablation in ("whole", "no think", "no exec"))  # no exec: only foreseen conflicts
     assert bool(reflections) == (ablation in ("whole", "no edit"))  # a hasty author does not reflect
-    assert sum(valid(world, trajectory) for trajectory in played) >= 8
+    assert sum(valid(run, trajectory) for trajectory in played) >= 8
     if ablation == "one shot":
         assert all(len(trajectory.turns) == 1 and trajectory.outcome == "submitted" for trajectory in played)
 
 
-def test_checking_pays(make_env, tokenizer, world):
+def test_checking_pays(make_env, tokenizer, run):
     """Authors that check are valid more often than hasty ones, which is what there is to be learnt."""
     shares = {}
     for hasty in (0.0, 1.0):
         played = episodes(make_env(max_tokens=2000, max_turns=40), tokenizer, style=Style(hasty=hasty))
-        shares[hasty] = sum(valid(world, trajectory) for trajectory in played) / len(played)
+        shares[hasty] = sum(valid(run, trajectory) for trajectory in played) / len(played)
     assert shares[0.0] > 0.8 and shares[1.0] < 0.6
 
 
@@ -133,26 +135,30 @@ def test_an_episode_depends_on_its_generator_only(make_env, tokenizer):
 
 
 def test_reflections_are_in_the_words_that_the_environment_reads(make_env):
-    env = make_env()
+    env, reflections = make_env(), 0
     author = ScriptedAuthor(env, Style(hasty=0.0, audits=1.0, mistaken=0.0))
     for n in range(40):
         write, episode = author.writer(random.Random(n)), Episode(env, ("shift", "share", "digits"))
         while not episode.outcome:
             text = write(episode)
-            before = mini.check(episode.draft, episode.skills) if episode.draft is not None else None
+            before = MINI.check(episode.draft, episode.skills) if episode.draft is not None else None
             message = read_message(text)
             _, _, facts, _ = episode.step(text)
             if message.tool is None and message.draft is None:
                 assert text == SOUND or text.startswith(FAULT)
                 # Never mistaken: right, but where the fault lies in a sentence without a skill, which it cannot name.
                 assert facts["judged"] or (before.status != "ok" and before.culprit is None)
+                reflections += 1
+    assert reflections >= 40
 
 
 def test_a_library_without_another_skill(make_env, tokenizer):
     """Where all skills are active nothing can be taken instead: prune or redraw."""
     env = make_env(skills_min=2)
     names = ("shift", "share", "invert")
-    small = Env(mini, {name: env.library[name] for name in names}, env.sandbox, env.config)
+    small, edits = Env(MINI, {name: env.library[name] for name in names}, env.sandbox, env.config), 0
     for sizes in ((2,), (3,)):
         for trajectory in episodes(small, tokenizer, 60, sizes=sizes, style=Style(hasty=0.0, redraws=0.2)):
             assert not [turn for turn in trajectory.turns if turn.facts.get("legal") is False]
+            edits += sum(turn.action == "edit" for turn in trajectory.turns)
+    assert edits >= 10

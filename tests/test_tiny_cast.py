@@ -22,16 +22,17 @@ import run_skills
 import run_solver
 from ap.tools import export
 from ap.learn.batch import collate
-from ap.players.cast import Checkpoint
-from ap.world.chat import STOP, build_tokenizer, encode, prompt_ids, tool_call
-from ap.config import Config, UserError
-from ap.domains import code
+from ap.world.chat import STOP, encode, prompt_ids, tool_call
+from ap.mini.tokenizer import build_tokenizer
+from ap.config import Config
+from ap.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from ap.players.checkpoint import Checkpoint
+from ap.domains.code import Code
 from ap.tools.evaluation import read_correctness
-from ap.files import read_json, read_jsonl, write_json, write_jsonl
 from ap.learn.losses import sft_loss
 from ap.engine.model import build_model, token_logprobs
 from ap.judge.rewards import terminal_reward
-from run_solver import episode
+from ap.trajectory import Trajectory
 
 
 def add(sign):
@@ -47,8 +48,8 @@ def task(word, *outputs):
 PROBLEMS = {  # of each domain: draft, check, right answer, wrong answer
     "math": [("Find the least n with n = 2 mod 3 and n = 3 mod 5.", "print('answer: 8')", r"\boxed{8}", r"\boxed{7}"),
              ("How many whole numbers divide 12 without a rest?", "print('answer: 6')", r"\boxed{6}", r"\boxed{5}")],
-    "code": [(task("sum", "3", "0", "12"), code.CHECK_PROGRAM, add("+"), add("-")),
-             (task("product", "2", "0", "35"), code.CHECK_PROGRAM, add("*"), add("-"))],
+    "code": [(task("sum", "3", "0", "12"), Code.check_program, add("+"), add("-")),
+             (task("product", "2", "0", "35"), Code.check_program, add("*"), add("-"))],
     "science": [("Which force acts on 2 kg at 3 m/s^2?\nA) 5 N\nB) 6 N\nC) 1.5 N", "print('answer: B')", r"\boxed{B}",
                  r"\boxed{A}"),
                 ("How far does light go in 2 s, in km?", "print('answer: 6e5 km')", r"\boxed{6e5 km}", r"\boxed{3}")],
@@ -135,7 +136,7 @@ def save(tokenizer, folder, pairs=(), steps=100):
 
     def example(prompt):
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
-        return episode([(ids, 0), (encode(tokenizer, rng.choice(replies[prompt]) + STOP), 1)])
+        return Trajectory.of_pieces([(ids, 0), (encode(tokenizer, rng.choice(replies[prompt]) + STOP), 1)])
 
     for _ in range(steps if pairs else 0):
         batch = collate([example(prompt) for prompt in rng.sample(list(replies), 12)], tokenizer.pad_token_id)
@@ -229,7 +230,7 @@ def test_the_counts_of_reinforcement_learning(chain):
     assert all("unreadable verdict" in t.abstained for t in seen if t.outcome == "submitted")
     for t in seen:  # 0.9 of 200 tokens are soft
         loss = 1 if t.outcome == "token_limit" else max(len(t.ids) - 20, 0) / 180
-        assert t.reward == pytest.approx(terminal_reward(t.valid, t.pass_rate, 1, 1) - loss)
+        assert t.reward + t.overlong_penalty == pytest.approx(terminal_reward(t.valid, t.pass_rate, 1, 1) - loss)
     problems = read_jsonl(run / "problems.jsonl")
     assert {p["question"] for p in problems} == {t.problem.question for t in seen if t.valid} != set()
     assert len(problems) == len({p["question"] for p in problems})
@@ -282,7 +283,7 @@ def test_a_random_teacher_is_refused_in_one_sentence(players, monkeypatch):
     with pytest.raises(UserError, match="no skill reached tau_r = 0.5 among"):
         run_skills.main(options(folder, "mute", domain, folder / "random", corpus=folder / "corpus.jsonl", **cast))
 
-    monkeypatch.setattr(run_sft, "FEWEST", 1)
+    monkeypatch.setattr("ap.prepare.reference.FEWEST", 1)
     starter = Path(__file__).parent.parent / "starter" / domain
     with pytest.raises(UserError, match="expert episodes: only 0 of 16 are valid; see the reasons"):
         run_sft.main(options(folder, "mute-2", domain, folder / "random", skills=starter, **cast | CHAIN | {

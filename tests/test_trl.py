@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ap.learn.advantages import trajectory_advantages  # noqa: E402
-from ap.learn.losses import grpo_loss, mgpo_loss, mgpo_weights  # noqa: E402
+from ap.learn.losses import mgpo_loss  # noqa: E402
+from conftest import grpo_loss, mgpo_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ap.config import Config, UserError
+from ap.config import Config
+from ap.files import UserError
 from ap.engine.model import build_model
 from ap.learn.ranks import Ranks
 from ap.trajectory import Trajectory, Turn
 from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
-from run_mgpo import update_once
+from ap.learn.mgpo import update_once
+from conftest import policy_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -223,8 +225,8 @@ def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     model, reference = (build_model(config, 32, seed) for seed in (0, 1))
     episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
-    updater = Updater(model, ranks, lr=0.01)
-    return update_once(model, reference, None, updater, episodes, config, pad_id=0, on_policy=False)
+    policy, reference = policy_of(model, None, config, ranks, lr=0.01), policy_of(reference, None, config, ranks)
+    return update_once(policy, reference, episodes, config, on_policy=False)
 
 
 WORKER = """

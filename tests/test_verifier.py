@@ -5,14 +5,12 @@ import time
 
 import pytest
 
-from ap import domains
-from ap.mini import checks as mini_checks
-from ap.mini.agents import chainlet
+from ap.mini.checks import Solution
+from ap.mini.domain import Mini
 from ap.trajectory import Problem
-from ap.judge.verifier import (
-    BLOCKING, MAX_UNANSWERED, ChatVerifier, Committee, ProgramCheck, ProgramVerifier, Verdict, read_verdict,
-    same_answer,
-)
+from ap.judge.roles import Verdict
+from ap.judge.verifier import BLOCKING, Committee, ProgramCheck, ProgramVerifier, same_answer
+from ap.players.chat_verifier import MAX_UNANSWERED, ChatVerifier, read_verdict
 
 PROBLEM = Problem("a is 20. b is 5 more than a. Find b.", "25", ("shift",))
 YES, OTHER, NO, ABSTAIN = Verdict(1, "25", "valid"), Verdict(1, "26", "valid"), Verdict(0, None, "wrong"), Verdict(None)
@@ -280,7 +278,7 @@ def test_the_three_outcomes_are_kept_apart():
 
 def test_programs_abstain_when_they_give_up():
     for status, vote in (("ok", 1), ("no answer", 0), ("unknown", None)):
-        assert ProgramVerifier(lambda text: mini_checks.Solution(status, "1")).verify(PROBLEM).vote == vote
+        assert ProgramVerifier(lambda text: Solution(status, "1")).verify(PROBLEM).vote == vote
 
 
 # ---------------------------------------------------------------- the miniature world
@@ -288,10 +286,9 @@ def test_programs_abstain_when_they_give_up():
 
 @pytest.fixture(scope="module")
 def committee():
-    mini = domains.get("mini")
-    program_check = ProgramCheck(lambda problem: chainlet.check(problem.question, problem.skills))
-    return Committee([ProgramVerifier(solve) for solve in mini_checks.SOLVERS.values()],
-                     ProgramVerifier(mini_checks.second_audit), program_check, mini.canonical)
+    mini = Mini()
+    return Committee([ProgramVerifier(solve) for solve in mini.verifiers], ProgramVerifier(mini.auditor),
+                     ProgramCheck(mini.audit), mini.canonical)
 
 
 @pytest.mark.parametrize("question, answer, skills, reason", [

@@ -1,4 +1,4 @@
-"""Are two meanings the same? See `ap.answers` for what counts as equal."""
+"""Are two meanings the same? ap/answers/match.py says what counts as equal."""
 from __future__ import annotations
 
 from collections import Counter

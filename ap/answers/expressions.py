@@ -395,7 +395,10 @@ class Parser:
 
 
 def _multiple(factors, matrix: Node) -> Node:
-    return Node("matrix", tuple(Node("row", tuple(Node("*", (*factors, x)) for x in row.args)) for row in matrix.args))
+    rows = []
+    for row in matrix.args:
+        rows.append(Node("row", tuple(Node("*", (*factors, entry)) for entry in row.args)))
+    return Node("matrix", tuple(rows))
 
 
 def _transposed(node: Node) -> Node:

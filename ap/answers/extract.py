@@ -40,8 +40,14 @@ def extract_answer(text: str) -> str | None:
     return marked(text) or last_formula(text)
 
 
+def after_thoughts(reply: str) -> str:
+    """What a model says behind its hidden thoughts; all of it where there are none."""
+    return reply.rpartition("</think>")[2]
+
+
 def behind_thinking(text: str) -> str:
-    return text.rpartition("</think>")[2] or text
+    """The same, but a text that ends with its thoughts is searched for an answer as a whole."""
+    return after_thoughts(text) or text
 
 
 def marked(text: str) -> str | None:

@@ -1,12 +1,13 @@
 """Grading of solutions: free answers, option letters, programs.
 
-How a solution is graded follows from what its problem has. "tests": its program must pass each of them, in the
-sandbox. "choices": its final answer must be the letter. Else ap.answers decides, and "type" says what is special.
+How a solution is graded follows from the fields of its problem. With "tests", its program must pass each of them in the
+sandbox. With "choices", its final answer must be the right letter. Otherwise match.py compares its final answer with
+the problem's, and "type" says what is special about that answer.
 
-`program_of` and `run_tests` say for all what a reply's program is and when it passes: benchmarks, solvers in training,
-and the judges and probers of the domain code. *Choices*: numbers in its output must be the same exactly, and it has the
-names that LiveCodeBench gives it. Each test is a run of its own, and what is expected never enters the sandbox, so a
-program that knows of its judge gains nothing.
+`program_of` says which text of a reply is its program, and `run_tests` whether it passes. Benchmarks, solvers in
+training, and the judges and probers of the domain code all use these two. *Choices*: numbers in a program's output must
+be the same exactly, and a program has the names that LiveCodeBench gives it. Each test is a run of its own, and what is
+expected never enters the sandbox, so a program that knows of its judge gains nothing.
 """
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ import threading
 from decimal import Decimal
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
-from ap.answers import extract_answer, match_answer
-from ap.world.chat import after_thoughts
+from ap.answers.extract import after_thoughts, extract_answer
+from ap.answers.match import match_answer
 from ap.files import UserError
-from ap.engine.processes import here
+from ap.sandbox.processes import here
 from ap.sandbox.sandbox import Sandbox
 
 LETTERS = "ABCDEFGHIJ"
@@ -117,7 +118,9 @@ class Grader:
         if "choices" in problem:
             letters = LETTERS[:len(problem["choices"])]
             letter = next((letter for letter in letters if match_answer(answer, letter).equal), None)
-            return Grade(letter, ("equal" if letter == problem["answer"] else "different") if letter else "unparsed")
+            if letter is None:
+                return Grade(None, "unparsed")
+            return Grade(letter, "equal" if letter == problem["answer"] else "different")
         given, kind = answer or "", problem.get("type")
         if kind in ("SC", "MC"):
             given = given.strip("[]")
@@ -152,13 +155,13 @@ def _same_value(printed: str, expected: str) -> bool:
 
 
 def _same_lines(printed: str, expected: str) -> bool:
-    """Line by line without blanks around them: the same text, or the same numbers, exactly."""
-    ours, theirs = ([line.strip() for line in text.strip().split("\n")] for text in (printed, expected))
-    return len(ours) == len(theirs) and all(a == b or _same_numbers(a, b) for a, b in zip(ours, theirs))
+    """Whether all lines, without blanks around them, are the same text or the same numbers, exactly."""
+    ours, theirs = printed.strip().split("\n"), expected.strip().split("\n")
+    return len(ours) == len(theirs) and all(_same_line(a.strip(), b.strip()) for a, b in zip(ours, theirs))
 
 
-def _same_numbers(one: str, other: str) -> bool:
+def _same_line(one: str, other: str) -> bool:
     try:
-        return [Decimal(word) for word in one.split()] == [Decimal(word) for word in other.split()]
+        return one == other or [Decimal(word) for word in one.split()] == [Decimal(word) for word in other.split()]
     except ArithmeticError:  # not numbers
         return False

@@ -31,8 +31,7 @@ def meanings(text: str) -> list[Node]:
     """What an answer without its unit can mean, at least one. Raises Unreadable."""
     text = re.sub(r"(?<![A-Za-z\\])c(?=_)|(?<=\+)( ?)c$", r"\1C", text)  # a constant of integration
     text = EXCEPT.sub(r"\\R \\setminus \\{\1\\}", text)
-    text = OUTWARDS.sub(lambda m: m[0] if m[1] + m[3] == "[]" else
-                        f"{'[' if m[1] == '[' else '('}{m[2]}{']' if m[3] == ']' else ')'}", text)
+    text = OUTWARDS.sub(_inwards, text)
     bound = BOUND.search(text, max(0, len(text) - 80))
     if not bound or not bound.start():
         plain = [_meaning(Parser(text).whole())] if re.match(r"[A-Z]{2,4} *=[^=]*[A-Z]", text) else []  # PV = nRT
@@ -42,6 +41,11 @@ def meanings(text: str) -> list[Node]:
     if bound[1] and not re.search(r"[a-z]\(", text):  # k under a name of its own, but not that of f(x)
         found.append(_interpreted(re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text)))
     return found
+
+
+def _inwards(match: re.Match) -> str:
+    """An interval whose open ends are brackets that look outwards, ]0, 1], in the usual way: (0, 1]."""
+    return ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")")
 
 
 def _short_name(match: re.Match) -> str:
@@ -83,25 +87,39 @@ def _meaning(node: Node) -> Node:
         return _several(node.op, [_meaning(arg) for arg in node.args])
     if node.op == "relation":
         return _relation(node)
-    if node.has("pm", "mp") and node.op != "set":
+    if node.op == "set":
+        return _set(node)
+    if node.has("pm", "mp"):
         return Node("set", (_signed(node, "neg"), _signed(node, "")))
-    if node.op in ("set", "()", "[]", "(]", "[)", "union"):
+    if node.op == "union":
+        return union(*[_meaning(arg) for arg in node.args])
+    if node.op in ("()", "[]", "(]", "[)"):
         parts = [_meaning(arg) for arg in node.args]
-        if node.op == "union":
-            return union(*parts)
         if node.op == "[]" and all(part.op == "[]" and len(part.args) == len(parts[0].args) for part in parts):
             return Node("matrix", tuple(Node("row", part.args) for part in parts))
-        if node.op == "set":
-            flat = node.has("pm", "mp")  # {1, +-2} has three entries
-            parts = [entry for part in parts for entry in (part.args if flat and part.op == "set" else (part,))]
-            parts = _continued(parts)
-            if len(parts) > 1 and len({part.args[0] for part in parts if part.op == "named"}) == len(parts):
-                return _several("list", parts)  # {x = 1, y = 2}
         return Node(node.op, tuple(parts))
     if node.op == "minus":
         whole, holes = map(_meaning, node.args)
         return intersection(whole, complement(holes))
     return node
+
+
+def _set(node: Node) -> Node:
+    """A set with its entries; where there is a +-, its two values are two of them: {1, +-2} has three entries."""
+    parts = [_meaning(arg) for arg in node.args]
+    parts = _continued(_flattened(parts) if node.has("pm", "mp") else parts)
+    names = {part.args[0] for part in parts if part.op == "named"}
+    if len(parts) > 1 and len(names) == len(parts):
+        return _several("list", parts)  # {x = 1, y = 2}
+    return Node("set", tuple(parts))
+
+
+def _flattened(parts: list[Node]) -> list[Node]:
+    """The parts, with the entries of a set in its place."""
+    entries = []
+    for part in parts:
+        entries += part.args if part.op == "set" else [part]
+    return entries
 
 
 def _signed(node: Node, upper: str) -> Node:
@@ -116,34 +134,55 @@ def _signed(node: Node, upper: str) -> Node:
 def _several(kind: str, parts: list[Node]) -> Node:
     """What `a, b`, `a or b`, `a and b` mean."""
     parts = [part.args[2] if part.op == "named" and not part.args[0] else part for part in _continued(parts)]
-    named = [part for part in parts if part.op == "named"]
-    names = [part.args[0] for part in named]
-    intervals = [part for part in named if is_interval(part.args[1])]
-    if intervals and len(names) == len(parts) and len({*names}) == 1:  # x = 2 or x >= 3; 1 < x < 3, x != 2
-        values = [part.args[1] if is_interval(part.args[1]) or part.args[1].op == "set" else
-                  Node("set", (part.args[1],)) for part in parts]
-        return Node("named", (names[0], union(*values) if kind == "or" else intersection(*values), None))
     if kind == "or" and all(is_interval(part) for part in parts):
         return union(*parts)
-    unknowns = sorted({*names})
-    if len(names) == len(parts) > len(unknowns) > 1 and len(parts) % len(unknowns) == 0:  # x=1, y=2; x=3, y=4
-        systems = [named[i:i + len(unknowns)] for i in range(0, len(named), len(unknowns))]
-        if all(sorted(part.args[0] for part in system) == unknowns for system in systems):
-            return Node("set", tuple(Node("()", tuple(part.args[1] for part in sorted(
-                system, key=lambda part: part.args[0]))) for system in systems))
-    if len({name[:2] for name in names if "_" in name}) == 1 and len({*names}) == len(parts) and not intervals:
-        return Node("set", tuple(part.args[1] for part in parts))  # x_1 = 2, x_2 = 3
-    if len(names) == len(parts) and len({*names}) == len(parts) and kind != "or":
-        return Node("system", tuple(sorted(parts, key=lambda part: part.args[0])))
-    if len(names) == len(parts) and len({*names}) == 1 and not intervals:
-        return Node("named", (names[0], _several(kind, [part.args[1] for part in parts]), None))
-    if len(named) == 1 and parts[0].op == "named" and not intervals:  # x = 1, 2
-        return Node("named", (names[0], _several(kind, [parts[0].args[1], *parts[1:]]), None))
-    entries = [entry for part in parts for entry in (part.args if part.op == "set" else (part,))]
-    probe = Probe("or", 50)
+    meaning = _several_named(kind, parts)
+    if meaning is not None:
+        return meaning
+    entries, probe = _flattened(parts), Probe("or", 50)
     if kind == "or" and entries and all(is_expression(e) and same(entries[0], e, probe) for e in entries):
         return entries[0]  # 0.75 or 3/4
     return Node("set", tuple(entries))
+
+
+def _several_named(kind: str, parts: list[Node]) -> Node | None:
+    """What they mean where some name their values (x = 1, y = 2); None where names do not matter."""
+    named = [part for part in parts if part.op == "named"]
+    names, values = [part.args[0] for part in named], [part.args[1] for part in named]
+    unknowns = sorted({*names})
+    all_named, all_differ = len(named) == len(parts), len(unknowns) == len(parts)
+    intervals = any(is_interval(value) for value in values)
+    if intervals and all_named and len(unknowns) == 1:  # x = 2 or x >= 3; 1 < x < 3, x != 2
+        subsets = [value if is_interval(value) or value.op == "set" else Node("set", (value,)) for value in values]
+        return Node("named", (unknowns[0], union(*subsets) if kind == "or" else intersection(*subsets), None))
+    if all_named and (points := _points(named, unknowns)):  # x=1, y=2; x=3, y=4
+        return Node("set", points)
+    if all_differ and not intervals and len({name[:2] for name in names if "_" in name}) == 1:
+        return Node("set", tuple(values))  # x_1 = 2, x_2 = 3
+    if all_differ and kind != "or":
+        return Node("system", tuple(sorted(parts, key=_name)))
+    if intervals:
+        return None
+    if all_named and len(unknowns) == 1:  # x = 1 or x = 2
+        return Node("named", (unknowns[0], _several(kind, values), None))
+    if len(named) == 1 and parts[0].op == "named":  # x = 1, 2
+        return Node("named", (unknowns[0], _several(kind, [values[0], *parts[1:]]), None))
+    return None
+
+
+def _points(named: list[Node], unknowns: list[str]) -> tuple[Node, ...]:
+    """Named values in rows that each name all unknowns, as points; () where they are not such rows."""
+    width = len(unknowns)
+    if not 1 < width < len(named) or len(named) % width:
+        return ()
+    rows = [sorted(named[i:i + width], key=_name) for i in range(0, len(named), width)]
+    if any([_name(part) for part in row] != unknowns for row in rows):
+        return ()
+    return tuple(Node("()", tuple(part.args[1] for part in row)) for row in rows)
+
+
+def _name(part: Node) -> str:
+    return part.args[0]
 
 
 def _continued(entries: list[Node]) -> list[Node]:
@@ -164,40 +203,52 @@ def _relation(node: Node) -> Node:
     """Node "named" (variable, value, the relation itself or None), or "=", "<", "<=", "!=" of a difference with 0."""
     signs, parts = node.args[0], [_meaning(part) for part in node.args[1:]]
     if {*signs} == {"="}:
-        values = parts[1:]
-        if any(a == b for a, b in zip(parts, values)):
-            raise Unreadable("a statement without content")
-        named = parts[0].op == "var" and parts[0].args[0] not in frozenset().union(*(v.variables for v in values))
-        if named or len(parts) > 2:
-            chain = values if named else parts
-            probe = Probe("chain", 50)
-            if any(not same(chain[0], other, probe) for other in chain[1:]):
-                raise Unreadable("a chain of different values")
-            name = parts[0].args[0] if named else ""
-            relation = Node("=", (_minus(parts[0], values[0]),)) if is_expression(values[0]) else None
-            return Node("named", (name, chain[0], relation)) if named else chain[0]
-        if parts[0].op == parts[1].op == "()" and all(part.op == "var" for part in parts[0].args):  # (x,y) = (1,2)
-            if len(parts[0].args) == len(parts[1].args):
-                pairs = zip(parts[0].args, parts[1].args)
-                return _several("list", [Node("named", (a.args[0], b, None)) for a, b in pairs])
-        if parts[1].op == "var" and not parts[0].variables and is_expression(parts[0]):  # 5 = x
-            return Node("named", (parts[1].args[0], parts[0], Node("=", (_minus(*parts),))))
-        if all(is_expression(part) for part in parts):
-            if _identical(*parts):  # 3 + 4 = 7, (x^2 - 1)/(x - 1) = x + 1
-                return parts[1]
-            if not any(part.variables for part in parts):
-                raise Unreadable("a false statement")
-            relation = Node("=", (_minus(*parts),))
-            return Node("named", ("", parts[1], relation)) if _is_asked_for(*parts) else relation
-        raise Unreadable("an equation of what are not numbers")
+        return _equation(parts)
     if signs == ("\\in",) and parts[0].op == "var":
         return Node("named", (parts[0].args[0], parts[1], None))
-    if signs == ("\\in",) and parts[0].op == "()" and all(part.op == "var" for part in parts[0].args):
+    if signs == ("\\in",) and _is_point_of_variables(parts[0]):
         return parts[1]
     apart = signs == ("!=",) and parts[0].op == "var" and parts[1].op == "set"
     if not (apart or all(is_expression(part) for part in parts)) or "\\in" in signs or "=" in signs:
         raise Unreadable("a relation of what are not numbers")
     return _inequality(signs, parts)
+
+
+def _equation(parts: list[Node]) -> Node:
+    """a = b, or a chain a = b = c."""
+    left, right = parts[:2]
+    if any(a == b for a, b in zip(parts, parts[1:])):
+        raise Unreadable("a statement without content")
+    named = left.op == "var" and not any(left.args[0] in value.variables for value in parts[1:])
+    if named or len(parts) > 2:
+        return _chain(parts, named)
+    if _is_point_of_variables(left) and right.op == "()" and len(left.args) == len(right.args):  # (x,y) = (1,2)
+        return _several("list", [Node("named", (a.args[0], b, None)) for a, b in zip(left.args, right.args)])
+    if right.op == "var" and not left.variables and is_expression(left):  # 5 = x
+        return Node("named", (right.args[0], left, Node("=", (_minus(left, right),))))
+    if not (is_expression(left) and is_expression(right)):
+        raise Unreadable("an equation of what are not numbers")
+    if _identical(left, right):  # 3 + 4 = 7, (x^2 - 1)/(x - 1) = x + 1
+        return right
+    if not (left.variables or right.variables):
+        raise Unreadable("a false statement")
+    relation = Node("=", (_minus(left, right),))
+    return Node("named", ("", right, relation)) if _is_asked_for(left, right) else relation
+
+
+def _chain(parts: list[Node], named: bool) -> Node:
+    """x = 1/2 = 0.5 (named), or 2/4 = 1/2 = 0.5: the first value, of which all others must be the same."""
+    values, probe = parts[1:] if named else parts, Probe("chain", 50)
+    if any(not same(values[0], other, probe) for other in values[1:]):
+        raise Unreadable("a chain of different values")
+    if not named:
+        return values[0]
+    relation = Node("=", (_minus(parts[0], values[0]),)) if is_expression(values[0]) else None
+    return Node("named", (parts[0].args[0], values[0], relation))
+
+
+def _is_point_of_variables(node: Node) -> bool:
+    return node.op == "()" and all(part.op == "var" for part in node.args)
 
 
 def _identical(left: Node, right: Node) -> bool:

@@ -307,12 +307,14 @@ class Probe:
         """Random fractions of either sign, and whole numbers. Ratios are taken to the values at the last of them."""
         rng = random.Random(self.seed)
         spans = [(0, 1), (1, 3), (-3, 3), (-1, 1), (0, 3), (2, 9), (-9, 9)] if names else []
-        fractions = [{name: low + (high - low) * Fraction(rng.randrange(1, 99991), 99991) for name in names}
-                     for low, high in spans]
+        fractions, whole = [], []
+        for low, high in spans:
+            fractions.append({name: low + (high - low) * Fraction(rng.randrange(1, 99991), 99991) for name in names})
         first = rng.randrange(2, 9)  # one variable goes through whole numbers in a row: (-1)^{n(n+1)/2}
-        return fractions, [
-            {name: Fraction(rng.randrange(2, 19) if i else first + offset) for i, name in enumerate(names)}
-            for offset in range(8 if names else 1)]
+        for number in range(first, first + (8 if names else 1)):
+            point = {name: Fraction(number) for name in names[:1]}
+            whole.append(point | {name: Fraction(rng.randrange(2, 19)) for name in names[1:]})
+        return fractions, whole
 
     def agree(self, pair: Callable, point: dict, first: dict, real: bool, size: int) -> bool:
         """The two values at one point, exactly, or to p and to 2p digits."""

@@ -95,8 +95,10 @@ def _based(text: str) -> Reading | None:
         digits, base = match[1], match[2] or match[3]
     else:
         return None
-    number = words.number_in_front(base)
-    base = int(base) if base.isdigit() else int(number[0]) if number else 0
+    if not base.isdigit():  # base two
+        named = words.number_in_front(base)
+        base = named[0] if named else 0
+    base = int(base)
     try:
         return Reading("value", num(int(digits, base)), f"base {base}") if 2 <= base <= 36 else None
     except ValueError:

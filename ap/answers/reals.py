@@ -31,11 +31,15 @@ def number(node: Node):
 
 def union(*subsets: Node) -> Node:
     """In one form where the ends are numbers; else as it stands."""
+    pieces, parts = [], []
     try:
-        pieces = sorted((piece for subset in subsets for piece in _pieces(subset)), key=lambda piece: piece[0][:2])
+        for subset in subsets:
+            pieces += _pieces(subset)
     except Unreadable:
-        return Node("union", tuple(part for subset in subsets
-                                   for part in (subset.args if subset.op == "union" else (subset,))))
+        for subset in subsets:
+            parts += subset.args if subset.op == "union" else [subset]
+        return Node("union", tuple(parts))
+    pieces.sort(key=_start)
     merged = pieces[:1]
     for low, high in pieces[1:]:
         if low[:2] > merged[-1][1][:2]:
@@ -49,20 +53,28 @@ def intersection(*subsets: Node) -> Node:
     """Raises Unreadable when it is empty."""
     pieces = [(LEFT, RIGHT)]
     for subset in subsets:
-        pieces = [(low, high) for one in pieces for other in _pieces(subset)
-                  for low, high in [(max(one[0], other[0], key=_key), min(one[1], other[1], key=_key))]
-                  if low[:2] < high[:2]]
+        others = _pieces(subset)
+        common = [(max(one[0], other[0], key=_key), min(one[1], other[1], key=_key))
+                  for one in pieces for other in others]
+        pieces = [(low, high) for low, high in common if low[:2] < high[:2]]
     return _node(pieces)
 
 
 def complement(subset: Node) -> Node:
     """All other real numbers."""
-    cuts = [LEFT, *(cut for piece in sorted(_pieces(subset), key=lambda piece: piece[0][:2]) for cut in piece), RIGHT]
+    cuts = [LEFT]
+    for low, high in sorted(_pieces(subset), key=_start):
+        cuts += [low, high]
+    cuts.append(RIGHT)
     return _node([(low, high) for low, high in zip(cuts[::2], cuts[1::2]) if low[:2] < high[:2]])
 
 
 def _key(cut):
     return cut[:2]
+
+
+def _start(piece):
+    return piece[0][:2]
 
 
 def _pieces(node: Node) -> list:

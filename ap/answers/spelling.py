@@ -10,10 +10,15 @@ from ap.answers.notations import MARK, in_one_notation
 FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("\u2044") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅐⅑⅒"}
 SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿⁱ", "0123456789-+ni"))
 SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n"))
-GREEK_LETTERS = {  # "λ" is called GREEK SMALL LETTER LAMDA
-    chr(code): f"\\{name.capitalize() if code < 0x3B1 else name} ".replace("amda", "ambda")
-    for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA))
-    for name in [unicodedata.name(chr(code)).split()[-1].lower()]}
+
+
+def _command(letter: str) -> str:
+    r"""The LaTeX command of a Greek letter: \alpha of "α", \Delta of "Δ"."""
+    name = unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda")  # so Unicode writes "λ"
+    return f"\\{name.capitalize() if letter < 'α' else name} "
+
+
+GREEK_LETTERS = {letter: _command(letter) for letter in "ΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩαβγδεζηθικλμνξοπρστυφχψω"}
 CHARACTERS = str.maketrans(GREEK_LETTERS | {
     "−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "∕": "/", "⁄": "/",
     "√": " sqrt ", "∛": " cbrt ", "∞": "\\infty ", "…": "\\ldots ", "⋯": "\\ldots ", "∑": "\\sum ",

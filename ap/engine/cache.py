@@ -1,77 +1,86 @@
-"""The KV cache: one slot for each running conversation, in one tensor.
+"""The KV cache: one row for each running conversation, in one tensor.
 
     store (rows, layers, 2, kv heads, length, head dim)        2: keys, values
 
-Row b holds the tokens 0 .. cached-1 of its conversation. A forward pass writes new tokens behind them and lets each
-query see the keys at its own and earlier positions. The tokens of a pass lie end to end, (1, N), in pieces: one token
-of each row that decodes, then the tokens of rows that join, several rows in a piece.
+A row holds the keys and values of the tokens 0 .. cached - 1 of its conversation. A forward pass writes those of new
+tokens behind them, and lets each query see the keys at its own and earlier positions. The tokens of a pass lie end to
+end, (1, N), in pieces whose attention is computed in one call each: first a piece with one token of each row that
+decodes, then pieces with the tokens of rows that join (rows whose tokens are prefilled), several rows in a piece.
 
-Slots, not pages: attention reads rows in place as a slice, without a table of pages and without a kernel of its own.
-The price is that a row keeps room for the longest conversation that is allowed.
+*Choice*: rows, not the pages of vLLM. Attention reads rows in place as a slice, without a page table and without a
+special kernel. The price is that every row reserves room for the longest conversation that is allowed.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import torch
 
-from ap.config import UserError
+from ap.files import UserError
 
-CPU_BYTES = 32 << 30  # *choice*: of keys and values, at most; rows that do not fit wait
-GPU_SHARE = 0.8  # *choice*: of the memory that is free when a rollout begins; the rest is for its activations
-TOGETHER = 1024  # *choice*: tokens, padding included, of rows that join and whose attention is computed in one call
+CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values; conversations without a row wait
+GPU_SHARE = 0.8  # *choice*: share of the memory that is free when a rollout begins; the rest is for activations
+TOGETHER = 1024  # *choice*: most tokens, padding included, in a piece of several joining rows
 
 
 def budget(device: torch.device) -> int:
-    """Bytes that a cache may take."""
+    """The bytes that a new cache on this device may take."""
     if device.type != "cuda":
         return CPU_BYTES
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's own, and free
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, but free
     return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
+
+
+class Span(NamedTuple):
+    """New tokens of one row that joins, at its positions start .. start + count - 1."""
+
+    row: int
+    start: int
+    count: int
 
 
 @dataclass
 class Piece:
-    """Part of the new tokens of a pass: at most `width` of each of b rows. Shorter ones are padded up to it."""
+    """New tokens of b rows whose attention is computed in one call: `width` of each row, shorter spans padded to it."""
 
-    rows: slice | torch.Tensor  # neighbours, read in place; or (b,), read as a copy
-    starts: torch.Tensor  # (b,) where in its row each one's new tokens begin
+    rows: slice | torch.Tensor  # of the cache: a slice, read in place, or (b,) indices, read as a copy
+    starts: torch.Tensor  # (b,) the position in each row where its new tokens begin
     width: int
-    seen: int  # keys that are read of each row: all that its new tokens may see, or more
-    padded: slice | torch.Tensor  # (b * width,) its tokens among those of the pass, with padding between them
-    real: slice | torch.Tensor  # (n,) which of these are no padding
-    mask: torch.Tensor | None = None
+    seen: int  # keys that are read of each row: at least all that its new tokens may see
+    padded: slice | torch.Tensor  # (b * width,) places of the piece's tokens in the pass, padding included
+    real: slice | torch.Tensor  # (n,) which of these are not padding
+    mask: torch.Tensor | None = None  # see Cache.read
 
     @classmethod
     def decode(cls, starts: torch.Tensor, seen: int) -> "Piece":
-        """One token of each of the first b rows, which come first in the pass."""
+        """A piece with one token of each of the cache's first b rows; these tokens come first in the pass."""
         b = slice(0, len(starts))
         return cls(b, starts, 1, seen, b, b)
 
     @classmethod
-    def join(cls, rows: Sequence[tuple[int, int, int]], begin: int, device: torch.device) -> "Piece":
-        """(row, start, tokens) of each row, the longest first. The tokens lie end to end in the pass, from `begin`."""
-        width, padded, real = rows[0][2], [], []
-        for _, _, count in rows:
-            real += range(len(padded), len(padded) + count)
-            padded += [begin + min(t, count - 1) for t in range(width)]
-            begin += count
-        index, starts, _ = torch.tensor(rows, device=device).T
-        seen = max(start + count for _, start, count in rows)
+    def join(cls, spans: Sequence[Span], begin: int, device: torch.device) -> "Piece":
+        """A piece of one or more spans, the longest first. Their tokens lie end to end in the pass, from `begin` on."""
+        width, padded, real = spans[0].count, [], []
+        for span in spans:
+            real += range(len(padded), len(padded) + span.count)
+            padded += [begin + min(t, span.count - 1) for t in range(width)]
+            begin += span.count
+        index, starts, _ = torch.tensor(spans, device=device).T
+        seen = max(span.start + span.count for span in spans)
         return cls(index, starts, width, seen, *(torch.tensor(places, device=device) for places in (padded, real)))
 
     @cached_property
     def index(self) -> torch.Tensor:
-        """(b,) the rows."""
+        """(b,) the rows as indices, even if `rows` is a slice."""
         return torch.arange(len(self.starts), device=self.starts.device) if isinstance(self.rows, slice) else self.rows
 
 
 class Cache:
-    """Room for `rows` conversations of `length` tokens; fewer rows if the budget holds no more.
+    """Room for `rows` conversations of `length` tokens each, or for fewer if the budget does not suffice.
 
-    Raises UserError if not even one fits.
+    Raises UserError if there is no room for even one.
     """
 
     def __init__(self, model, rows: int, length: int):
@@ -85,54 +94,59 @@ class Cache:
                             f"more than the {room / 2**30:.1f} GiB there are; allow fewer tokens.")
         self.rows, self.length = min(rows, room // row_bytes), length
         self.groups = shape.num_attention_heads // heads  # query heads that share a key-value head
-        # Zeros, since what lies behind a row's end is multiplied by a weight of 0, and 0 * NaN is NaN.
+        # Zeros, not empty memory: values behind a row's end get the attention weight 0, and 0 * NaN is NaN.
         self.store = torch.zeros(
             self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
 
-    def aim(self, starts: Sequence[int], joining: Sequence[tuple[int, int, int]]) -> torch.Tensor:
-        """Where the next pass writes. Returns the positions (1, N) of its tokens in their rows.
+    def aim(self, starts: Sequence[int], joining: Sequence[Span]) -> torch.Tensor:
+        """Set where the next pass writes and reads. Returns the positions (1, N) of its tokens in their rows.
 
-        starts: where the next token of each of the first rows goes. joining: (row, start, tokens) of each row that
-        joins, the longest first; all must lie within the cache.
+        starts: the position of the next token of each row that decodes; these are the first rows. joining: spans of
+        rows that join, the longest first; all must lie within the cache.
         """
-        rows = [*range(len(starts)), *(row for row, _, count in joining for _ in range(count))]
-        positions = [*starts, *(start + t for _, start, count in joining for t in range(count))]
+        rows, positions = [*range(len(starts))], [*starts]
+        for span in joining:
+            rows += [span.row] * span.count
+            positions += range(span.start, span.start + span.count)
         self.at, self.pieces = torch.tensor([rows, positions], device=self.store.device), []
         if starts:
             self.pieces.append(Piece.decode(self.at[1, :len(starts)], max(starts) + 1))
-        parts: list[list[tuple[int, int, int]]] = []
-        for row in joining:
-            width = parts[-1][0][2] if parts else 0  # padding, too, lies within the cache
-            if parts and (len(parts[-1]) + 1) * width <= TOGETHER and row[1] + width <= self.length:
-                parts[-1].append(row)
+        parts: list[list[Span]] = []  # each becomes a piece, as wide as its first span
+        for span in joining:
+            width = parts[-1][0].count if parts else 0  # padding must lie within the cache, too
+            if parts and (len(parts[-1]) + 1) * width <= TOGETHER and span.start + width <= self.length:
+                parts[-1].append(span)
             else:
-                parts.append([row])
+                parts.append([span])
         begin = len(starts)
         for part in parts:
             self.pieces.append(Piece.join(part, begin, self.store.device))
-            begin += sum(count for _, _, count in part)
+            begin += sum(span.count for span in part)
         return self.at[1:]
 
     def aim_at_first(self, starts: torch.Tensor, seen: int) -> None:
-        """The same for a pass of one token of each of the first rows, at most `seen` - 1 tokens behind their starts.
-        Without a copy of starts (b,): a recorded pass reads there, in each of its runs, what they are by then."""
+        """The same for a pass with one token of each of the first rows, where no token sees more than `seen` keys.
+
+        starts (b,) is not copied, because a recorded pass (graphs.py) reads this tensor again whenever it is replayed.
+        """
         self.pieces = [Piece.decode(starts, seen)]
         self.at = (self.pieces[0].index, starts)
 
     def slots(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """All keys and values of a layer, each (rows, kv heads, length, D), to be read and written in place."""
+        """Views of all keys and values of a layer, each (rows, kv heads, length, D)."""
         return self.store[:, layer, 0], self.store[:, layer, 1]
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """The pass's new keys and values, (1, kv heads, N, D) each. For kernels that cannot do so themselves."""
+        """Store the pass's new keys and values, (1, kv heads, N, D) each, for kernels that do not do it themselves."""
         rows, positions = self.at
         self.store[rows, layer, :, :, positions] = torch.cat((key, value)).permute(2, 0, 1, 3)  # (N, 2, kv heads, D)
 
     def read(self, layer: int, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """All that the rows of a piece may see: keys, values (b, kv heads, seen, D), and what to add to the scores,
-        (b, 1, groups * width, seen) or, where width is 1, (b, 1, 1, seen).
+        """What the tokens of a piece may see: keys and values, (b, kv heads, seen, D) each, and a mask.
 
-        The latter is built once for all layers, and not of booleans: attention would turn them into numbers in each.
+        The mask, of 0 and -inf, is added to the attention scores: (b, 1, groups * width, seen) or, where width is 1,
+        (b, 1, 1, seen). It is built once for all layers. It holds numbers, because attention would convert booleans to
+        numbers again in each layer.
         """
         keys, values = (slots[piece.rows, :, :piece.seen] for slots in self.slots(layer))
         if piece.mask is None:
@@ -143,7 +157,7 @@ class Cache:
         return keys, values, piece.mask
 
     def copy(self, source: int, targets: list[int], length: int) -> None:
-        """Give the first `length` tokens of one row to others."""
+        """Copy the first `length` tokens of one row to other rows."""
         self.store[targets, ..., :length, :] = self.store[source, ..., :length, :]
 
     def swap(self, a: int, b: int, length: int) -> None:

@@ -1,8 +1,10 @@
-"""CUDA graphs of the decode step. On a GPU a step of few rows costs more in launches than in work; a graph is one.
+"""CUDA graphs of the decode step: one token for each row that decodes.
 
-A graph replays the same kernels on the same addresses. So the step is written as a function of tensors that stay where
-they are, for a rounded number of rows and of keys, and recorded at its first use. Surplus rows are those that come next
-in the cache: what they write lies behind their ends, where nothing is seen and the next tokens overwrite it.
+On a GPU, a step of few rows spends more time on launching kernels than on running them; a recorded graph is launched as
+one. A graph replays the same kernels on the same addresses. So the step works on tensors that stay at their addresses,
+with numbers of rows and of keys that are rounded up, and each such pair of numbers is recorded when it is first used.
+The extra rows are the next ones in the cache: what the step writes there lies behind the ends of their conversations,
+where nobody reads it and their next tokens overwrite it.
 """
 from __future__ import annotations
 
@@ -10,10 +12,17 @@ from dataclasses import dataclass
 from typing import Callable, Sequence
 
 import torch
+from transformers import PreTrainedModel
 
 from ap.engine.cache import Cache
 
 ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
+
+
+def may_record(model: PreTrainedModel) -> bool:
+    """Can a decode step be recorded as a CUDA graph? Not with experts, because the tokens decide which of them run."""
+    experts = getattr(model.config, "num_experts", None) or getattr(model.config, "num_local_experts", None)
+    return model.device.type == "cuda" and not experts
 
 
 @dataclass
@@ -27,18 +36,18 @@ class _Step:
 
 
 class DecodeGraphs:
-    """Decode steps of one cache. forward: ids (1, B), positions (1, B) -> logits (B, V), through the cache.
+    """Decode steps of one cache. forward: ids (1, B), positions (1, B) -> logits (B, V), using the cache.
 
-    On a CPU the step is computed anew instead of replayed: the same numbers, which is what tests look at.
+    On a CPU the step is computed again instead of replayed. The numbers are the same, so tests can check them there.
     """
 
     def __init__(self, forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], cache: Cache):
         self.forward, self.cache = forward, cache
         self.steps: dict[tuple[int, int], _Step] = {}
-        self.pool = None  # graphs never run at the same time, so they share their memory
+        self.pool = None  # graphs never run at the same time, so they share one memory pool
 
     def __call__(self, ids: Sequence[int], starts: Sequence[int], count: int) -> torch.Tensor:
-        """Logits (count, V) of the first `count` rows. ids, starts: of all rows of the cache; 0 for a free one."""
+        """Logits (count, V) of the first `count` rows. ids, starts: for all rows of the cache, 0 for a free row."""
         rows = min(-(-count // ROWS) * ROWS, self.cache.rows)
         seen = KEYS
         while seen < max(starts[:rows]) + 1:
@@ -69,7 +78,7 @@ class DecodeGraphs:
                 compute()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # What other threads do meanwhile is no part of it: a judge's model may be at work.
+            # Work of other threads must not be recorded: a judge's model may be running.
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 compute()
             self.pool, step.replay = graph.pool(), graph.replay

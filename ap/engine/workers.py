@@ -1,4 +1,8 @@
-"""Threads for tools. A tool that hangs holds up neither the others nor the end of the process."""
+"""Worker threads, in which the engine runs tools while it decodes.
+
+*Choice*: not a ThreadPoolExecutor, which waits for all its threads when the process ends. With these threads, a tool
+that hangs delays neither other tools nor the end of the process.
+"""
 from __future__ import annotations
 
 import time
@@ -9,17 +13,17 @@ from typing import Callable
 
 
 class Job(Future):
-    """What a worker does or will do: a future that knows when it was begun."""
+    """The future result of a call that a worker makes; it also knows when the call began."""
 
-    began: float | None = None
+    began: float | None = None  # by time.monotonic; None: the call is still in the queue
 
     def overdue(self, seconds: float) -> bool:
-        """Is it not done after so many seconds of work? Time in the queue does not count."""
+        """Has the call run for more than so many seconds without a result? Time in the queue does not count."""
         return self.began is not None and not self.done() and time.monotonic() - self.began > seconds
 
 
 class Workers:
-    """`count` daemon threads, first come first served. Unlike an executor's, nobody waits for them at the end."""
+    """`count` daemon threads that make calls in the order in which they were submitted."""
 
     def __init__(self, count: int):
         self._jobs: SimpleQueue = SimpleQueue()
@@ -28,7 +32,7 @@ class Workers:
             self.add()
 
     def add(self) -> None:
-        """One thread more, in the place of one that hangs."""
+        """Start one more thread, to replace one that hangs."""
         self._threads += 1
         Thread(target=self._work, daemon=True).start()
 
@@ -38,7 +42,7 @@ class Workers:
         return job
 
     def close(self) -> None:
-        """What has not begun never will. Threads end with the job that they are at."""
+        """Drop the calls that have not begun. Each thread ends when its present call returns."""
         self._closed = True
         for _ in range(self._threads):
             self._jobs.put(None)
@@ -49,5 +53,5 @@ class Workers:
             job.began = time.monotonic()
             try:
                 job.set_result(function(argument))
-            except BaseException as error:  # whoever asks for the result gets it
+            except BaseException as error:  # raised where the result is asked for
                 job.set_exception(error)

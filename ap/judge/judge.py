@@ -1,90 +1,61 @@
-"""Judge: what an episode is worth. V(q) by the committee, rho(q) by the prober, then the rewards of rewards.py."""
+"""Judge: what an episode is worth. The committee decides V(q), the prober measures rho(q), the rewards follow."""
 from __future__ import annotations
 
-from collections import Counter
-from typing import Sequence, Set
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Set
 
-from ap.world.chat import decode_message
 from ap.config import Config
 from ap.judge.prober import Prober
-from ap.judge.rewards import process_reward, terminal_reward
-from ap.trajectory import STAGES, Trajectory
-from ap.judge.verifier import Judgement
-from ap.run import World
+from ap.judge.rewards import overlong_penalty, process_reward, terminal_reward
+from ap.judge.verifier import Committee
+from ap.judge.roles import Judgement
+from ap.trajectory import Trajectory
+from ap.world.chat import decode_message
+from ap.world.rollout import Rollout
 
 
-def judge(trajectory: Trajectory, key: str, world: World, prober: Prober, known: Set[str], config: Config) -> None:
-    """Fill in V(q) and its reason, rho(q), r_T and every r_proc, in place.
+class Judge:
+    """Writes into a trajectory what it is worth: V(q), its reason, rho(q), r_T, every r_proc, the overlong penalty."""
 
-    Needs nothing but this episode, so that it can run as soon as that ends, while others go on. The world's
-    committee reads the whole episode as text. `known` holds canonical forms of problems that do not count again. `key`
-    seeds the prober's attempts. The prober sees valid problems only: an invalid one earns 0 whatever its pass rate.
-    """
-    judgement = Judgement(False, None, trajectory.outcome)
-    if trajectory.problem is not None:
-        judgement = world.committee.judge(trajectory.problem, decode_message(world.tokenizer, trajectory.ids), known)
-    for name in ("valid", "reason", "abstained", "votes", "agreed"):
-        setattr(trajectory, name, getattr(judgement, name))
-    trajectory.pass_rate = prober.pass_rate(trajectory.problem, key) if trajectory.valid else 0.0
-    trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, config.r_base, config.hardness)
-    for turn in trajectory.turns:
-        turn.process_reward = process_reward(turn.action, turn.facts)
+    def __init__(self, committee: Committee, prober: Prober, tokenizer, settings: Config):
+        self.committee, self.prober, self.tokenizer, self.settings = committee, prober, tokenizer, settings
 
+    def __call__(self, rollout: Rollout, known: Set[str], progress=None) -> list[Trajectory]:
+        """Play the episodes of a rollout, and judge each in a thread as soon as it has ended, while others go on.
 
-def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """The rates of a set of judged trajectories, by the names that the metrics and the tables use.
+        known: canonical forms of known problems, which earn nothing. progress: a tqdm bar that counts ended episodes.
+        Returns the trajectories in the order of their starts.
+        """
+        with ThreadPoolExecutor(self.settings.workers) as pool:
+            jobs: deque[Future] = deque()
+            for trajectory in rollout:
+                jobs.append(pool.submit(self.judge, trajectory, known))
+                if progress is not None:
+                    progress.update(1)
+                while jobs and jobs[0].done():  # an exception of a judge ends the rollout
+                    jobs.popleft().result()
+            for job in jobs:
+                job.result()
+        return rollout.trajectories
 
-    verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
-    episode, by their reason. committee/*: see agreement.
-    """
-    count = max(len(trajectories), 1)
-    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    valid = [trajectory for trajectory in trajectories if trajectory.valid]
-    outcomes = Counter(trajectory.outcome for trajectory in trajectories)
-    reasons = Counter(trajectory.reason for trajectory in trajectories if trajectory.outcome == "submitted")
-    abstained = Counter(reason for trajectory in trajectories for reason in trajectory.abstained)
+    def judge(self, trajectory: Trajectory, known: Set[str]) -> None:
+        """Judge one episode, in place. The result depends on this episode only; safe to call from any thread.
 
-    def share(action: str) -> float:  # of episodes that took the action at least once
-        return sum(any(turn.action == action for turn in t.turns) for t in trajectories) / count
-
-    metrics = {
-        "reward": sum(t.reward for t in trajectories) / count,
-        "valid_rate": len(valid) / count,
-        "pass_rate": sum(t.pass_rate for t in valid) / max(len(valid), 1),
-        "hard_yield": sum(0 < t.pass_rate < 0.5 for t in valid) / count,
-        "skills_kept": sum(len(t.problem.skills) for t in valid) / max(len(valid), 1),
-        "turns": len(turns) / count,
-        "tokens": sum(len(t.ids) for t in trajectories) / count,
-        "exec_calls": sum(turn.action == "exec" for turn in turns) / count,
-        "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
-        "checked_rate": sum(t.turns[-1].facts.get("checked") or False for t in trajectories if t.turns) / count,
-    }
-    ends = ("submitted", "turn_limit", "token_limit", "tool_timeout", "unusable")
-    metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
-    metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
-    metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}
-    metrics |= agreement(trajectories)
-    for index, stage in enumerate(STAGES):
-        rewards = [turn.process_reward for turn in turns if turn.stage == index]
-        metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)
-    return metrics
-
-
-def agreement(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """How far the judges agree, as shares. What there was no case of is left out.
-
-    Of the problems on which at least two verifiers gave a vote (one agrees with itself always):
-        committee/unanimous  all votes are the same; the answers behind them may differ
-        committee/audited    the answers differed, so the auditor was asked
-        committee/settled    it sided with one of the answers
-        committee/turned     it sided with none of them
-    Of the problems of which something came and on which verifier N gave a vote, so that a bad judge is seen:
-        committee/agrees/N   it said what came of it (verifier.Committee)
-    """
-    voted = [t.votes for t in trajectories if sum(vote is not None for vote in t.votes[:3]) >= 2]
-    cases = {"unanimous": [len(set(votes[:3]) - {None}) == 1 for votes in voted],
-             "audited": [len(votes) > 3 for votes in voted],
-             "settled": [votes[3:] == (1,) for votes in voted], "turned": [votes[3:] == (0,) for votes in voted]}
-    for n in range(3):
-        cases[f"agrees/{n + 1}"] = [t.agreed[n] for t in trajectories if t.agreed and t.agreed[n] is not None]
-    return {f"committee/{name}": sum(found) / len(found) for name, found in cases.items() if found}
+        The committee reads the whole episode as text. The prober attempts only valid problems, since an invalid one
+        earns 0 whatever its pass rate; its attempts are seeded by the episode's key.
+        """
+        settings = self.settings
+        judgement = Judgement(False, None, trajectory.outcome)
+        if trajectory.problem is not None:
+            trace = decode_message(self.tokenizer, trajectory.ids)
+            judgement = self.committee.judge(trajectory.problem, trace, known)
+        for name in ("valid", "reason", "abstained", "votes", "agreed"):
+            setattr(trajectory, name, getattr(judgement, name))
+        trajectory.pass_rate = self.prober.pass_rate(trajectory.problem, trajectory.key) if trajectory.valid else 0.0
+        trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, settings.r_base, settings.hardness)
+        for turn in trajectory.turns:
+            turn.process_reward = process_reward(turn.action, turn.facts)
+        cut = trajectory.outcome == "token_limit"
+        length = settings.max_tokens if cut else len(trajectory.ids)
+        trajectory.overlong_penalty = overlong_penalty(length, settings.max_tokens, settings.overlong)

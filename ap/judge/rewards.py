@@ -1,6 +1,6 @@
 """Rewards: what a finished episode is worth (r_T), and what one action of it is worth (r_proc).
 
-One equation, one function. Nothing here compares episodes: that is advantages.py.
+Each equation is one function. Nothing here compares episodes; advantages.py does.
 """
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ def terminal_reward(valid: bool, pass_rate: float, r_base: float, hardness: floa
 
     Eq. (terminal reward): r_T = V(q) * ( R_base + 1[rho(q) > 0] * lambda * (1 - rho(q)) )
 
-    V(q) = valid, rho(q) = pass_rate in [0, 1], R_base = r_base, lambda = hardness. Invalid: 0. Valid and easy: R_base.
-    Valid, solved at times and hard: up to R_base + lambda. Valid but never solved (rho = 0): R_base only, so that
-    "unsolvable" is never paid as "hard".
+    V(q) = valid, rho(q) = pass_rate in [0, 1], R_base = r_base, lambda = hardness. An invalid problem earns 0, a valid
+    and easy one R_base, a valid and hard one that is solved now and then up to R_base + lambda. A valid one that is
+    never solved (rho = 0) earns R_base only, so that "unsolvable" is never paid as "hard".
     """
     solved = pass_rate > 0
     return float(valid) * (r_base + float(solved) * hardness * (1.0 - pass_rate))
 
 
 def overlong_penalty(length: int, budget: int, share: float) -> float:
-    """What an attempt or an episode loses for coming near the end of its budget, in [-1, 0]; added to its reward.
+    """The penalty of an attempt or an episode that comes near its token budget, in [-1, 0]; it is added to the reward.
 
     Eq. (overlong): 0                                    length <= L - C,   L = budget, C = share * L
                     ((L - C) - length) / C         L - C < length <= L
                     -1                                     L < length
 
-    That is DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13; there L = 20480 and C = 4096 tokens). What was
-    cut counts as of length L. *Choice*: C is a share, so that one setting serves the proposer and the solver, whose
-    budgets differ; 0 is off.
+    This is DAPO's soft overlong punishment (arXiv 2503.14476, Eq. 13; there L = 20480 and C = 4096 tokens). A
+    trajectory that was cut counts as L tokens long. *Choice*: C is a share of the budget, so that one setting serves
+    both the proposer and the solver, whose budgets differ. A share of 0 means no penalty.
     """
     if share == 0:
         return 0.0
@@ -54,7 +54,7 @@ def pass_rate(successes: int, n: int, k: int, kind: str) -> float:
     if kind != "passk":
         raise ValueError(f"kind must be rate or passk, got {kind!r}")
     all_fail = 1.0  # a product of ratios: the binomials themselves are huge
-    for i in range(min(k, n - successes + 1)):  # the factor at i = n - c is 0, and ends it
+    for i in range(min(k, n - successes + 1)):  # the factor at i = n - c is 0, so later ones do not matter
         all_fail *= (n - successes - i) / (n - i)
     return 1.0 - all_fail
 
@@ -63,30 +63,30 @@ def process_reward(action: str, facts: dict) -> float:
     """The reward of one action, from what the environment saw happen.
 
     Eq. (process reward): r_proc(i, t) in {-1, 0, +1}. *Choice*: the paper names what is rewarded (a tool call that
-    ran, a reflection that was right, an edit of a skill in conflict), not the values. Ours:
+    ran, a reflection that was right, an edit of a skill in conflict), but not the values. Ours are:
 
         action    facts                                            r_proc
         think     it wrote a draft: draft = "sound"                    +1
-                                    draft = "faulty"                    0   most first drafts are: to be mended
+                                    draft = "faulty"                    0   most first drafts are, and can be mended
                                     draft = "unreadable"               -1
                                     draft = "unknown"                   0   only a model could tell
                   it reflected:     judged = True                      +1   named a fault that was there, or passed a
                                                                             sound draft
                                     judged = False                     -1
-                                    judged = None                       0   it claimed nothing
-                  repeated = True                               at most 0   the same draft or judgement, not again
-        exec      status = "ok"                                        +1   it ran; what it printed is not looked at
-                  status = "ok", repeated = True                        0   a program already run earns nothing again
+                                    judged = None                       0   it made no claim that can be checked
+                  repeated = True                               at most 0   the same draft or judgement pays only once
+        exec      status = "ok"                                        +1   it ran; its output does not matter
+                  status = "ok", repeated = True                        0   the same program pays only once
                   any other status                                     -1
         edit      legal and in_conflict                                +1
                   legal, in_conflict = None                             0   nobody can tell
                   otherwise                                            -1
-        submit    checked: what is submitted is what a check passed    +1   which no program can forge (env.py)
+        submit    checked: the submission is what a check passed      +1   a program cannot forge this (env.py)
                   checked = None                                        0   a check that a program could forge
                   otherwise                                            -1
         unusable                                                       -1
 
-    Only differences count: Eq. (stage advantage) compares these values within a group and a stage.
+    Only differences matter, because Eq. (stage advantage) compares these values within a group and a stage.
 
     Raises ValueError for an unknown action, KeyError for a missing fact.
     """

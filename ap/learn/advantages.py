@@ -1,20 +1,20 @@
 """Advantages and weights: how trajectories and actions are compared. Pure numbers, float64; no model, device or rank.
 
-An action (one message of the policy) is one flat entry, and a trajectory is one flat entry: all lists are parallel,
-over trajectories or over actions. What is compared with what is nothing but a key:
+All lists are flat and parallel, with one entry for each trajectory or for each action (one message of the policy).
+Entries with the same key are compared with each other. The keys are:
 
     A_E   trajectories with the same group
     A_S   actions with the same (group, stage)
     w     actions with the same group
 
-Everything here is a constant for the gradient.
+All results are constants for the gradient.
 """
 from __future__ import annotations
 
 import math
 import random
 from collections import defaultdict
-from statistics import fmean  # exactly rounded: the order of the actions never shows
+from statistics import fmean  # exactly rounded, so the order of the actions does not matter
 from typing import Hashable, Sequence
 
 import numpy as np
@@ -37,9 +37,9 @@ def normalise(
 
     Eq. (group-relative): (x - mean x) / (std x + eps), over the x with the same key
 
-    *Choices*: the std is the unbiased one (n - 1), as in TRL and verl; eps = 1e-6, as in verl. A value alone with its
-    key, or among values that are all equal (max - min <= 1e-9), gets exactly 0: such a comparison holds no signal,
-    and dividing a rounding error by its own std would make one up (seven times 0.7 in float32: 0.056).
+    *Choices*: the std is the unbiased one (n - 1), as in TRL and verl; eps = 1e-6, as in verl. If a key has only one
+    value, or values that are all equal (max - min <= 1e-9), the result is exactly 0: there is no signal in such a
+    comparison, and dividing a rounding error by its own std would invent one (seven times 0.7 in float32: 0.056).
     normalise_std False leaves the division out.
     """
     if len(values) != len(keys):
@@ -63,8 +63,8 @@ def trajectory_advantages(
 
     Eq. (trajectory advantage): A_E(i) = (r_T(i) - mean_group r_T) / (std_group r_T + eps)
 
-    r_T = rewards. *Choice*: every trajectory counts once, however many actions it has; one that was cut at a limit
-    counts with its reward of 0.
+    r_T = rewards. *Choice*: every trajectory counts once, however many actions it has. One that was cut at a limit
+    counts, too, with its reward of 0.
     """
     return normalise(rewards, groups, normalise_std, eps)
 
@@ -78,8 +78,8 @@ def stage_advantages(
     Eq. (stage advantage): A_S(i,t) = (r_proc(i,t) - mean_S r_proc) / (std_S r_proc + eps),
                            S = actions of the same group and the same stage
 
-    r_proc = process_rewards, sigma = stages. *Choices*: a stage that some trajectories never reached is compared
-    among the actions that are there; several actions of one trajectory in one stage all enter S.
+    r_proc = process_rewards, sigma = stages. *Choices*: if some trajectories never reached a stage, its actions
+    are compared among those that exist; if a trajectory has several actions in a stage, all of them enter S.
     """
     return normalise(process_rewards, list(zip(groups, stages, strict=True)), normalise_std, eps)
 
@@ -87,7 +87,7 @@ def stage_advantages(
 def fused_advantages(
     trajectory_advantages: Sequence[float], stage_advantages: Sequence[float], omega: float
 ) -> list[float]:
-    """A: both levels together. Lists over actions: an action carries the A_E of its trajectory.
+    """A: both levels together. Lists over actions; trajectory_advantages holds A_E of each action's trajectory.
 
     Eq. (fused advantage): A(i,t) = A_E(i) + omega * A_S(i,t)
     """
@@ -95,9 +95,9 @@ def fused_advantages(
 
 
 def permute_within_groups(values: Sequence[float], groups: Sequence[Hashable], rng: random.Random) -> list[float]:
-    """The placebo for A_S: the same values, dealt anew among the actions of each group.
+    """The placebo for A_S: the same values, permuted at random among the actions of each group.
 
-    Mean and spread of each group stay, the link between an action and its own process reward is gone.
+    Each group keeps its mean and its spread, but the link between an action and its own process reward is gone.
     """
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} values but {len(groups)} groups")
@@ -112,17 +112,17 @@ def permute_within_groups(values: Sequence[float], groups: Sequence[Hashable], r
 def zero_sum_weights(
     advantages: Sequence[float], implicit_rewards: Sequence[float], groups: Sequence[Hashable]
 ) -> list[float]:
-    """w: how much better an action was than the policy already takes it to be. Lists over actions.
+    """w: how much better an action was than the policy's implicit reward already says. Lists over actions.
 
     Eq. (zero-sum weight): w(i,t) = (A(i,t) - mean A) - (R_theta(i,t) - mean R_theta)
 
-    A = advantages, R_theta = implicit_rewards. All w = 0 is where pi_theta = pi_ref * exp(A / beta) / Z: the partition
-    function Z is the same constant for answers to the same observation, and falls out with the mean.
+    A = advantages, R_theta = implicit_rewards. All w are 0 where pi_theta = pi_ref * exp(A / beta) / Z: the partition
+    function Z is the same constant for all actions that answer the same observation, and cancels with the mean.
 
-    *Choice*: both means are taken over all actions of the group, so that w sums to 0 in every group. mean A is not 0
-    by itself, though A_E sums to 0 over trajectories: a trajectory of many actions enters it many times. Z falls out
-    exactly only between actions that answer the same observation, as the first ones of a group do; later
-    observations differ, and there the group's mean is a baseline.
+    *Choice*: both means are taken over all actions of the group, so that w sums to 0 in every group. mean A is not
+    always 0, though A_E sums to 0 over trajectories: a trajectory of many actions enters it many times. Z cancels
+    exactly only between actions that answer the same observation, as the first actions of a group do. Later
+    observations differ, and there the group's mean serves as a baseline.
     """
     weights = [0.0] * len(groups)
     a, r = np.asarray(advantages, dtype=np.float64), np.asarray(implicit_rewards, dtype=np.float64)
@@ -140,10 +140,10 @@ def gate(ratio, weight, tau_pos: float, tau_neg: float) -> np.ndarray:
 
     Eq. (gate): sech^2( (tau / 2) * (ratio - 1) ),  tau = tau_pos if w > 0 else tau_neg
 
-    ratio = pi_theta / pi_old and weight = w, arrays of the same shape, as is the result. Where the clip of PPO is a
-    cliff, this is a slope; tau_neg > tau_pos trusts a push down for a shorter way. It never closes on the low side:
-    at ratio 0 it is still sech^2(tau / 2), 0.79 for tau = 1. There R_theta in w pulls back. (SAPO, arXiv 2511.20347,
-    where the gate comes from, has a factor `ratio` beside it in its gradient; MGPO has none.)
+    ratio = pi_theta / pi_old and weight = w are arrays of the same shape, and so is the result. The clip of PPO stops
+    the gradient abruptly, this gate smoothly. With tau_neg > tau_pos it closes sooner for actions that are pushed down.
+    It never closes fully below ratio 1: at 0 it is still sech^2(tau / 2), 0.79 for tau = 1; there R_theta in w pulls
+    back. (The gate comes from SAPO, arXiv 2511.20347, whose gradient has a factor `ratio` besides; MGPO's has not.)
 
     Numerically sech^2(x / 2) = 4 * sigmoid(x) * sigmoid(-x) = 4 e / (1 + e)^2 with e = exp(-|x|): no overflow.
     """

@@ -1,14 +1,14 @@
-"""Exact and atomic: the checkpoints of a training run.
+"""The checkpoints of a training run: exact, and written atomically.
 
 A checkpoint is an ordinary Hugging Face folder (`AutoModelForCausalLM.from_pretrained` opens it) with two more parts:
 
     training/             float32 weights and Adam's moments; of a sharded model each rank writes its pieces
     training_state.json   counters, and whatever else the next step depends on
 
-torch.distributed.checkpoint finds pieces by their place in the whole tensor, so any number of ranks can go on. It is
-told to write safetensors, since its own format is read by pickle, which may run code. No random state is saved: every
-random draw is keyed by (seed, step, index). Everything is written under a temporary name and renamed when complete, so
-processes killed at any moment leave the last good version.
+torch.distributed.checkpoint (dcp) finds pieces by their place in the whole tensor, so a run can continue on any number
+of ranks. We let it write safetensors, since its own format is read by pickle, which may run code. No random state is
+saved, because every random draw is keyed by (seed, step, index). Everything is written under a temporary name and
+renamed when it is complete, so processes that are killed at any moment leave the last good version.
 """
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
-from ap.world.chat import stop_id
 from ap.files import UserError, first_line, read_json, sync, told_when_unwritable, write_json
 from ap.learn.shard import free, is_sharded, whole
 from ap.learn.update import Updater
 
 STATE_FILE, TENSORS = "training_state.json", "training"
-FILE_BYTES = 4 << 30  # of whole tensors in one file of TENSORS: safetensors copies a rank's part of it before it writes
-warnings.filterwarnings("ignore", "torch.distributed is disabled")  # told by dcp whenever a process is alone
+FILE_BYTES = 4 << 30  # bytes of whole tensors in a file of TENSORS; safetensors first copies a rank's part of it
+warnings.filterwarnings("ignore", "torch.distributed is disabled")  # dcp warns whenever there is a single process
 
 
 def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: int = 2) -> Path:
     """Write FOLDER/step-000123, 123 being state["step"], and delete all but the last `keep`. Returns its path.
 
-    Nothing is deleted while updates are skipped: the weights of now may be what breaks the gradients. All ranks call it
-    and leave it together; a folder that several machines write to must be a shared one. `replica` is the updater's
-    model, or what `shard.shard` made it from. `state` holds JSON values only (numbers, strings, lists, dicts with
-    string keys). UserError when the folder cannot be written.
+    Nothing is deleted while updates are skipped: the present weights may be the reason, so an older checkpoint may be
+    needed. All ranks must call it, and they return together; several machines must write to a shared folder. `replica`
+    is the updater's model, or the model that `shard.shard` made it from. `state` holds JSON values only (numbers,
+    strings, lists, dicts with string keys). UserError when the folder cannot be written.
     """
     path, ranks = Path(folder) / f"step-{state['step']:06d}", updater.ranks
     temporary, replaced = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
@@ -46,17 +45,17 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
         model = whole(updater.model, replica)
         if ranks.is_main:
             for leftover in (temporary, replaced):
-                if leftover.exists():  # of a process that was killed here
+                if leftover.exists():  # by a process that was killed while it saved
                     shutil.rmtree(leftover)
             temporary.mkdir(parents=True)
             if tokenizer is not None:
                 tokenizer.save_pretrained(temporary)
-                if model.generation_config.eos_token_id is None:  # made from scratch: other programs must know it, too
-                    model.generation_config.eos_token_id = stop_id(tokenizer)
+                if model.generation_config.eos_token_id is None:  # made from scratch; other programs need it
+                    model.generation_config.eos_token_id = tokenizer.eos_token_id
             model.save_pretrained(temporary, state_dict=_on_host(model.state_dict()))
-            write_json(temporary / STATE_FILE, {"ranks": ranks.world, "updater": updater.counts(), "state": state})
+            write_json(temporary / STATE_FILE, {"ranks": ranks.world_size, "updater": updater.counts(), "state": state})
         free(updater.model, replica)
-        ranks.barrier()  # the folder is there
+        ranks.barrier()  # until the folder exists
         if together or ranks.is_main:
             tensors = updater.tensors()
             writer = dcp.HuggingFaceStorageWriter(
@@ -65,7 +64,7 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
                 dcp.save(tensors, storage_writer=writer, no_dist=not together)
             except dcp.CheckpointException as error:
                 raise OSError(first_line(error)) from error
-        ranks.barrier()  # all pieces are there
+        ranks.barrier()  # until all pieces are written
         if ranks.is_main:
             for file in temporary.rglob("*"):
                 sync(file)
@@ -82,17 +81,17 @@ def save(folder: Path, replica, tokenizer, updater: Updater, state: dict, keep: 
 
 
 def latest(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in FOLDER, or None. Half-written ones do not count."""
+    """The checkpoint of the highest step in FOLDER, or None. Incomplete ones are ignored."""
     found = _complete(Path(folder))
     return found[-1] if found else None
 
 
 def load_training_state(path: Path, updater: Updater) -> dict:
-    """Set `updater` and its model to what they were when `path` was saved, bit for bit. Returns the saved `state`.
+    """Restore `updater` and its model bit for bit to what they were when `path` was saved. Returns the saved `state`.
 
-    Any number of ranks may have saved it: from there on the same is computed, up to the order of sums. Weights are
-    copied in place, so tied ones stay tied. UserError when the folder is not a whole checkpoint or was made with other
-    model sizes.
+    Any number of ranks may have saved it; with another number, sums are made in another order, and later results differ
+    by rounding. Weights are copied in place, so tied weights stay tied. UserError when the folder is not a complete
+    checkpoint or was made with other model sizes.
     """
     path, tensors = Path(path), updater.tensors()
     record = read_json(path / STATE_FILE)
@@ -110,14 +109,15 @@ def load_training_state(path: Path, updater: Updater) -> dict:
         raise UserError(f"{path} is not a whole checkpoint ({first_line(error)}): delete this folder and run again; "
                         "an older checkpoint or the stage before will be used.") from error
     updater.resume(record["updater"])
-    if record["ranks"] != updater.ranks.world:
-        updater.ranks.print(f"{path}: saved by {record['ranks']} processes, going on with {updater.ranks.world}; from "
-                            "here on sums are made in another order, so numbers differ in their last digits")
+    if record["ranks"] != updater.ranks.world_size:
+        updater.ranks.print(f"{path}: saved by {record['ranks']} processes, going on with "
+                            f"{updater.ranks.world_size}; from here on sums are made in another order, so numbers "
+                            "differ in their last digits")
     return record["state"]
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Whole checkpoints in the order of their steps. Names with a dot in front are being written."""
+    """The complete checkpoints, in the order of their steps. Those being written have a name that starts with a dot."""
     if not folder.is_dir():
         return []
     named = [path for path in folder.iterdir() if re.fullmatch(r"step-\d+", path.name)]
@@ -126,14 +126,14 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def _on_host(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors in the host's memory, of tied ones still one: to save, transformers splits fused experts into
-    copies, for which a GPU that holds a whole model may have no room."""
+    """The same tensors in the host's memory; tied weights still share one. To save a model, transformers splits fused
+    experts into copies, for which a GPU that holds a whole model may have no room."""
     moved = {tensor.data_ptr(): tensor.cpu() for tensor in state.values()}
     return {name: moved[tensor.data_ptr()] for name, tensor in state.items()}
 
 
 def _files(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
-    """{name: number of its file, from 1}, in order: FILE_BYTES of whole tensors in a file, or one that has more."""
+    """{tensor's name: number of its file, from 1}. A file holds up to FILE_BYTES, or a single tensor that is larger."""
     numbers, number, filled = {}, 1, 0
     for name, tensor in tensors.items():
         if filled and filled + tensor.nbytes > FILE_BYTES:

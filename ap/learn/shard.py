@@ -1,17 +1,17 @@
-"""Several processes, one model: PyTorch's FSDP2 spreads weights, gradients and Adam's moments over the ranks.
+"""Sharding: PyTorch's FSDP2 spreads a model's weights, gradients and Adam's moments over the ranks.
 
     load(folder, ...)      -> the replica: a plain model on every rank, read by one of them
     shard(replica, ...)    -> the same model in pieces, to be trained: float32 weights, computing in the replica's dtype
     whole(model, replica)  -> the replica with the model's present weights: for the engine, for scoring, for saving
 
-In pieces, a layer is whole only while it computes, so all ranks must run the same number of forward and backward
-passes; Updater sees to it. The engine decodes on each rank as long as that rank's episodes take, and needs a plain
-model: the replica, which holds no memory between `free` and the next `whole`. Where nothing is sharded, as with one
-process, the replica is the model, and all of this does nothing.
+A layer of a sharded model is gathered only while it computes, so all ranks must run the same number of forward and
+backward passes; Updater ensures that. On each rank the engine decodes as long as that rank's episodes take, so it needs
+a plain model: the replica, which takes no memory between `free` and the next `whole`. Where nothing is sharded, as with
+one process, the replica is the model, and all of this does nothing.
 
-With --offload the pieces, their gradients and Adam's moments lie in the host's memory (FSDP2's CPUOffloadPolicy): a
-GPU holds the replica while it decodes, and the layers at work while it trains. The same numbers are computed, so all
-weights are still trained, which LoRA would not do; the price is traffic over PCIe and an optimiser on CPUs (plan.py).
+With --offload the pieces, their gradients and Adam's moments are in the host's memory (FSDP2's CPUOffloadPolicy): a GPU
+holds the replica while it decodes, and the layers that compute while it trains. The same numbers are computed, and all
+weights are trained, unlike with LoRA; the price is PCIe traffic and an optimiser on CPUs (tools/plan.py).
 """
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ap.config import Config, UserError
-from ap.engine.model import checkpoint_layers, load_model, packs, ready, score_tokens, token_logprobs
+from ap.config import Config
+from ap.files import UserError
+from ap.engine.model import checkpoint_layers, load_model, logprobs_of_tokens, packs, ready, token_logprobs
 from ap.learn.ranks import Ranks
 
 SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each rank by --shard auto
@@ -39,9 +40,9 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
 @torch.no_grad()
 def load(folder: Path | str, config: Config, ranks: Ranks) -> PreTrainedModel:
-    """load_model for all ranks, of which the main one alone reads the files: the others take its weights over.
+    """load_model for all ranks: the main rank reads the files and broadcasts the weights to the others.
 
-    So a checkpoint is in a host's memory once, and not for every GPU.
+    So a host holds a checkpoint in memory only once, and not once for each GPU.
     """
     model = load_model(folder, config) if ranks.is_main else None
     shape = ranks.gather(model and model.config)[0]
@@ -58,9 +59,9 @@ def load(folder: Path | str, config: Config, ranks: Ranks) -> PreTrainedModel:
 
 
 def number_of_pieces(parameters: int, world: int, config: Config) -> int:
-    """Into how many pieces `world` ranks cut the weights of a model. 1: each rank holds all of them.
+    """The number of pieces into which `world` ranks cut a model's weights. 1: each rank holds all of them.
 
-    UserError for --offload where there are no pieces.
+    UserError for --offload if the weights are not cut.
     """
     if 1 in (world, config.shard_size) or config.shard == "false" or config.shard == "auto" and parameters < SMALL:
         if config.offload:
@@ -74,46 +75,47 @@ def number_of_pieces(parameters: int, world: int, config: Config) -> int:
 def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool = False) -> PreTrainedModel:
     """The model with its weights in pieces of float32, or `replica` itself where nothing is to be sharded.
 
-    replica: a plain model with the same weights on all ranks; it keeps them. frozen: for `whole` only, in pieces of the
-    replica's dtype. The pieces lie on `shard_size` neighbouring ranks (0: all), and again on the next as many (HSDP):
-    with as many ranks as a node has, weights are gathered inside a node, and what nodes exchange is gradients.
+    replica: a plain model with the same weights on all ranks, which it keeps. frozen: the pieces are of the replica's
+    dtype and for `whole` only. `shard_size` neighbouring ranks (0: all) share the pieces, and each further `shard_size`
+    ranks a copy of them (HSDP): with a node's ranks, weights are gathered within nodes, which exchange gradients only.
     """
     replica.requires_grad_(not frozen)
-    size = number_of_pieces(sum(weight.numel() for weight in replica.parameters()), ranks.world, config)
+    size = number_of_pieces(sum(weight.numel() for weight in replica.parameters()), ranks.world_size, config)
     if size == 1:
         return replica
     dtype = replica.dtype if frozen else torch.float32
-    mesh = init_device_mesh(replica.device.type, (ranks.world // size, size), mesh_dim_names=("replicate", "shard"))
-    with torch.device("meta"):  # without weights: there is no second whole copy, not even for a moment
+    copies = ranks.world_size // size
+    mesh = init_device_mesh(replica.device.type, (copies, size), mesh_dim_names=("replicate", "shard"))
+    with torch.device("meta"):  # without weights, so that there is never a second whole copy
         model = type(replica)(replica.config).to(dtype).train().requires_grad_(not frozen)
     model.packed = packs(replica)
     if config.recompute:
         checkpoint_layers(model)
-    # Pinned memory, which a GPU reads and writes by itself, exists only where there is one.
+    # Pinned memory, which a GPU can access directly, exists only with a GPU.
     offload = CPUOffloadPolicy(pin_memory=replica.device.type == "cuda") if config.offload else OffloadPolicy()
-    options = {"mesh": mesh if size < ranks.world else mesh["shard"], "offload_policy": offload,
+    options = {"mesh": mesh if size < ranks.world_size else mesh["shard"], "offload_policy": offload,
                "mp_policy": MixedPrecisionPolicy(param_dtype=replica.dtype, reduce_dtype=torch.float32)}
     for layer in model.base_model.layers:
         fully_shard(layer, **options)
-    fully_shard(model, **options)  # embedding, last norm and head: one unit, so that a tied head stays the embedding
+    fully_shard(model, **options)  # embedding, last norm and head are one unit, so that a tied head stays tied
     for module in model.modules():
-        if is_sharded(module):  # sums, since the loss is divided by the tokens of all ranks; by default they are means
+        if is_sharded(module):  # sum gradients instead of averaging: the loss is already divided by all tokens
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # a plain sum, which gloo and nccl both have
     model.to_empty(device="cpu" if config.offload else replica.device)
     model.tie_weights()
-    for name, buffer in replica.named_buffers():  # they are never in pieces, and lie where the layers compute
+    for name, buffer in replica.named_buffers():  # never sharded, and on the device where the layers compute
         module, _, own = name.rpartition(".")
         setattr(model.get_submodule(module), own, buffer.clone())
     weights = dict(replica.named_parameters())
-    for name, pieces in model.named_parameters():  # every rank has it all, and cuts out its own
+    for name, pieces in model.named_parameters():  # every rank has the whole weight, and keeps its own piece
         mine = distribute_tensor(weights[name].to(dtype), pieces.device_mesh, pieces.placements, src_data_rank=None)
         pieces.copy_(mine)
-    # Scoring runs the backbone and, on some positions, the head. As a forward method of the root, it finds both whole.
-    model.score_tokens = types.MethodType(score_tokens, model)
-    register_fsdp_forward_method(model, "score_tokens")
+    # Scoring runs the backbone and, at some positions, the head. As a forward method of the root, it has both gathered.
+    model.logprobs_of_tokens = types.MethodType(logprobs_of_tokens, model)
+    register_fsdp_forward_method(model, "logprobs_of_tokens")
     if not frozen:
-        ranks.print(f"weights: in float32 pieces over {size} of {ranks.world} processes"
+        ranks.print(f"weights: in float32 pieces over {size} of {ranks.world_size} processes"
                     + (", in the host's memory" if config.offload else ""))
     return model
 
@@ -130,13 +132,13 @@ def whole(model: PreTrainedModel, replica: PreTrainedModel | None) -> PreTrained
 
 
 def free(model: PreTrainedModel, replica: PreTrainedModel | None) -> None:
-    """Give back the replica's memory until it is filled again. Nothing where it is the model."""
+    """Release the replica's memory until `whole` fills it again. Does nothing where the replica is the model."""
     if is_sharded(model):
         for weight in replica.parameters():
             weight.data = weight.new_empty(0)
 
 
 def empty_pass(model: PreTrainedModel, device: torch.device) -> tuple[torch.Tensor, dict]:
-    """A forward pass whose loss is 0, for a rank that has fewer micro-batches than others. For Updater.step."""
+    """A forward pass with a loss of 0, which Updater.step adds on a rank that has fewer micro-batches than others."""
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     return 0.0 * token_logprobs(model, ids, torch.ones_like(ids))[0].sum(), {}

@@ -1,8 +1,8 @@
 """One optimiser step over micro-batches and ranks. The only place where gradients of several ranks meet.
 
-Every loss of this repository is a *sum* over tokens. It is divided once, by the number of tokens of the whole step:
-over all micro-batches and all ranks. So neither the sizes of the micro-batches nor the number of ranks changes the
-gradient, and a long sequence counts as much as its tokens do.
+Every loss of this repository is a *sum* over tokens. It is divided once, by the number of tokens of the whole step,
+over all micro-batches and all ranks. So the gradient depends neither on the sizes of the micro-batches nor on the
+number of ranks, and every token has the same weight, in a long sequence as in a short one.
 """
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Callable, Sequence
 
 import torch
 
-from ap.config import UserError
+from ap.files import UserError
 from ap.learn.ranks import Ranks
 from ap.learn.shard import empty_pass, is_sharded
 
+Loss = tuple[torch.Tensor, dict]  # loss summed over tokens, a scalar with gradient; statistics, also sums over tokens
+
 
 def micro_batches(lengths: list[int], max_tokens: int, packed: bool = False) -> list[list[int]]:
-    """Split rows 0..len(lengths)-1 into parts of at most max_tokens, with at least one row in each.
+    """Split rows 0..len(lengths)-1 into parts of at most max_tokens, but of at least one row each.
 
-    Padded rows take rows * longest tokens, packed ones (model.packs) the sum of their lengths. Padded: rows of similar
-    length go together, so little is padding. Packed: each row goes where there is room. The longest come first: memory
-    runs out at once or never.
+    Padded rows count rows * longest tokens, packed ones (model.packs) the sum of their lengths. Padded rows are grouped
+    with rows of similar length, so that there is little padding; a packed row goes to the first part that has room. The
+    longest rows come first, so that if memory does not suffice, it runs out at the start.
     """
     parts: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
@@ -36,12 +38,12 @@ def micro_batches(lengths: list[int], max_tokens: int, packed: bool = False) -> 
 
 
 def computed_tokens(lengths: Sequence[int], packed: bool) -> int:
-    """Tokens that a micro-batch of such rows computes, padding included."""
+    """Tokens that a micro-batch of rows of these lengths computes, padding included."""
     return sum(lengths) if packed else len(lengths) * max(lengths)
 
 
 def padding(ranks: Ranks, lengths: list[int], parts: list[list[int]], packed: bool) -> dict[str, float]:
-    """`padding`: the share of padding in what all ranks compute. For all ranks, each with its own micro-batches."""
+    """{"padding": share of padding in the tokens that all ranks compute}. All ranks must call it, for their parts."""
     computed = sum(computed_tokens([lengths[row] for row in part], packed) for part in parts)
     tokens, computed = ranks.sum([sum(lengths), computed])
     return {"padding": 1 - tokens / computed if computed else 0.0}
@@ -50,7 +52,7 @@ def padding(ranks: Ranks, lengths: list[int], parts: list[list[int]], packed: bo
 def warmup_cosine(step: int, steps: int, peak: float, warmup: float = 0.03, floor: float = 0.1) -> float:
     """Learning rate of update `step` (0 .. steps-1): a linear rise over the first `warmup` share of the updates, then
 
-    lr = peak * (floor + (1 - floor) * (1 + cos(pi * t)) / 2),  t from 0 to 1 at the last update.
+    lr = peak * (floor + (1 - floor) * (1 + cos(pi * t)) / 2),  where t rises from 0 to 1 at the last update.
     """
     rise = math.ceil(warmup * steps)
     if step < rise:
@@ -60,12 +62,12 @@ def warmup_cosine(step: int, steps: int, peak: float, warmup: float = 0.03, floo
 
 
 class Updater:
-    """AdamW on the trainable parameters of `model`, which all ranks hold alike: whole, or each its pieces (shard.py).
+    """AdamW on the trainable parameters of `model`, of which each rank holds a whole copy or its pieces (shard.py).
 
     Weights that are not float32 are trained through float32 copies (`masters`): an update of lr 1e-6 is far below the
-    resolution of a bfloat16 weight, and would be lost in it. The pieces of a sharded model are float32 themselves.
+    resolution of a bfloat16 weight, and would be lost in it. The pieces of a sharded model are already float32.
 
-    max_skipped: so many updates in a row without a finite gradient are a UserError.
+    max_skipped: so many updates in a row without a finite gradient raise a UserError.
     *Choices* (the paper is silent): betas (0.9, 0.99), no weight decay.
     """
 
@@ -80,31 +82,31 @@ class Updater:
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self.weights
         ]
-        # Pieces in the host's memory: one pass over them in place of a dozen, which is what memory allows.
+        # For pieces in the host's memory, whose bandwidth is the limit: a fused step reads them only once.
         on_host = is_sharded(model) and model.device.type == "cpu"
         self.optimizer = torch.optim.AdamW(
             self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=on_host or None)
 
     def step(
-        self, losses: Sequence[Callable[[], tuple[torch.Tensor, dict]]], num_tokens: float, lr: float | None = None
+        self, losses: Sequence[Callable[[], Loss]], num_tokens: float, lr: float | None = None
     ) -> dict[str, float]:
         """One update. All ranks must call it, each with its own part, which may be empty.
 
-        losses: one function a micro-batch. It returns the loss summed over its tokens (a scalar with gradient) and
-            statistics, summed over its tokens too.
-        num_tokens: tokens in this rank's part; the ranks' sum N divides the loss and every statistic.
-        lr: the learning rate from now on, when given.
+        losses: one function for each micro-batch. It returns the loss (a scalar with gradient) and statistics, all of
+            them summed over the micro-batch's tokens.
+        num_tokens: tokens in this rank's part; the loss and every statistic are divided by their sum N over the ranks.
+        lr: the learning rate from now on, if given.
 
         Returns, the same on all ranks: `loss` and the statistics per token, `grad_norm` before clipping, `num_tokens`
-        N, and `skipped`: 1.0 if the weights were left alone because the gradient was not finite or N was 0. Raises
-        UserError, on all ranks, for the last of max_skipped updates in a row whose gradient was not finite.
+        N, and `skipped`: 1.0 if the weights were not changed because the gradient was not finite or N was 0. Raises
+        UserError, on all ranks, at the last of max_skipped updates in a row whose gradient was not finite.
         """
         if lr is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
         (total,) = self.ranks.sum([num_tokens])
         divisor = total or 1.0
-        if is_sharded(self.model):  # each pass gathers weights: a rank with fewer would leave the others waiting
+        if is_sharded(self.model):  # each pass gathers weights, so all ranks must run equally many
             missing = max(self.ranks.gather(len(losses))) - len(losses)
             losses = [*losses, *[lambda: empty_pass(self.model, self.ranks.device)] * missing]
         sums: dict[str, float] = {}
@@ -116,11 +118,11 @@ class Updater:
                 sums[name] = sums.get(name, 0.0) + torch.as_tensor(value).detach().double()
         metrics: dict[str, float] = {"loss": 0.0}
         for part in self.ranks.gather({name: float(value) for name, value in sums.items()}):
-            for name, value in part.items():  # a rank with an empty part has no names
+            for name, value in part.items():  # a rank with an empty part has none
                 metrics[name] = metrics.get(name, 0.0) + value / divisor
 
         grad_norm = self._sum_and_clip_gradients()
-        skipped = total == 0 or not math.isfinite(grad_norm)  # alike on all ranks, as the summed gradient is
+        skipped = total == 0 or not math.isfinite(grad_norm)  # the same on all ranks, as the summed gradient is
         if skipped:
             self.skipped_updates += 1
         else:
@@ -136,7 +138,7 @@ class Updater:
         return metrics | {"grad_norm": grad_norm, "num_tokens": total, "skipped": float(skipped)}
 
     def _collect_gradients(self) -> None:
-        """Add a micro-batch's gradient to the masters', in float32. Float32 weights are their own masters."""
+        """Add a micro-batch's gradients to the masters', in float32. Float32 weights are their own masters."""
         for weight, master in zip(self.weights, self.masters):
             if weight is not master and weight.grad is not None:
                 gradient = weight.grad.float()
@@ -144,12 +146,12 @@ class Updater:
                 weight.grad = None
 
     def _sum_and_clip_gradients(self) -> float:
-        """Sum the gradients over the ranks and clip them. Returns their global norm."""
-        for master in self.masters:  # no part, or not reached by the loss: a gradient of zero, as on the other ranks
+        """Sum the gradients over the ranks and clip them. Returns their global norm before clipping."""
+        for master in self.masters:  # this rank has no part, or the loss does not reach it: count zero
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         gradients = [master.grad for master in self.masters]
-        if self.ranks.world > 1 and not is_sharded(self.model):  # FSDP2 has summed its pieces in the backward passes
+        if self.ranks.world_size > 1 and not is_sharded(self.model):  # FSDP2 sums in the backward passes
             flat = self.ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
             for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
                 gradient.copy_(part.view_as(gradient))
@@ -163,7 +165,7 @@ class Updater:
                 weight.copy_(master)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The masters and Adam's two moments by name, in pieces where the model is: to be saved, or to be filled."""
+        """The masters and Adam's two moments by name (pieces if the model is sharded), to be saved or loaded into."""
         found = {}
         for name, master in zip(self.names, self.masters):
             moments = self.optimizer.state[master]
@@ -175,13 +177,13 @@ class Updater:
         return found
 
     def counts(self) -> dict[str, int]:
-        """The rest of what the next step depends on."""
-        adam = self.optimizer.state[self.masters[0]].get("step", 0)  # one for all, as all are updated in every step
+        """The counters that the next step depends on, beside `tensors()`."""
+        adam = self.optimizer.state[self.masters[0]].get("step", 0)  # the same for all parameters
         return {"updates": int(adam), "skipped_updates": self.skipped_updates,
                 "skipped_in_a_row": self.skipped_in_a_row}
 
     def resume(self, counts: dict[str, int]) -> None:
-        """Continue from `counts()`, after `tensors()` have been filled. The weights of the model become the masters."""
+        """Continue from `counts()`, once `tensors()` have been loaded. The masters are copied to the weights."""
         self.skipped_updates, self.skipped_in_a_row = counts["skipped_updates"], counts["skipped_in_a_row"]
         for master in self.masters:
             self.optimizer.state[master]["step"].fill_(counts["updates"])

@@ -16,6 +16,7 @@ from typing import Callable, Iterable, NamedTuple
 import numpy as np
 
 from ap.mini.agents import chainlet
+from ap.mini.agents.chainlet import Language
 
 SIZE = chainlet.LARGEST + 1
 MAX_SPLITS = 2 * SIZE  # of one propagation
@@ -42,9 +43,9 @@ def _solution(answers: Iterable[int], least: bool) -> Solution:
 # ---------------------------------------------------------------- 1. enumeration
 
 
-def enumerate_worlds(text: str) -> Solution:
+def enumerate_worlds(language: Language, text: str) -> Solution:
     """Go through all hidden values forwards."""
-    sentences = chainlet.read(text)
+    sentences = language.read(text)
     if isinstance(sentences, chainlet.Check):
         return Solution("unreadable")
     query, least = sentences[-1].names[0], sentences[-1].kind == "least"
@@ -215,9 +216,9 @@ def _cycle(domains: Domains, rules: list[Rule]) -> str | None:
     return None
 
 
-def propagate(text: str) -> Solution:
+def propagate(language: Language, text: str) -> Solution:
     """Narrow the sets of possible values, backwards and forwards, until they stand; split a set only on a cycle."""
-    sentences = chainlet.read(text)
+    sentences = language.read(text)
     if isinstance(sentences, chainlet.Check):
         return Solution("unreadable")
     return _propagate(sentences)
@@ -328,9 +329,9 @@ def _bound(pattern: list[str], words: list[str]) -> dict[str, str | int] | None:
 Fact = tuple[Relation, tuple[str, ...], tuple[int, ...]]  # what is said of which names with which numbers
 
 
-def _facts(text: str) -> tuple[list[Fact], str, bool] | None:
+def _facts(language: Language, text: str) -> tuple[list[Fact], str, bool] | None:
     """Words to facts, by the words that stand at fixed places. Returns (facts, asked name, least), or None."""
-    users = [_relation(form) for name, form in chainlet.FORMS.items() if name not in chainlet.OURS]
+    users = list(map(_relation, language.users_forms()))
     *lines, question = re.split(r"(?<=\.)\s+", text.strip())
     facts: list[Fact] = []
     defined: set[str] = set()
@@ -359,9 +360,9 @@ def _facts(text: str) -> tuple[list[Fact], str, bool] | None:
     return None
 
 
-def search(text: str) -> Solution:
+def search(language: Language, text: str) -> Solution:
     """Take the fact that leaves fewest values for its one unknown name, in either direction; try them; go back."""
-    parsed = _facts(text)
+    parsed = _facts(language, text)
     if parsed is None:
         return Solution("unreadable")
     facts, asked, least = parsed
@@ -400,15 +401,10 @@ def search(text: str) -> Solution:
     return _solution(answers, least)
 
 
-SOLVERS: dict[str, Callable[[str], Solution]] = {
-    "enumerate_worlds": enumerate_worlds, "propagate": propagate, "search": search,
-}
-
-
 # ---------------------------------------------------------------- audit of one problem
 
 
-def renamed(text: str, rng: random.Random) -> str:
+def renamed(language: Language, text: str, rng: random.Random) -> str:
     """The same problem with other letters and its sentences in another order that is allowed."""
     lines = chainlet.split(text)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -416,28 +412,30 @@ def renamed(text: str, rng: random.Random) -> str:
     lines = [re.sub(r"\b[a-z]\b(?! whole)", lambda match: other[match.group()], line) for line in lines]
     rest, ordered, known = lines[:-1], [], set()
     while rest:
-        ready = [line for line in rest if known.issuperset(chainlet.read_sentence(line).uses)]
+        ready = [line for line in rest if known.issuperset(language.read_sentence(line).uses)]
         line = rng.choice(ready)
         rest.remove(line)
         ordered.append(line)
-        known.update(chainlet.read_sentence(line).defines)
+        known.update(language.read_sentence(line).defines)
     return " ".join([*ordered, lines[-1]])
 
 
-def second_audit(text: str) -> Solution:
+def second_audit(language: Language, text: str) -> Solution:
     """Solve the problem again under other names and in another order, then without each of its sentences.
 
     Returns the solution when all is well; status "changed" when a renaming changed it; "idle" when a sentence can go
     without changing it (*choice*: not asked of hidden starts, which only declare), or computes what was there already;
     else what kept it from being solved.
     """
-    first = propagate(text)
+    first = propagate(language, text)
     if first.status != "ok":
         return first
     rng = random.Random(text)
-    if propagate(renamed(text, rng)) != first or search(renamed(text, rng)) not in (first, Solution("unknown")):
+    if propagate(language, renamed(language, text, rng)) != first:
         return Solution("changed")
-    sentences = chainlet.read(text)
+    if search(language, renamed(language, text, rng)) not in (first, Solution("unknown")):
+        return Solution("changed")
+    sentences = language.read(text)
     for index, sentence in enumerate(sentences[:-1]):
         if sentence.kind != "hidden":
             without = _propagate([*sentences[:index], *sentences[index + 1:]])
@@ -445,7 +443,7 @@ def second_audit(text: str) -> Solution:
                 return Solution("idle" if without == first else "unknown")
         if sentence.form.idle and _always_equal(sentences, *sentence.named(sentence.form.idle)):
             return Solution("idle")
-    plain = sentences[-1]._replace(form=chainlet.FORMS["find"])
+    plain = sentences[-1]._replace(form=chainlet.OURS["find"])
     if sentences[-1].kind == "least" and _propagate([*sentences[:-1], plain]) == first:
         return Solution("idle")
     return first
@@ -453,6 +451,6 @@ def second_audit(text: str) -> Solution:
 
 def _always_equal(sentences: list[chainlet.Sentence], x: str, y: str) -> bool:
     """Have x and y the same value in every world? Then neither difference can be anything but 0."""
-    asked = chainlet.Sentence(chainlet.FORMS["find"], ("difference",), ())
-    differences = (chainlet.Sentence(chainlet.FORMS["differ"], ("difference", *pair), ()) for pair in ((x, y), (y, x)))
+    asked = chainlet.Sentence(chainlet.OURS["find"], ("difference",), ())
+    differences = (chainlet.Sentence(chainlet.OURS["differ"], ("difference", *pair), ()) for pair in ((x, y), (y, x)))
     return all(_propagate([*sentences[:-1], sentence, asked]) == Solution("ok", "0") for sentence in differences)

@@ -12,9 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
+from ap.mini.agents.chainlet import split, template_of
+from ap.mini.corpus import package
+from ap.mini.domain import Mini
 from ap.world.chat import tool_call
 from ap.world.env import CHECK, DRAFT, FAULT, FINALIZE, SOUND, Env, Episode
-from ap.world.skills import Candidate, Document, Skill
+from ap.world.acquire import Candidate, Document
+from ap.world.skills import Skill
 
 
 @dataclass(frozen=True)
@@ -38,74 +42,99 @@ class ScriptedAuthor:
     round_size = 128  # episodes that are played before they are counted
 
     def __init__(self, env: Env, style: Style = Style()):
-        self.env, self.domain, self.style = env, env.domain, style
+        self.env, self.style = env, style
 
     def writer(self, rng: random.Random) -> Callable[[Episode], str]:
         """One episode's author: a function from the episode's state to the next message."""
-        style, can = self.style, self.env.actions
-        hasty = rng.random() < style.hasty or "exec" not in can
-        foresees = rng.random() < style.foresees and "edit" in can
-        reflected = edited = False
+        return _EpisodeAuthor(self.env, self.style, rng).write
 
-        def draft(episode: Episode) -> str:
-            nonlocal reflected, edited
-            reflected = edited = False
-            skills = list(episode.skills)
-            if rng.random() < style.forgets:
-                skills.remove(rng.choice(skills))
-            return f"<problem>{self.domain.draw_problem(skills, rng)}</problem>"
 
-        def reflect(episode: Episode) -> str:
-            nonlocal reflected
-            reflected = True
-            culprit = self.domain.check(episode.draft, episode.skills).culprit
-            if rng.random() < style.mistaken:
-                culprit = rng.choice([None, *episode.skills])
-            return f"{FAULT}{culprit}." if culprit else SOUND
+class _EpisodeAuthor:
+    """The author of one episode: its character, drawn once, and what it has done since its last draft."""
 
-        def edit(episode: Episode, skill: str) -> str:
-            nonlocal edited
-            edited = True
-            others = [name for name in self.env.library if name not in episode.skills]
-            may_prune = len(episode.skills) > self.env.config.skills_min
-            if may_prune and (not others or rng.random() < style.prunes / (1 - style.redraws)):
-                return tool_call("edit", prune=skill)
-            return tool_call("edit", replace=skill, by=rng.choice(others)) if others else draft(episode)
+    def __init__(self, env: Env, style: Style, rng: random.Random):
+        self.env, self.domain, self.style, self.rng = env, env.domain, style, rng
+        self.hasty = rng.random() < style.hasty or "exec" not in env.actions
+        self.foresees = rng.random() < style.foresees and "edit" in env.actions
+        self.reflected = self.edited = False  # since the last draft
 
-        def submit(episode: Episode, question: str) -> str:
-            if episode.passed is not None:
-                return tool_call("submit")
-            answer = self.domain.check(question, episode.skills).answer
-            return tool_call("submit", answer=answer if answer is not None else str(rng.randint(0, 99)))
+    def write(self, episode: Episode) -> str:
+        """The next message. Which one depends on the stage and on the author's habits."""
+        if self.env.config.one_shot:
+            question = self.domain.draw_problem(episode.skills, self.rng)
+            return f"<problem>{question}</problem>\n{self.submit(episode, question)}"
+        if episode.stage == DRAFT:
+            return self.begin(episode)
+        if episode.stage == FINALIZE or (self.hasty and episode.stage == CHECK):
+            return self.submit(episode, episode.draft)
+        if episode.stage == CHECK:
+            return self.check(episode)
+        return self.refine(episode)
 
-        def write(episode: Episode) -> str:
-            if self.env.config.one_shot:
-                question = self.domain.draw_problem(episode.skills, rng)
-                return f"<problem>{question}</problem>\n{submit(episode, question)}"
-            if episode.stage == DRAFT:
-                conflicts = [
-                    s for s in episode.skills if self.domain.in_conflict(episode.skills, s)] if foresees else []
-                if conflicts and len(episode.skills) > self.env.config.skills_min:
-                    return tool_call("edit", prune=rng.choice(conflicts))
-                return draft(episode)
-            if episode.stage == FINALIZE or (hasty and episode.stage == CHECK):
-                return submit(episode, episode.draft)
-            if episode.stage == CHECK:
-                if "think" in can and not reflected and rng.random() < style.audits:
-                    return reflect(episode)
-                return tool_call("exec", code=self.domain.CHECK_PROGRAM)
-            if edited or episode.draft is None:  # refine, after an edit
-                return draft(episode)
-            if "think" in can and not reflected and rng.random() < style.explains:
-                return reflect(episode)
-            if "edit" not in can or rng.random() < style.redraws:
-                return draft(episode)
-            culprit = self.domain.check(episode.draft, episode.skills).culprit
-            if culprit not in episode.skills or rng.random() >= style.blames_right:
-                culprit = rng.choice(episode.skills)
-            return edit(episode, culprit)
+    def begin(self, episode: Episode) -> str:
+        """Stage draft: a first problem; an author that foresees conflicts drops a skill before."""
+        if self.foresees:
+            conflicts = [skill for skill in episode.skills if self.domain.in_conflict(episode.skills, skill)]
+            if conflicts and len(episode.skills) > self.env.config.skills_min:
+                return tool_call("edit", prune=self.rng.choice(conflicts))
+        return self.draft(episode)
 
-        return write
+    def check(self, episode: Episode) -> str:
+        """Stage check: run the check program, now and then after a reflection."""
+        if self.may_reflect() and self.rng.random() < self.style.audits:
+            return self.reflect(episode)
+        return tool_call("exec", code=self.domain.check_program)
+
+    def refine(self, episode: Episode) -> str:
+        """Stage refine, after a failed check: reflect, write the problem again, or edit the skills."""
+        if self.edited or episode.draft is None:  # after an edit
+            return self.draft(episode)
+        if self.may_reflect() and self.rng.random() < self.style.explains:
+            return self.reflect(episode)
+        if "edit" not in self.env.actions or self.rng.random() < self.style.redraws:
+            return self.draft(episode)
+        culprit = self.domain.check(episode.draft, episode.skills).culprit
+        if culprit not in episode.skills or self.rng.random() >= self.style.blames_right:
+            culprit = self.rng.choice(episode.skills)
+        return self.edit(episode, culprit)
+
+    # ------------------------------------------------------------ the messages
+
+    def draft(self, episode: Episode) -> str:
+        self.reflected = self.edited = False
+        skills = list(episode.skills)
+        if self.rng.random() < self.style.forgets:
+            skills.remove(self.rng.choice(skills))
+        return f"<problem>{self.domain.draw_problem(skills, self.rng)}</problem>"
+
+    def may_reflect(self) -> bool:
+        return "think" in self.env.actions and not self.reflected
+
+    def reflect(self, episode: Episode) -> str:
+        """Name the skill at fault, or say that there is none; sometimes wrongly."""
+        self.reflected = True
+        culprit = self.domain.check(episode.draft, episode.skills).culprit
+        if self.rng.random() < self.style.mistaken:
+            culprit = self.rng.choice([None, *episode.skills])
+        return f"{FAULT}{culprit}." if culprit else SOUND
+
+    def edit(self, episode: Episode, skill: str) -> str:
+        """Prune a skill or replace it by another; a new draft where neither can be done."""
+        self.edited = True
+        others = [name for name in self.env.library if name not in episode.skills]
+        may_prune = len(episode.skills) > self.env.config.skills_min
+        if may_prune and (not others or self.rng.random() < self.style.prunes / (1 - self.style.redraws)):
+            return tool_call("edit", prune=skill)
+        if not others:
+            return self.draft(episode)
+        return tool_call("edit", replace=skill, by=self.rng.choice(others))
+
+    def submit(self, episode: Episode, question: str) -> str:
+        """Hand in the problem: without an answer where a check has printed it, else with the true one or a guess."""
+        if episode.passed is not None:
+            return tool_call("submit")
+        answer = self.domain.check(question, episode.skills).answer
+        return tool_call("submit", answer=answer if answer is not None else str(self.rng.randint(0, 99)))
 
 
 class ScriptedTeacher:
@@ -118,19 +147,19 @@ class ScriptedTeacher:
 
     ENOUGH = 10
 
-    def __init__(self, domain):
+    def __init__(self, domain: Mini):
         self.domain = domain
 
     def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
         """Every sentence form of the corpus but the scaffolding that needs no skill (a start, a plain question)."""
         seen: dict[str, list[tuple[int, bool | None]]] = {}
         for index, document in enumerate(documents):
-            for sentence in self.domain.split(document.question):
+            for sentence in split(document.question):
                 verdict = self.domain.check_step(document.question, document.solution, sentence)
-                seen.setdefault(self.domain.template_of(sentence), []).append((index, verdict))
+                seen.setdefault(template_of(sentence), []).append((index, verdict))
         return [
             self.candidate(template, examples) for template, examples in sorted(seen.items())
-            if template not in self.domain.SCAFFOLD
+            if template not in self.domain.scaffold
         ]
 
     def candidate(self, template: str, examples: Sequence[tuple[int, bool | None]]) -> Candidate:
@@ -138,12 +167,11 @@ class ScriptedTeacher:
         good = tuple(index for index, verdict in examples if verdict)
         agreement, support = len(good) / len(examples), min(1.0, len(examples) / self.ENOUGH)
         why = f"{len(good)} of {len(examples)} worked examples come out right"
-        package = self.domain.package(template)
-        if package is None:
+        found = package(template)
+        if found is None:
             name = re.sub(r"[^a-z0-9]+", "-", template.lower()).strip("-")[:40]
             fields, body, scripts = {"name": name, "category": "unknown", "intent": template}, "", {}
         else:
-            fields, body, scripts = package
+            fields, body, scripts = found
         skill = Skill(**fields, body=body, source=f"{len(examples)} worked problems")
         return Candidate(skill, agreement * support, good, why, scripts)
-

@@ -20,11 +20,12 @@ import urllib.error
 import urllib.request
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import MutableMapping
 
-from ap.world.chat import without_tokens
 from ap.files import UserError, read_json, write_json
+from ap.world.chat import without_tokens
 
 PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too
 
@@ -37,44 +38,46 @@ class BadReply(Exception):
     """This one request got no usable reply."""
 
 
+@dataclass(frozen=True)
+class EndpointSettings:
+    """How an endpoint is asked, as a --roles file may say it."""
+
+    concurrency: int = 8  # requests under way at most
+    seconds: float = 120.0  # time limit of a request
+    tries: int = 6  # requests before we give up
+    pause: float = 1.0  # seconds before the second try; then they double, or are what the server asks for
+    max_tokens: int = 4096  # of a reply
+    temperature: float = 1.0
+    prompt_price: float | None = None  # money per million tokens, in whatever currency; None: no cost is counted
+    completion_price: float | None = None
+
+
 class Endpoint:
     """One model of one server. Safe to call from any thread; at most `concurrency` requests are under way.
 
-    key_variable: the environment variable that holds the API key, which is never logged or written. seconds: time limit
-    of a request. tries: requests before we give up; the pauses between them double from `pause` seconds, or are what
-    the server asks for. cache: folder of the replies, one file each; None: not kept. name: of the player; two judges
-    with one model are asked one by one.
-    prompt_price, completion_price: money per million tokens, in whatever currency; None: `counts` holds no cost.
+    key_variable: the environment variable that holds the API key, which is never logged or written. cache: folder of
+    the replies, one file each; None: not kept. name: of the player; two judges with one model are asked one by one.
     `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them in its usable
-    replies; their cost. A reply from the cache costs nothing.
+    replies; with prices, their cost. A reply from the cache costs nothing.
     """
 
     def __init__(
-        self, base_url: str, model: str, key_variable: str = "", cache: Path | None = None, concurrency: int = 8,
-        seconds: float = 120.0, tries: int = 6, pause: float = 1.0, max_tokens: int = 4096, temperature: float = 1.0,
-        name: str = "", prompt_price: float | None = None, completion_price: float | None = None,
+        self, base_url: str, model: str, key_variable: str = "", cache: Path | None = None, name: str = "",
+        settings: EndpointSettings = EndpointSettings(),
     ):
         if key_variable and not os.environ.get(key_variable):
             raise UserError(f"{base_url}: the environment variable {key_variable} is not set; put the API key there.")
         if not base_url.startswith(("http://", "https://")):
             raise UserError(f"{base_url!r} is no address of a server; give one such as http://localhost:8000/v1.")
-        if (prompt_price is None) != (completion_price is None):
-            raise UserError(f"{base_url}, model {model}: one price without the other; give prompt_price and "
-                            "completion_price (0 for what is free), or neither.")
-        if prompt_price is not None and not (0 <= prompt_price < math.inf and 0 <= completion_price < math.inf):
-            raise UserError(f"{base_url}, model {model}: prices are {prompt_price} and {completion_price}; each must "
-                            "be a number of at least 0, in money per million tokens.")
+        self.prices = _prices(f"{base_url}, model {model}", settings)
         self.base_url, self.model, self.name, self.cache = base_url.rstrip("/"), model, name, cache
-        self.concurrency = concurrency
-        self.seconds, self.tries, self.pause = seconds, tries, pause
-        self.settings = {"max_tokens": max_tokens, "temperature": temperature}
+        self.settings = settings
         self.counts = dict.fromkeys(("requests", "cached", "retries", "prompt_tokens", "completion_tokens"), 0)
-        self.prices = None if prompt_price is None else (prompt_price, completion_price)
         self.counts |= {} if self.prices is None else {"cost": 0.0}
         self._headers = {"Content-Type": "application/json"}
         if key_variable:
             self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
-        self._free, self._lock = threading.BoundedSemaphore(concurrency), threading.Lock()
+        self._free, self._lock = threading.BoundedSemaphore(settings.concurrency), threading.Lock()
         self._under_way: MutableMapping[str, threading.Lock] = weakref.WeakValueDictionary()
 
     def ask(self, prompt: str) -> str:
@@ -83,7 +86,7 @@ class Endpoint:
 
     def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
         """k replies; "" where there was no usable one. The cache gives the same ones for the same prompt and key."""
-        with ThreadPoolExecutor(min(k, self.concurrency)) as pool:
+        with ThreadPoolExecutor(min(k, self.settings.concurrency)) as pool:
             return list(pool.map(lambda number: self._or_empty(prompt, f"{seed_key}/{number}"), range(k)))
 
     def _or_empty(self, prompt: str, key: str) -> str:
@@ -94,7 +97,8 @@ class Endpoint:
 
     def _reply(self, prompt: str, key: str) -> str:
         content = without_tokens(prompt)  # a judge's prompt holds what the proposer wrote
-        request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key} | self.settings
+        request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
+                   "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
         if self.cache is None:
             return self._fresh(request)[0]
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
@@ -117,9 +121,9 @@ class Endpoint:
 
     def _asked(self, request: dict) -> tuple[str, dict[str, int]]:
         """The reply, after as many tries as it takes, and the tokens that the server counted."""
-        reached = False
-        for attempt in range(self.tries):
-            pause = self.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # not all threads at the same time
+        reached, tries = False, self.settings.tries
+        for attempt in range(tries):
+            pause = self.settings.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # not all threads at the same time
             self._count(requests=1, retries=int(attempt > 0))
             try:
                 return self._post(request)
@@ -136,11 +140,11 @@ class Endpoint:
                 problem = f"no reply ({getattr(error, 'reason', error)})"
             except (AttributeError, LookupError, TypeError, ValueError) as error:  # not the record that was promised
                 problem, reached = f"no usable record ({type(error).__name__})", True
-            if attempt + 1 < self.tries:
+            if attempt + 1 < tries:
                 time.sleep(pause)
         if reached:
-            raise BadReply(f"{self.base_url}: {problem} in {self.tries} tries")
-        raise DeadEndpoint(f"{self.base_url}, model {self.model}: {problem}, {self.tries} times; is the server "
+            raise BadReply(f"{self.base_url}: {problem} in {tries} tries")
+        raise DeadEndpoint(f"{self.base_url}, model {self.model}: {problem}, {tries} times; is the server "
                            "running? The same command goes on from the last checkpoint, and asks nothing twice.")
 
     def _post(self, request: dict) -> tuple[str, dict[str, int]]:
@@ -149,7 +153,7 @@ class Endpoint:
         body = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
         post = urllib.request.Request(
             f"{self.base_url}/chat/completions", json.dumps(body).encode(), self._headers, method="POST")
-        with urllib.request.urlopen(post, timeout=self.seconds) as response:
+        with urllib.request.urlopen(post, timeout=self.settings.seconds) as response:
             record = json.loads(response.read())
         text = _text_of(record["choices"][0]["message"])
         usage = record.get("usage") or {}
@@ -162,6 +166,20 @@ class Endpoint:
             if self.prices is not None:
                 tokens = self.counts["prompt_tokens"], self.counts["completion_tokens"]
                 self.counts["cost"] = sum(price * number for price, number in zip(self.prices, tokens)) / 1e6
+
+
+def _prices(where: str, settings: EndpointSettings) -> tuple[float, float] | None:
+    """Of a million tokens of prompts and of completions; None: not given. UserError for what is no price."""
+    prompt, completion = settings.prompt_price, settings.completion_price
+    if prompt is None and completion is None:
+        return None
+    if prompt is None or completion is None:
+        raise UserError(f"{where}: one price without the other; give prompt_price and "
+                        "completion_price (0 for what is free), or neither.")
+    if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
+        raise UserError(f"{where}: prices are {prompt} and {completion}; each must "
+                        "be a number of at least 0, in money per million tokens.")
+    return prompt, completion
 
 
 def _text_of(message: dict) -> str:

@@ -18,11 +18,15 @@ from typing import Callable, Iterable, Sequence
 
 from tqdm import tqdm
 
-from ap.world.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL, after_thoughts, without_tokens
-from ap.players.endpoint import BadReply
-from ap.world.env import Env, Episode
-from ap.world.skills import FIELDS, Candidate, Document, Skill, extraction_prompt, fault_of, read_extraction
+from ap.answers.extract import after_thoughts
+from ap.mini.agents.chainlet import OURS, split, template_of
+from ap.mini.domain import Mini
 from ap.mini.teacher import ScriptedTeacher
+from ap.players.endpoint import BadReply
+from ap.world.acquire import Candidate, Document, extraction_prompt, read_extraction
+from ap.world.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL, without_tokens
+from ap.world.env import Env, Episode
+from ap.world.skills import FIELDS, Skill, fault_of
 
 CHUNK = 4000  # characters of a passage at most. *Choice*, like the other numbers
 MOST = 3  # skills of one passage
@@ -187,7 +191,7 @@ class CheckedExtractor:
     skill's form and comes out right. The name says which form; category and intent stay as the proposer wrote them.
     """
 
-    def __init__(self, player, domain):
+    def __init__(self, player, domain: Mini):
         self.player, self.domain, self.scorer = player, domain, ScriptedTeacher(domain)
 
     def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
@@ -205,12 +209,11 @@ class CheckedExtractor:
 
     def _template(self, name: str) -> str:
         """The form of a skill's sentence; "" when no checker knows the skill."""
-        return self.domain.FORMS[name].template if name in self.domain.SKILLS else ""
+        return OURS[name].template if name in self.domain.skills else ""
 
     def _shows(self, document: Document, template: str) -> bool:
         return any(self.domain.check_step(document.question, document.solution, sentence)
-                   for sentence in self.domain.split(document.question)
-                   if self.domain.template_of(sentence) == template)
+                   for sentence in split(document.question) if template_of(sentence) == template)
 
 
 def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | None]:

@@ -3,7 +3,8 @@
 `Sandbox` starts this file alone, by exec, with an empty environment: no package of ours, no memory of the trainer. The
 server imports sympy and numpy and keeps a few *jails* ready: forked processes that have given up everything below and
 wait for a request. The server hands four descriptors to a jail (request, stdout, stderr, channel) and never reads them,
-so no program inherits memory of an earlier one. How a program ended is the kernel's word, from waitpid.
+so no program inherits memory of an earlier one. How a program ended is the kernel's word, from waitpid. To follow one
+call, read `Server.on_request`, then `await_program` and `run` (in the jail), then `Server.on_end`.
 
 What is given up, from the outside in. Tier "namespaces" has all, "landlock" all but the first, "rlimits" the last:
 namespaces  own user, pid, mount, network, ipc, host name (`enter_namespaces`); a root that holds only read-only views
@@ -143,7 +144,7 @@ def landlock(readable: list[str], writable: list[str]) -> None:
     abi = libc("syscall", 444, None, 0, 1)
     files = (1 << (13 + (abi >= 2) + (abi >= 3) + (abi >= 5))) - 1
     attributes = struct.pack("QQQ", files, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)  # no TCP, no scope outwards
-    rules = libc("syscall", 444, attributes, 8 if abi < 4 else 16 if abi < 6 else 24, 0)
+    rules = libc("syscall", 444, attributes, 8 * (1 + (abi >= 4) + (abi >= 6)), 0)  # an older kernel knows fewer fields
     read, of_a_file = 0b1100, 0b110 | 1 << 14  # READ_FILE | READ_DIR; READ_FILE | WRITE_FILE | TRUNCATE
     write = files & ~(1 << 0 | 1 << 6 | 1 << 9 | 1 << 11)  # all but EXECUTE and making devices and sockets
     for path, rights in [(path, read) for path in readable] + [(path, write) for path in writable]:
@@ -267,9 +268,8 @@ def shut_in(conf: dict, box: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- one call
-def program(server: socket.socket, conf: dict, box: str) -> None:
-    """Shut this process in, wait for a request, run it. Never returns."""
-    leave, kill = os._exit, os.kill  # a program may change these for itself, and then count on its own exit code
+def await_program(server: socket.socket, conf: dict, box: str) -> tuple[str, types.ModuleType]:
+    """Shut this process in and wait for a request. Returns the program's code and the module that it will be."""
     libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with the server
     os.setsid()
     os.closerange(3, server.fileno())
@@ -278,6 +278,23 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     folder = f"{box}/program"
     os.mkdir(folder)
     os.chdir(folder)
+    request, stdin, channel = receive(server, box)
+    write_files(request["files"], stdin, box)
+    open_streams(box)
+    main = make_main(request, folder)
+    if conf["tier"] == "landlock":
+        for name, result in (("chmod", None), ("utime", None), ("listxattr", [])):
+            setattr(os, name, forgiving(getattr(os, name), box, result))
+    random.seed(0)
+    limit_and_begin(int(request["timeout"]), channel)
+    return request["code"], main
+
+
+def receive(server: socket.socket, box: str) -> tuple[dict, bytes, int]:
+    """Say that this jail is ready, and wait: the request, the program's standard input, and the channel's descriptor.
+
+    The request's stdout and stderr take the places of this process's own.
+    """
     disk = os.open(box, os.O_PATH)  # by it the server sees at the end whether the disk is full
     socket.send_fds(server, [b"ready"], [disk])
     fds = socket.recv_fds(server, 16, 4)[1]
@@ -287,10 +304,14 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
         os.dup2(fd, target)
     with open(fds[0], "rb") as file:
         request = json.loads(file.read(struct.unpack("I", file.read(4))[0]))
-        stdin = file.read()
+        return request, file.read(), fds[3]
+
+
+def write_files(files: dict[str, str], stdin: bytes, box: str) -> None:
+    """Write the request's files into the working folder, and its standard input beside it; end when they do not fit."""
     try:
-        for name, text in request["files"].items():
-            os.makedirs(os.path.dirname(os.path.join(folder, name)), exist_ok=True)
+        for name, text in files.items():
+            os.makedirs(os.path.dirname(os.path.join(f"{box}/program", name)), exist_ok=True)
             with open(name, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:
                 file.write(text)
         with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
@@ -298,10 +319,18 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     except (OSError, ValueError, RecursionError) as error:  # a traceback of ours would tell the program's author of us
         os.write(2, f"sandbox: no room for its files: {getattr(error, 'strerror', type(error).__name__)}\n".encode())
         os._exit(1)
+
+
+def open_streams(box: str) -> None:
+    """The three standard streams, as the interpreter opens them at its start."""
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def make_main(request: dict, folder: str) -> types.ModuleType:
+    """The module `__main__` in which the program will run, and what importing and tracebacks need to know of it."""
     main = types.ModuleType("__main__")
     main.__builtins__, main.__file__ = builtins, f"{folder}/main.py"
     sys.modules["__main__"] = main
@@ -309,44 +338,43 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
     for module in {name.split("/")[0].removesuffix(".py") for name in request["files"]} & sys.modules.keys():
         if getattr(sys.modules[module].__spec__, "has_location", False):  # we imported it; the program means its own
             del sys.modules[module]
-    code, cpu = request["code"], int(request["timeout"]) * 4 + 4  # seconds over all threads; usually the clock is first
+    code = request["code"]
     source = (len(code), None, list(io.StringIO(code)), "main.py")
     linecache.cache.update({"main.py": source, main.__file__: source})  # for functions one, for classes both
-    if conf["tier"] == "landlock":
-        for name, result in (("chmod", None), ("utime", None), ("listxattr", [])):
-            setattr(os, name, forgiving(getattr(os, name), box, result))
-    random.seed(0)
+    return main
+
+
+def limit_and_begin(timeout: int, channel: int) -> None:
+    """The last limits; then the trainer is told that the program starts, and every descriptor but three is closed."""
+    cpu = timeout * 4 + 4  # seconds over all threads; usually the clock is first
     # Descriptors last: under this limit the kernel lets none be passed on while others of the user's are under way.
     limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1, NOFILE=DESCRIPTORS)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))  # a signal that tells, before the one that only kills
-    os.write(fds[3], b"started")
+    os.write(channel, b"started")
     os.closerange(3, 1 << 20)
-    del conf, server, fds, request, stdin
     gc.enable()
+
+
+def run(code: str, main: types.ModuleType, leave=os._exit, kill=os.kill) -> None:
+    """Run a program as `python main.py` does, and end this process as Python would end. Never returns.
+
+    leave, kill: as they are now; a program may change those of `os` for itself, and then count on its own exit code.
+    """
     status = reason = 0
     try:
         try:
             exec(compile(code.encode("utf-8", "surrogatepass"), "main.py", "exec", dont_inherit=True), main.__dict__)
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            status = exit_status(end.code)
             if status == 1 and not isinstance(end.code, int):
                 print(end.code, file=sys.stderr)
         except BaseException as error:
             status = 1
-            if isinstance(error, MemoryError):
-                reason = OUT_OF_MEMORY
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-                reason = OUT_OF_DISK
+            reason = reason_of(error)
             sys.excepthook(type(error), error, error.__traceback__ and error.__traceback__.tb_next)
-        finally:  # what the interpreter does at its own end
-            threading._shutdown()  # waits for the program's threads
-            atexit._run_exitfuncs()
-            flush()
-            if threading.active_count() == 1:  # a daemon thread would stumble over missing names
-                for name in [name for name in main.__dict__ if name != "__builtins__"]:
-                    main.__dict__[name] = None  # objects may have a last word, in __del__
-                flush()
+        finally:
+            end_interpreter(main)
     except BaseException:
         status = status or 120  # as Python, when it cannot write what is left
     finally:
@@ -354,6 +382,31 @@ def program(server: socket.socket, conf: dict, box: str) -> None:
             signal.signal(reason, signal.SIG_DFL)
             kill(0, reason)  # its group, which is itself
         leave(status & 0xFF)
+
+
+def exit_status(code) -> int:
+    """What SystemExit(code) means to Python: a number is itself, None is 0, anything else is printed and is 1."""
+    if isinstance(code, int):
+        return code
+    return 0 if code is None else 1
+
+
+def reason_of(error: BaseException) -> int:
+    """The signal by which a program says that memory or disk was the reason of its uncaught exception; 0: neither."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return OUT_OF_DISK
+    return OUT_OF_MEMORY if isinstance(error, MemoryError) else 0
+
+
+def end_interpreter(main: types.ModuleType) -> None:
+    """What the interpreter does at its own end."""
+    threading._shutdown()  # waits for the program's threads
+    atexit._run_exitfuncs()
+    flush()
+    if threading.active_count() == 1:  # a daemon thread would stumble over missing names
+        for name in [name for name in main.__dict__ if name != "__builtins__"]:
+            main.__dict__[name] = None  # objects may have a last word, in __del__
+        flush()
 
 
 def flush() -> None:
@@ -408,7 +461,7 @@ class Jail:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                program(theirs, conf, box)
+                run(*await_program(theirs, conf, box))
             except BaseException:
                 os.write(2, traceback.format_exc().encode())
             finally:
@@ -428,98 +481,132 @@ class Jail:
         return struct.pack("iB", status, bool(usage) and 0 in (usage.f_bfree, usage.f_ffree))
 
 
-def serve(control: socket.socket, conf: dict) -> None:
-    """The server's loop: hand requests to jails, kill those that the trainer gives up, pass on how programs ended."""
-    gc.disable()
-    statm, maps = os.open("/proc/self/statm", os.O_RDONLY), os.open("/proc/self/maps", os.O_RDONLY)
-    namespaces = conf["tier"] == "namespaces"
-    own_pid_ns, holders = -1, []
-    if namespaces:
-        own_pid_ns, sysctl = os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc/sys/kernel", os.O_RDONLY)
-        with contextlib.suppress(OSError):  # report() tells
-            write("/proc/sys/user/max_user_namespaces", "0")
-        build_root(conf["folder"], conf["visible"])
-        drop_bounding_set()
-        for _ in range(conf["workers"] + conf["ready"]):  # before the imports: they stay small
-            libc("unshare", NEWPID)
-            pid = os.fork()
-            if pid == 0:
-                hold(sysctl)
-            libc("setns", own_pid_ns, NEWPID)
-            holders.append(os.pidfd_open(pid))
-        os.close(sysctl)
-    else:
-        libc("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-        drop_bounding_set()
-        drop_capabilities()
-    preload(conf)
-    conf["filter"] = seccomp_filter(conf["tier"])
-    conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
-    os.close(statm)
-    gc.collect()
-    gc.freeze()  # children then share these pages instead of copying them at their first collection
+class Server:
+    """Hands requests to jails, kills those that the trainer gives up, and passes on how programs ended."""
+
+    def __init__(self, control: socket.socket, conf: dict):
+        """Shut this process in, import what programs import, and share its memory with the jails to come."""
+        gc.disable()
+        self.control, self.conf, self.namespaces = control, conf, conf["tier"] == "namespaces"
+        statm, maps = os.open("/proc/self/statm", os.O_RDONLY), os.open("/proc/self/maps", os.O_RDONLY)
+        self.own_pid_ns, self.holders = -1, []
+        if self.namespaces:
+            self.own_pid_ns, self.holders = enter_root(conf)
+        else:
+            libc("prctl", 36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+            drop_bounding_set()
+            drop_capabilities()
+        preload(conf)
+        conf["filter"] = seccomp_filter(conf["tier"])
+        conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
+        os.close(statm)
+        gc.collect()
+        gc.freeze()  # children then share these pages instead of copying them at their first collection
+        collapse_pages(maps)
+        self.jails: dict[int, Jail] = {}  # by pid
+        self.ready: list[Jail] = []
+        self.numbers = itertools.count()  # of folders, where jails have one each
+        self.selector = selectors.DefaultSelector()
+
+    def serve(self) -> None:
+        """The loop: what happens on a descriptor is told to the method that is registered with it."""
+        self.selector.register(self.control, selectors.EVENT_READ, (self.on_request, None))
+        while True:
+            events = self.selector.select(0 if len(self.ready) < self.conf["ready"] else None)
+            if not events:
+                self.ready.append(self.new_jail())  # only when there is nothing else to do
+            for key, _ in events:
+                method, jail = key.data
+                method(jail)
+
+    def new_jail(self) -> Jail:
+        if self.namespaces:
+            holder, box = self.holders.pop(), BOX
+        else:
+            holder, box = -1, f"{self.conf['folder']}/{next(self.numbers)}"
+        jail = Jail(self.conf, box, holder, self.own_pid_ns)
+        self.jails[jail.pid] = jail
+        self.selector.register(jail.pidfd, selectors.EVENT_READ, (self.on_end, jail))
+        self.selector.register(jail.line, selectors.EVENT_READ, (self.on_ready, jail))
+        return jail
+
+    def forget(self, end) -> None:
+        if end in self.selector.get_map():
+            self.selector.unregister(end)
+
+    def on_request(self, _) -> None:
+        """The trainer asks for a run, with four descriptors; or it has gone."""
+        message, fds, _, _ = socket.recv_fds(self.control, 16, 4)
+        if not message:
+            finish(self.conf, self.jails)
+        jail = self.ready.pop(0) if self.ready else self.new_jail()
+        jail.used, jail.channel = True, socket.socket(fileno=fds[3])
+        with contextlib.suppress(OSError):  # it died, and on_end comes
+            socket.send_fds(jail.line, [b"run"], fds)
+        self.selector.register(jail.channel, selectors.EVENT_READ, (self.on_given_up, jail))
+        for fd in fds[:3]:
+            os.close(fd)
+
+    def on_given_up(self, jail: Jail) -> None:
+        if jail.channel:  # else it has ended just before
+            self.forget(jail.channel)
+            os.kill(jail.pid, signal.SIGKILL)
+
+    def on_ready(self, jail: Jail) -> None:
+        if jail.pid in self.jails:
+            self.forget(jail.line)
+            jail.disk = (socket.recv_fds(jail.line, 16, 1)[1] or [-1])[0]
+
+    def on_end(self, jail: Jail) -> None:
+        """Clean up after a program, and tell the trainer how it ended."""
+        if not jail.used:
+            os._exit(1)  # why is on stderr; the trainer starts another server, or gives up
+        for end in (jail.line, jail.pidfd, jail.channel):
+            self.forget(end)
+        del self.jails[jail.pid]
+        report = jail.end()
+        if not self.namespaces:
+            kill_orphans(self.jails)
+        with contextlib.suppress(OSError):  # the trainer's thread has gone
+            jail.channel.send(report)
+        jail.channel.close()
+        jail.channel = None
+        if self.namespaces:
+            self.holders.append(jail.holder)
+        else:
+            remove_tree(jail.box)
+
+
+def enter_root(conf: dict) -> tuple[int, list[int]]:
+    """Move the server into its new root and start the holders of the programs' pid namespaces.
+
+    Returns the descriptor of the server's own pid namespace, and a pidfd for each holder.
+    """
+    own_pid_ns, sysctl = os.open("/proc/self/ns/pid", os.O_RDONLY), os.open("/proc/sys/kernel", os.O_RDONLY)
+    with contextlib.suppress(OSError):  # report() tells
+        write("/proc/sys/user/max_user_namespaces", "0")
+    build_root(conf["folder"], conf["visible"])
+    drop_bounding_set()
+    holders = []
+    for _ in range(conf["workers"] + conf["ready"]):  # before the imports: they stay small
+        libc("unshare", NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            hold(sysctl)
+        libc("setns", own_pid_ns, NEWPID)
+        holders.append(os.pidfd_open(pid))
+    os.close(sysctl)
+    return own_pid_ns, holders
+
+
+def collapse_pages(maps: int) -> None:
+    """Ask for pages of 2 MB, if the kernel can: a fork then copies fewer entries. maps: /proc/self/maps, opened."""
     with open(maps) as mappings:
         for line in mappings:
             place, rights, _, _, inode = line.split()[:5]
-            if rights == "rw-p" and inode == "0":  # pages of 2 MB, if the kernel can: a fork copies fewer entries
+            if rights == "rw-p" and inode == "0":
                 begin, end = (int(address, 16) for address in place.split("-"))
                 LIBC.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), 25)  # MADV_COLLAPSE
-    jails: dict[int, Jail] = {}  # by pid
-    ready: list[Jail] = []
-    with selectors.DefaultSelector() as selector:
-        def prepare(number=itertools.count()) -> Jail:
-            holder, box = (holders.pop(), BOX) if namespaces else (-1, f"{conf['folder']}/{next(number)}")
-            jail = Jail(conf, box, holder, own_pid_ns)
-            jails[jail.pid] = jail
-            selector.register(jail.pidfd, selectors.EVENT_READ, ("ended", jail))
-            selector.register(jail.line, selectors.EVENT_READ, ("ready", jail))
-            return jail
-
-        def forget(end) -> None:
-            if end in selector.get_map():
-                selector.unregister(end)
-
-        selector.register(control, selectors.EVENT_READ, ("request", None))
-        while True:
-            events = selector.select(0 if len(ready) < conf["ready"] else None)
-            if not events:
-                ready.append(prepare())  # only when there is nothing else to do
-            for key, _ in events:
-                what, jail = key.data
-                if what == "request":
-                    message, fds, _, _ = socket.recv_fds(control, 16, 4)
-                    if not message:
-                        finish(conf, jails)
-                    jail = ready.pop(0) if ready else prepare()
-                    jail.used, jail.channel = True, socket.socket(fileno=fds[3])
-                    with contextlib.suppress(OSError):  # it died, and "ended" comes
-                        socket.send_fds(jail.line, [b"run"], fds)
-                    selector.register(jail.channel, selectors.EVENT_READ, ("give up", jail))
-                    for fd in fds[:3]:
-                        os.close(fd)
-                elif what == "give up" and jail.channel:
-                    forget(jail.channel)
-                    os.kill(jail.pid, signal.SIGKILL)
-                elif what == "ready" and jail.pid in jails:
-                    forget(jail.line)
-                    jail.disk = (socket.recv_fds(jail.line, 16, 1)[1] or [-1])[0]
-                elif what == "ended":
-                    if not jail.used:
-                        os._exit(1)  # why is on stderr; the trainer starts another server, or gives up
-                    for end in (jail.line, jail.pidfd, jail.channel):
-                        forget(end)
-                    del jails[jail.pid]
-                    report = jail.end()
-                    if not namespaces:
-                        kill_orphans(jails)
-                    with contextlib.suppress(OSError):  # the trainer's thread has gone
-                        jail.channel.send(report)
-                    jail.channel.close()
-                    jail.channel = None
-                    if namespaces:
-                        holders.append(jail.holder)
-                    else:
-                        remove_tree(jail.box)
 
 
 def finish(conf: dict, jails: dict) -> None:
@@ -643,7 +730,7 @@ def main() -> None:
             control.close()
             os._exit(os.waitpid(pid, 0)[1] != 0)
         libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with that process
-    serve(control, conf)
+    Server(control, conf).serve()
 
 
 if __name__ == "__main__":

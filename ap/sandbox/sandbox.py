@@ -1,8 +1,9 @@
 """Where programs written by the model run: `Sandbox.run(code) -> SandboxResult`, milliseconds a call.
 
 A policy under reward pressure tries everything, so every program counts as hostile. This file is the trainer's side: it
-starts a server by exec (ap/sandbox/jail.py, which says what a program has to give up), sends it requests and believes nothing
-but the kernel's word on how a program ended. The trainer never forks itself (threads, CUDA), and nothing is unpickled.
+starts a server by exec (ap/sandbox/jail.py, which says what a program has to give up), sends it requests and believes
+nothing but the kernel's word on how a program ended. The trainer never forks itself (threads, CUDA), and nothing is
+unpickled.
 
 Three tiers; the best one that works here is taken, and `Sandbox.report()` tries every promise with a program that
 breaks it if it can.
@@ -48,8 +49,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Mapping, Sequence
 
-from ap.config import UserError
+from ap.files import UserError
 from ap.sandbox.jail import OUT_OF_DISK, OUT_OF_MEMORY, remove_tree
+from ap.sandbox.probe import PROBE
 
 SERVER = Path(__file__).with_name("jail.py")  # run by exec, in a process of its own
 TIERS = ("namespaces", "landlock", "rlimits")
@@ -328,8 +330,9 @@ class Sandbox:
         code = 1 if code in (-OUT_OF_MEMORY, -OUT_OF_DISK) else code  # an uncaught exception like others
         timed_out = given_up == "timeout" or (not given_up and code == -signal.SIGXCPU)
         cut = max(written) > self.output_limit
-        status = ("timeout" if timed_out else "output_limit" if cut else "ok" if code == 0 else "memory" if memory else
-                  "disk" if disk else "killed" if code < 0 else "error")
+        statuses = {"timeout": timed_out, "output_limit": cut, "ok": code == 0, "memory": memory, "disk": disk,
+                    "killed": code < 0, "error": True}
+        status = next(name for name, holds in statuses.items() if holds)  # the first that holds
         stdout, stderr = (text.decode("utf-8", "replace") + NOTICE * (size > self.output_limit)
                           for text, size in zip(texts, written))
         return SandboxResult(stdout, stderr, status, code, seconds, timed_out, memory, cut, disk,
@@ -341,70 +344,3 @@ def _process_name(pid: str) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return ""  # it has gone
-
-
-# What report() runs: each line tries to break one promise.
-PROBE = """
-import ctypes, json, os, socket, threading
-def works(action):
-    try:
-        action()
-        return True
-    except BaseException:
-        return False
-def send(family, kind, address):
-    with socket.socket(family, kind) as end:
-        end.connect(address)
-        end.send(b'x')
-def datagram_of_a_pair(address):
-    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    a.sendto(b'x', address)
-def start_threads():
-    threading.stack_size(32768)
-    end = threading.Event()
-    try:
-        for _ in range(500):
-            threading.Thread(target=end.wait).start()
-    finally:
-        end.set()
-def fork():
-    if os.fork() == 0:
-        os._exit(0)
-def fill():
-    for name in range(80):
-        with open(f'fill{name}', 'wb') as file:
-            os.posix_fallocate(file.fileno(), 0, 1 << 20)
-def litter():
-    for name in range(2100):
-        os.mkdir(f'folder{name}')
-ask = json.loads(input())
-libc = ctypes.CDLL(None, use_errno=True)
-initial = open('/proc/self/environ').read() if works(lambda: open('/proc/self/environ')) else ''
-found = {
-    'empty_environment': not os.environ and initial in ('', 'PYTHONHASHSEED=0\\0'),
-    'no_foreign_files': not works(lambda: open(ask['secret'])),
-    'no_foreign_names': not os.path.exists(ask['secret']) and not os.path.exists('/etc'),
-    'no_foreign_changes': not any(works(lambda: (open(p + '/.probe', 'w'), os.unlink(p + '/.probe')))
-                                  for p in ask['paths'] + [os.path.dirname(os.__file__)])
-                          and not works(lambda: os.utime(ask['secret'])),
-    'no_tcp': not works(lambda: send(socket.AF_INET, socket.SOCK_STREAM, ('127.0.0.1', ask['tcp']))),
-    'no_udp': not works(lambda: send(socket.AF_INET, socket.SOCK_DGRAM, ('127.0.0.1', ask['udp']))),
-    'no_unix_sockets': not any(works(lambda: send(socket.AF_UNIX, socket.SOCK_DGRAM, address))
-                               or works(lambda: datagram_of_a_pair(address))
-                               for address in (ask['unix'], ask['abstract'])),
-    'no_foreign_signals': not any(works(lambda: os.kill(pid, 0)) for pid in (ask['pid'], os.getppid() or 1)),
-    'no_foreign_processes': not works(lambda: os.getpgid(ask['pid'])) and not os.path.exists(f"/proc/{ask['pid']}"),
-    'no_new_privileges': libc.prctl(39, 0, 0, 0, 0) == 1,
-    'no_capabilities': not works(lambda: os.chroot('/')) and not works(lambda: socket.sethostname('x')),
-    'no_user_namespaces': libc.unshare(0x10000000) != 0,
-    'no_foreign_descriptors': not any(works(lambda: os.fstat(fd)) for fd in range(3, 4096)),
-    'calls_filtered': not works(lambda: os.memfd_create('x')) and libc.ptrace(0, 0, 0, 0) != 0,
-    'one_process': not works(fork),
-    'thread_limit': not works(start_threads),
-    'memory_limit': not works(lambda: bytearray((ask['memory_mb'] << 20) + (1 << 26))),
-    'file_limit': not works(lambda: os.ftruncate(os.open('big', os.O_CREAT | os.O_RDWR), 1 << 30)),
-    'file_number_limit': not works(litter),
-    'disk_limit': not works(fill),
-}
-print(json.dumps(found))
-"""

@@ -2,9 +2,9 @@ r"""Public benchmarks: where each lies, what its fields are, how it is asked, gr
 
 `load` turns rows of a file, in the layout in which the benchmark is published, into problems {"id", "question",
 "answer"} with, where it has them, "choices" (the texts behind the letters A, B, ...), "tests" (of a program) or "type"
-(of an answer). `ask` writes the prompt; ap.answers.grading.Grader sees from what a problem has how to grade a solution. No data
-is kept here, and none is fetched unless the user names the hub: MathArena's sets are CC BY-NC-SA, and GPQA asks not to
-be published again.
+(of an answer). `ask` writes the prompt; ap/answers/grading.py sees from what a problem has how to grade a solution. No
+data is kept here, and none is fetched unless the user names the hub: MathArena's sets are CC BY-NC-SA, and GPQA asks
+not to be published again.
 
 Choices, one a benchmark (published numbers differ in them, so they belong beside a result):
 - Options keep their published order ("none of the above" may be one). GPQA has none, so there they are shuffled, by a

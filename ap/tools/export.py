@@ -28,18 +28,20 @@ from typing import Callable, Sequence
 
 from transformers import AutoTokenizer
 
-from ap import domains
+from ap.catalog import DOMAINS, open_domain
+from ap.config import PRESETS, Config
+from ap.tools.commandline import Parser, load_config, run_main
+from ap.files import UserError, numbered_records, replacing, write_jsonl, write_text
+from ap.mini.solvers import program_pool
 from ap.players.cast import model_names
-from ap.config import PRESETS, Config, Parser, UserError, load_config, run_main
-from ap.files import numbered_records, replacing, write_jsonl, write_text
-from ap.judge.prober import SOLVE, program_pool
+from ap.world.attempts import SOLVE
 
 # ----------------------------------------------------------------------------------------------- layouts
 
 
 def prompt_of(record: dict) -> list[dict]:
-    known = record.get("domain") in (*domains.NAMES, *domains.OF_MODELS)
-    template = domains.asking(record["domain"], None).solver.get("prompt", SOLVE) if known else SOLVE
+    known = record.get("domain") in tuple(DOMAINS)
+    template = open_domain(record["domain"]).asking(None).solver.get("prompt", SOLVE) if known else SOLVE
     return [{"role": "user", "content": template.format(question=record["question"])}]
 
 
@@ -149,24 +151,24 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
 
 
-def judges(domain: str, run: Config | None) -> list[str]:
+def judges(name: str, run: Config | None) -> list[str]:
     """Rows of the card: who verified and attempted. Models are those that the run's --roles file names now."""
-    module, models = domains.get(domain), {}
+    domain, models = open_domain(name), {}
     if run is not None and run.roles:
         if not Path(run.roles).exists():
-            return [f"| verifier and prober, domain {domain} | named in {Path(run.roles).name}, which is not there any "
+            return [f"| verifier and prober, domain {name} | named in {Path(run.roles).name}, which is not there any "
                     "more |"]
         models = model_names(Path(run.roles))
 
     def played(role: str, programs: str) -> str:
         return f"models {', '.join(models[role])}" if models.get(role) else programs or "unknown"
 
-    verifiers = ", ".join(verify.__name__ for verify in module.VERIFIERS)
-    probers = ", ".join(prober.name for prober in program_pool(module)) if module.VERIFIERS else ""
+    verifiers = ", ".join(verify.__name__ for verify in domain.verifiers)
+    probers = ", ".join(prober.name for prober in program_pool(domain)) if domain.verifiers else ""
     return [
-        f"| verifier, domain {domain} | {played('verifiers', verifiers and f'programs {verifiers}')}; second audit "
-        f"{played('auditor', getattr(module.AUDITOR, '__name__', ''))}; program check {module.audit.__module__} |",
-        f"| prober, domain {domain} | from weak to strong: "
+        f"| verifier, domain {name} | {played('verifiers', verifiers and f'programs {verifiers}')}; second audit "
+        f"{played('auditor', getattr(domain.auditor, '__name__', ''))}; program check {domain.audit.__module__} |",
+        f"| prober, domain {name} | from weak to strong: "
         f"{played('probers', probers and f'simulated solvers {probers}')} |",
         *(f"| {role} | {played(role, '')} |" for role in ("teacher", "extractor") if models.get(role)),
     ]
@@ -183,7 +185,7 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
     lines += [f"{len(records)} problems with answers, written by a proposer model and accepted by a verifier "
               f"(Agentic Proposing, arXiv 2602.03279). Layout: {kind}. Made from {source.name}.", ""]
     lines += ["| | |", "|---|---|", f"| problems | {len(records)} |"]
-    for domain in sorted({record.get("domain") for record in records} & {*domains.NAMES, *domains.OF_MODELS}):
+    for domain in sorted({record.get("domain") for record in records} & DOMAINS.keys()):
         lines += judges(domain, run)
     if rates:
         lines.append(f"| pass rate of the prober | mean {sum(rates) / len(rates):.3f}, from {min(rates):.3f} to "

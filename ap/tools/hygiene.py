@@ -27,7 +27,7 @@ from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.config import Parser, run_main
+from ap.tools.commandline import Parser, run_main
 from ap.tools.evaluation import QUESTION_FIELDS, first_field, place, records, text_of
 from ap.files import UserError, write_jsonl
 

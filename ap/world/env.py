@@ -1,16 +1,17 @@
-"""The environment: a partially observed decision process (method: POMDP) in which problems are written.
+"""The environment: a partially observable Markov decision process (POMDP) in which an agent writes a problem.
 
 Observation o_t = <K_t, h_t, sigma_t>: the active skills, the history with every tool output, the cognitive stage.
 Actions: think (a message without a tool call), exec, edit, submit. Whether the draft is solvable is hidden; the
-agent learns it only by running code or by thinking.
+agent can find out only by running code or by thinking.
 
-Stages are not a rigid machine. *Choice*: the stage follows what happened last:
+The stages have no fixed order. *Choice*: the stage depends on what happened last:
 
     start -> draft; a new draft -> check; a check that passed -> finalize; a check that failed, a fault named in a
     reflection, an edit -> refine; anything else leaves the stage as it is.
 
-A check is any program of the agent; it has passed when it says of the draft what the domain's own exact check says.
-Where the domain has none, because only models can tell, it has passed when it says so; this earns nothing.
+Any program that the agent runs counts as a check. It has passed if it prints that the draft is sound, and the domain's
+own exact check confirms this and the answer. Where the domain has no exact check, because only models can judge a
+draft, the program's output alone decides; then a submission earns nothing for a passed check.
 
 An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
 """
@@ -40,14 +41,15 @@ You write problems for others to solve. Combine all active skills into one probl
 Write it between <problem> and </problem>, and submit it in the same message."""
 
 SOUND, FAULT = "Sound.", "Fault: "
-UNKNOWN = "unknown"  # the status of a draft of which programs cannot tell whether it is sound
+UNKNOWN = "unknown"  # the status of a draft if programs cannot tell whether it is sound
 
 
 @dataclass
 class Env:
-    """What all episodes share. `domain` is a module of ap/domains.
+    """What all episodes share. `domain` is a domains.base.Domain.
 
-    look: (draft, skills) -> what the domain's programs say of a draft; None: domain.look, in the caller's thread.
+    look: (draft, skills) -> what the domain's programs can say about a draft. None: domain.look, run in the caller's
+    thread.
     """
 
     domain: object
@@ -73,10 +75,10 @@ class Env:
         return "Active skills:\n" + "\n".join(shown)
 
     def messages(self, skills: tuple[str, ...]) -> list[dict]:
-        """The first observation, for a chat template."""
+        """The first observation, as messages for a chat template."""
         instructions = ONE_SHOT if self.config.one_shot else INSTRUCTIONS
         return [
-            {"role": "system", "content": f"{instructions}\n{self.domain.INSTRUCTIONS}"},
+            {"role": "system", "content": f"{instructions}\n{self.domain.instructions}"},
             {"role": "user", "content": f"{self.describe(skills)}\nstage: {STAGES[DRAFT]}"},
         ]
 
@@ -89,19 +91,19 @@ class Episode:
     skills: tuple[str, ...]  # K_t
     stage: int = DRAFT  # sigma_t
     draft: str | None = None
-    check: object = None  # what the domain's exact check says of the current draft and skills; hidden from the agent
-    passed: str | None = None  # what a program printed of the current draft, when the exact check says the same
-    said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in turn
-    done: set[tuple] = field(default_factory=set)  # what earns nothing when it is done again
+    check: object = None  # the result of domain.look for the current draft and skills; hidden from the agent
+    passed: str | None = None  # the output of a check of the current draft that passed
+    said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in their order
+    done: set[tuple] = field(default_factory=set)  # deeds that earn no reward when they are repeated
     turns: int = 0
     outcome: str = ""  # set when the episode has ended
     problem: Problem | None = None
 
     def step(self, text: str) -> tuple[str, int, dict, str | None]:
-        """Take one message of the agent.
+        """Process one message of the agent.
 
-        Returns (action, stage in which it was taken, facts, reply): facts are what rewards.process_reward needs;
-        reply is the environment's text in chat format, or None when the episode has ended.
+        Returns (action, stage in which it was taken, facts, reply): facts are the input of rewards.process_reward;
+        reply is the environment's text in chat format, or None if the episode has ended.
         """
         message = read_message(text)
         self.said.append(text)
@@ -131,7 +133,7 @@ class Episode:
     # Each action changes the state and returns (facts, output).
 
     def _take_draft(self, message: Message) -> dict:
-        """A draft in a message, whatever else the message does. Facts name what the exact check of the domain says."""
+        """Take the draft in a message, whatever its action is. The facts say what the domain's exact check finds."""
         if message.draft is None:
             return {}
         self.draft, self.stage = message.draft, CHECK
@@ -141,7 +143,7 @@ class Episode:
         return {"draft": state, "fault": status, "repeated": self._again("draft", self.draft, status)}
 
     def _look(self) -> None:
-        """The draft or the skills have changed: what a program said before is void."""
+        """The draft or the skills have changed: look at the draft again, and forget earlier checks."""
         self.check = self.env.look(self.draft, self.skills) if self.draft is not None else None
         self.passed = None
 
@@ -171,7 +173,7 @@ class Episode:
         result = self.env.sandbox.run(code, timeout=self.env.config.exec_timeout, files=files)
         lines = (result.stdout if result.status == "ok" else result.stderr or result.status).strip().splitlines()
         output = without_tokens(lines[-1][:200]) if lines else "(no output)"
-        # Any program can print what a check prints: its word counts only where the exact check says the same.
+        # Any program can print what a check prints, so its output counts only if the exact check says the same.
         passed = (
             result.status == "ok" and self.check is not None and self.env.domain.passed(output)
             and (self.check.status == UNKNOWN
@@ -203,8 +205,8 @@ class Episode:
 
     def _submit(self, message: Message) -> tuple[dict, str]:
         facts = self._take_draft(message)
-        # Choice: what is handed in is the current draft, as one runs and hands in a file without typing it again, and
-        # its answer, if it is not stated, is the one that the last check of this draft printed.
+        # Choice: submit hands in the current draft, which need not be written again. If no answer is stated, it is the
+        # one that the last passed check of this draft printed.
         found = self.env.domain.answer_of(self.passed) if self.passed is not None else None
         answer = message.arguments.get("answer", found or "").strip()
         if self.draft is not None:

@@ -1,33 +1,57 @@
-"""Roll out: engine + environment -> trajectories, token in and token out.
+"""Rollout: the engine and the environment play episodes, which become trajectories. Ids are never made from text again.
 
-The engine decodes all episodes together. When one of them finishes a message, its action is taken in a thread of the
-engine's while others decode; the agent's programs run in sandbox processes, what our own programs calculate in worker
-processes (processes.py). The reply goes back as ids with loss mask 0.
+The engine decodes all episodes together. When one of them finishes a message, its action is taken in a worker thread of
+the engine while others decode. The agent's programs run in sandbox processes, our own checks in worker processes
+(sandbox/processes.py). The environment's reply is appended as ids with loss mask 0.
 """
 from __future__ import annotations
 
-from typing import Callable, Sequence
+import random
+from typing import Callable, Iterator, NamedTuple, Sequence
 
-from ap.world.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id
 from ap.config import Config
-from ap.world.env import Env, Episode
-from ap.engine.generate import Conversation, Engine
+from ap.engine.generate import Engine
+from ap.engine.rows import Conversation
+from ap.engine.sampling import Sampling
+from ap.learn.policy import Policy
+from ap.learn.ranks import Ranks
 from ap.trajectory import Trajectory, Turn
+from ap.world.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id
+from ap.world.curriculum import Curriculum
+from ap.world.env import Env, Episode
+
+HANGS, LOOKING = 30, 900.0  # *choice*: a tool counts as hanging after 30 times the time limit of its program plus
+# 900 s for the domain's own look at a draft, which may run many programs
 
 
-HANGS, JUDGING = 30, 900.0  # *choice*: a tool has hung after 30 times what its program may take, and 900 s for judges
+class Start(NamedTuple):
+    """Where an episode begins."""
+
+    skills: tuple[str, ...]  # K_0
+    group: int = 0  # episodes of one group have the same skills, and are compared with each other
+    key: str = ""  # seeds all of its random numbers
+
+
+def draw(curriculum: Curriculum, config: Config, ranks: Ranks, key: str) -> list[Start]:
+    """This rank's episodes of one step. The curriculum draws K_0 for each group. All ranks draw the same groups and
+    divide them, so that each group is complete on one rank."""
+    rng = random.Random(f"{key}/draw")
+    drawn = [(curriculum.draw(rng), group) for group in range(config.groups)]
+    return [Start(skills, group, f"{key}/{group}/{member}")
+            for skills, group in ranks.share(drawn) for member in range(config.group_size)]
 
 
 class _Recorder:
-    """One episode on its way to become a Trajectory: the conversation's ids and the environment's facts."""
+    """Records one episode, to make a Trajectory of it: the conversation's ids and the environment's facts."""
 
-    def __init__(self, env: Env, tokenizer, skills: tuple[str, ...], group: int, seed: str):
-        self.episode, self.tokenizer, self.group, self.skills = Episode(env, skills), tokenizer, group, skills
-        self.conversation = Conversation.start(prompt_ids(tokenizer, env.messages(skills), env.tools), seed)
+    def __init__(self, env: Env, tokenizer, start: Start):
+        self.episode, self.tokenizer, self.start = Episode(env, start.skills), tokenizer, start
+        prompt = prompt_ids(tokenizer, env.messages(start.skills), env.tools)
+        self.conversation = Conversation.start(prompt, start.key)
         self.turns: list[Turn] = []
 
     def take_action(self, text: str | None = None) -> list[int] | None:
-        """Read the message that has just been written, act, and return the reply's ids (None: ended)."""
+        """Take the action of the message that has just ended. Returns the reply's ids, or None at the episode's end."""
         ids, start = self.conversation.ids, self.conversation.turn_start
         if self.conversation.stopped == "length":  # cut in the middle of a message
             self.episode.outcome = "token_limit"
@@ -43,7 +67,7 @@ class _Recorder:
     def trajectory(self) -> Trajectory:
         conversation = self.conversation
         turns, problem, outcome = self.turns, self.episode.problem, self.episode.outcome
-        if conversation.stopped == "timeout":  # whatever the thread that hangs may still find out
+        if conversation.stopped == "timeout":  # ignore what the hanging thread may still do
             start, problem, outcome = conversation.turn_start, None, "tool_timeout"
             cut = Turn("unusable", self.episode.stage, start, len(conversation.ids), {"error": "timeout"})
             turns = [turn for turn in turns if turn.end <= start] + [cut]
@@ -52,50 +76,54 @@ class _Recorder:
             turn_ids[turn.start:turn.end] = [index] * (turn.end - turn.start)
         return Trajectory(
             ids=conversation.ids, loss_mask=conversation.loss_mask, logprobs=conversation.logprobs, turn_ids=turn_ids,
-            turns=turns, skills=self.skills, group=self.group, problem=problem,
+            turns=turns, skills=self.start.skills, group=self.start.group, key=self.start.key, problem=problem,
             outcome=outcome or "token_limit",  # the engine found no room for the reply
         )
 
 
-def roll_out(
-    env: Env, model, tokenizer, starts: Sequence[tuple[tuple[str, ...], int, str]], config: Config, progress=None,
-    judge: Callable[[Trajectory, str], None] = lambda trajectory, seed: None,
-) -> tuple[list[Trajectory], dict]:
-    """Sample one episode for each start (K_0, group, seed key).
+class Rollout:
+    """Episodes that are played while one iterates over them: each is yielded when it has ended, while others go on.
 
-    `judge` is called with each episode that has ended and its seed key, in a worker thread while others go on.
-    Returns the trajectories in the order of the starts, and the engine's counts and seconds.
+    When the iteration has ended, `trajectories` holds all of them in the order of their starts, and `stats` the
+    engine's counts and seconds (Engine.stats).
     """
-    engine = Engine(model, {stop_id(tokenizer)}, max_length=config.max_tokens, temperature=config.temperature,
-                    reproducible=config.reproducible, reply_seconds=HANGS * config.exec_timeout + JUDGING)
-    recorders = [_Recorder(env, tokenizer, skills, group, seed) for skills, group, seed in starts]
-    owner = {id(recorder.conversation): recorder for recorder in recorders}
-    ended: dict[int, Trajectory] = {}
 
-    def end(conversation: Conversation) -> None:
-        trajectory = owner[id(conversation)].trajectory()
-        judge(trajectory, conversation.seed)
-        ended[id(conversation)] = trajectory
+    def __init__(self, env: Env, policy: Policy, starts: Sequence[Start], config: Config):
+        self.policy, self.config, self.stats = policy, config, {}
+        self.recorders = [_Recorder(env, policy.tokenizer, start) for start in starts]
+        self.trajectories: list[Trajectory | None] = [None] * len(starts)
 
-    def reply(conversation: Conversation) -> list[int] | None:
-        ids = owner[id(conversation)].take_action()
-        if ids is None:
-            end(conversation)
-        return ids
+    def __len__(self) -> int:
+        return len(self.recorders)
 
-    conversations = [recorder.conversation for recorder in recorders]
-    stats = engine.run(conversations, reply, workers=config.workers, progress=progress)
-    for conversation in conversations:
-        if conversation.stopped == "timeout" or id(conversation) not in ended:  # hung, or no room for the reply
-            end(conversation)
-    return [ended[id(conversation)] for conversation in conversations], stats
+    def __iter__(self) -> Iterator[Trajectory]:
+        numbers = {id(recorder.conversation): number for number, recorder in enumerate(self.recorders)}
+        with self.policy.sampling() as model:
+            engine = Engine(
+                model, Sampling({stop_id(self.policy.tokenizer)}, self.config.temperature),
+                max_length=self.config.max_tokens, reproducible=self.config.reproducible,
+                reply_seconds=HANGS * self.config.exec_timeout + LOOKING)
+            ended = engine.stream(
+                [recorder.conversation for recorder in self.recorders],
+                lambda conversation: self.recorders[numbers[id(conversation)]].take_action(),
+                workers=self.config.workers)
+            for conversation in ended:
+                number = numbers[id(conversation)]
+                self.trajectories[number] = self.recorders[number].trajectory()
+                yield self.trajectories[number]
+        self.stats = engine.stats
+
+
+def roll_out(env: Env, policy: Policy, starts: Sequence[Start], config: Config) -> Rollout:
+    """Sample one episode for each start from the present policy. Nothing is sampled before one iterates over it."""
+    return Rollout(env, policy, starts, config)
 
 
 def play_script(
-    env: Env, tokenizer, skills: tuple[str, ...], write: Callable[[Episode], str], group: int = 0, max_tokens: int = 512
+    env: Env, tokenizer, start: Start, write: Callable[[Episode], str], max_tokens: int = 512
 ) -> Trajectory:
-    """The same episode with a scripted author: `write(episode)` gives each message. For experts and tests."""
-    recorder = _Recorder(env, tokenizer, skills, group, seed="")
+    """An episode whose messages come from `write(episode)` instead of the policy. For experts and tests."""
+    recorder = _Recorder(env, tokenizer, start)
     conversation = recorder.conversation
     while True:
         text = write(recorder.episode)
@@ -109,7 +137,7 @@ def play_script(
 
 
 def transcript(tokenizer, trajectory: Trajectory) -> dict:
-    """A trajectory as text, for the report: each turn with the environment's reply that follows it."""
+    """A trajectory as text, for the report: each turn with the environment's reply to it."""
     record = {
         "skills": list(trajectory.skills), "outcome": trajectory.outcome, "valid": trajectory.valid,
         "reason": trajectory.reason, "pass_rate": trajectory.pass_rate, "reward": trajectory.reward,
@@ -120,7 +148,7 @@ def transcript(tokenizer, trajectory: Trajectory) -> dict:
     starts = [turn.start for turn in trajectory.turns[1:]] + [len(trajectory.ids)]
     for turn, next_start in zip(trajectory.turns, starts):
         reply = decode_message(tokenizer, trajectory.ids[turn.end:next_start])
-        for to_tool in (True, False):  # what the chat format puts around the environment's words
+        for to_tool in (True, False):  # the chat format's text around the environment's words
             head, tail = reply_text("\0", to_tool).split("\0")
             reply = reply.removeprefix(head).removesuffix(tail)
         record["turns"].append({

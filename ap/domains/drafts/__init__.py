@@ -1,1 +1,1 @@
-"""What programs of the agents may import and read in the sandbox: nothing here judges (see SCRIPTS of a domain)."""
+"""Modules that the agents' programs may import and read in the sandbox (Domain.scripts). They do not judge."""

@@ -1,4 +1,4 @@
-"""Drafts of the domain code: their parts, and a check of them that programs in the sandbox may run.
+"""Drafts of the domain code: parsing them, and a check that programs in the sandbox may run. A draft looks like this:
 
     A statement: what to read from standard input, what to print, with limits and an example.
 
@@ -11,7 +11,8 @@
     [{"input": "1 2\\n", "output": "3\\n"}, ...]
     ```
 
-Needs Python's library only. What counts is the same check on the trainer's side (code.py), one process a test.
+This module needs only Python's standard library. Its check is for the agent; the check that counts is the trainer's own
+(ap/domains/code.py), which runs each test in a separate process.
 """
 import contextlib
 import io
@@ -25,7 +26,7 @@ PARTS = re.compile(
 
 
 def parse(text):
-    """(statement, reference solution, tests) of a draft, or None. tests: whatever JSON stands there."""
+    """(statement, reference solution, tests) of a draft, or None. tests: any JSON value, not yet checked."""
     parts = PARTS.fullmatch(text.strip())
     if parts is None or not parts[1].strip() or not parts[2].strip():
         return None
@@ -36,7 +37,7 @@ def parse(text):
 
 
 def fault_of_tests(tests):
-    """What is wrong with the tests by themselves, or ""."""
+    """What is wrong with the tests, without running anything, or ""."""
     if not isinstance(tests, list) or not FEWEST <= len(tests) <= MOST:
         return f"there must be {FEWEST} to {MOST} tests"
     for test in tests:
@@ -50,12 +51,12 @@ def fault_of_tests(tests):
 
 
 def lines(output):
-    """An output without what never matters: blanks at the ends of lines, blank lines at the end."""
+    """An output without blanks at the ends of lines and blank lines at its end, which never matter."""
     return "\n".join(line.rstrip() for line in output.rstrip().split("\n"))
 
 
 def run(program, given):
-    """What a program prints when it reads `given`. Raises what it raises."""
+    """What a program prints when its standard input is `given`. Raises what the program raises."""
     out, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode()), encoding="utf-8")
     try:
@@ -67,7 +68,7 @@ def run(program, given):
 
 
 def check(text):
-    """`ok: 5 tests`, or `fault: ...`."""
+    """Check a draft: returns, for example, `ok: 5 tests`, or `fault: ...`."""
     parts = parse(text)
     if parts is None:
         return "fault: a draft is a statement, then ### Solution and ### Tests, each with its block"

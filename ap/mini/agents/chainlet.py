@@ -6,7 +6,10 @@
 A problem is one line of plain sentences; one sentence is one step. Names are single letters, defined once and before
 they are used. Values are whole numbers 0..999. A *world* gives every name a value such that all sentences hold.
 
-All that is particular to a skill is said at its sentence form below. A user's package adds a form in the same way.
+All that is particular to a skill is said at its sentence form below. A user's package adds a form in the same way. A
+`Language` is a set of forms that can be read together. In the sandbox there is one, in which the packages of the run
+register their forms, and the functions `form`, `read` and `check` of this module are its methods. The trainer makes a
+Language for each run that it opens, so that runs with other packages do not know each other's forms.
 """
 from __future__ import annotations
 
@@ -86,48 +89,7 @@ class FormError(ValueError):
     """Why a sentence form cannot be used."""
 
 
-FORMS: dict[str, Form] = {}  # by name
-TEMPLATES: dict[str, Form] = {}
-
-
-def form(template: str, **settings) -> Callable[[Callable], Callable]:
-    """Make a sentence form known: written above the function that is its meaning, it makes a skill.
-
-        @form("x is k more than twice y.", k=(2, 9))
-        def more_than_twice(y, k):
-            return 2 * y + k
-
-    x is the name that the sentence defines, y an earlier one (and z a second), k, m, n, p are numbers; k=(2, 9): an
-    author draws k from 2 to 9. The function returns a whole number, or None where there is none; one outside of 0..999
-    is a fault of the problem. worked="2 * y + k" shows the calculation in worked solutions; for more settings see Form.
-    The skill is called as the file is, and a file has one form. Raises FormError.
-    """
-    def add(meaning: Callable) -> Callable:
-        ours = meaning.__module__ == __name__
-        ranges = {letter: settings.pop(letter) for letter in "kmnp" if letter in settings}
-        if ranges:
-            settings["draw"] = lambda rng, *inputs: [rng.randint(*ranges[letter]) for letter in new.numbers]
-        new = Form(meaning.__name__ if ours else meaning.__module__, template, meaning, **settings)
-        if not ours:
-            _examine(new, ranges)
-            new.meaning = _guarded(meaning)
-        add_form(new)
-        return meaning
-
-    return add
-
-
-def add_form(new: Form) -> None:
-    """Make it known under its name and its template."""
-    FORMS[new.name] = TEMPLATES[new.template] = new
-
-
-def forget(old: Form) -> None:
-    """The inverse of add_form."""
-    del FORMS[old.name], TEMPLATES[old.template]
-
-
-def _examine(new: Form, ranges: Mapping[str, Sequence[int]]) -> None:
+def _examine(new: Form, ranges: Mapping[str, Sequence[int]], known: "Language") -> None:
     """Raise FormError when a user's form cannot be read, is known already, or has no meaning that works."""
     def expect(condition: bool, problem: str) -> None:
         if not condition:
@@ -142,8 +104,8 @@ def _examine(new: Form, ranges: Mapping[str, Sequence[int]]) -> None:
         f"{quoted} cannot be read: it ends with its only full stop, its names are x, y, z and its numbers k, m, n, p, "
         "in order of appearance and as words of their own, and nothing else in it is a single letter or a number")
     expect(new.defines == "x" and len(new.inputs) in (1, 2), f"{quoted} must define x by y, or by y and z")
-    expect(new.template not in TEMPLATES, f"{quoted} is known already")
-    expect(new.name not in FORMS, f"the name {new.name} is taken; a file has one form, and some names are ours")
+    expect(new.template not in known.templates, f"{quoted} is known already")
+    expect(new.name not in known.forms, f"the name {new.name} is taken; a file has one form, and some names are ours")
     code, letters = new.meaning.__code__, (*new.inputs, *new.numbers)
     expect(code.co_varnames[:code.co_argcount] == letters, f"the function must take ({', '.join(letters)})")
     expect(all(low <= high for low, high in ranges.values()) and len(ranges) == len(new.numbers),
@@ -175,6 +137,108 @@ def _guarded(meaning: Callable) -> Callable:
 
     return guarded
 
+
+# ---------------------------------------------------------------- a language
+
+
+class Language:
+    """The sentence forms that are known together, and how texts of them are read and checked."""
+
+    def __init__(self, forms: Iterable[Form] = ()):
+        """A language of its own: what is added to it is added to no other."""
+        self.forms: dict[str, Form] = {}  # by name
+        self.templates: dict[str, Form] = {}
+        for one in forms:
+            self.add(one)
+
+    def add(self, new: Form) -> None:
+        """Make a form known under its name and its template."""
+        self.forms[new.name] = self.templates[new.template] = new
+
+    def form(self, template: str, **settings) -> Callable[[Callable], Callable]:
+        """Make a sentence form known: written above the function that is its meaning, it makes a skill.
+
+            @form("x is k more than twice y.", k=(2, 9))
+            def more_than_twice(y, k):
+                return 2 * y + k
+
+        x is the name that the sentence defines, y an earlier one (and z a second), k, m, n, p are numbers; k=(2, 9): an
+        author draws k from 2 to 9. The function returns a whole number, or None where there is none; one outside of
+        0..999 is a fault of the problem. worked="2 * y + k" shows the calculation in worked solutions; for more
+        settings see Form. The skill is called as the file is, and a file has one form. Raises FormError.
+        """
+        def add(meaning: Callable) -> Callable:
+            ours = meaning.__module__ == __name__
+            ranges = {letter: settings.pop(letter) for letter in "kmnp" if letter in settings}
+            if ranges:
+                settings["draw"] = lambda rng, *inputs: [rng.randint(*ranges[letter]) for letter in new.numbers]
+            new = Form(meaning.__name__ if ours else meaning.__module__, template, meaning, **settings)
+            if not ours:
+                _examine(new, ranges, self)
+                new.meaning = _guarded(meaning)
+            self.add(new)
+            return meaning
+
+        return add
+
+    def users_forms(self) -> list[Form]:
+        """The forms that come from a user's packages."""
+        return [one for name, one in self.forms.items() if name not in OURS]
+
+    def read_sentence(self, sentence: str) -> "Sentence | None":
+        """A sentence of the language, or None."""
+        template, names, numbers = _abstract(sentence)
+        known = self.templates.get(template)
+        return known and Sentence(known, tuple(names), tuple(numbers))
+
+    def read(self, text: str) -> "list[Sentence] | Check":
+        """All sentences of a text that is well formed, or the Check that says what is wrong with its form."""
+        sentences: list[Sentence] = []
+        lines = split(text)
+        for number, line in enumerate(lines, 1):
+            sentence = self.read_sentence(line)
+            if sentence is None or number > MAX_SENTENCES or (sentence.kind in QUESTIONS) != (number == len(lines)):
+                return Check("unreadable", detail=f"sentence {number}")
+            sentences.append(sentence)
+        known: set[str] = set()
+        for number, sentence in enumerate(sentences, 1):
+            if not known.issuperset(sentence.uses):
+                return Check("undefined name", culprit=sentence.skill, detail=f"sentence {number}")
+            if not known.isdisjoint(sentence.defines):
+                return Check("defined twice", culprit=sentence.skill, detail=f"sentence {number}")
+            known.update(sentence.defines)
+        return sentences
+
+    def skills_of(self, text: str) -> tuple[str, ...]:
+        """The skills of a text in order of appearance, each once. Sentences that cannot be read have none."""
+        sentences = map(self.read_sentence, split(text))
+        return tuple(dict.fromkeys(sentence.skill for sentence in sentences if sentence and sentence.skill))
+
+    def check(self, text: str, skills: Iterable[str] | None = None) -> "Check":
+        """Is this a sound problem, and what is its answer? Never raises; a text that is no problem is "unreadable".
+
+        Sound: it can be read; every skill in `skills` is there (*choice*: to drop one takes an edit); it has a world;
+        all worlds agree on the answer, or it asks for the smallest; every sentence matters; the answer is not printed
+        in it.
+        """
+        sentences = self.read(text)
+        if isinstance(sentences, Check):
+            return sentences
+        present = {sentence.skill for sentence in sentences}
+        for skill in skills or ():
+            if skill not in present:
+                return Check("missing skill", culprit=skill)
+        if sum(sentence.kind == "hidden" for sentence in sentences) > MAX_HIDDEN:
+            return Check("too many cases", detail=f"more than {MAX_HIDDEN} hidden names")
+        try:
+            return _solve(sentences)
+        except TooManyCases:
+            return Check("too many cases", detail="enumeration")
+
+
+LANGUAGE = Language()  # of this process: our own forms, and in the sandbox those of the packages that it has preloaded
+form, read_sentence, read = LANGUAGE.form, LANGUAGE.read_sentence, LANGUAGE.read
+skills_of, check = LANGUAGE.skills_of, LANGUAGE.check
 
 # ---------------------------------------------------------------- our own forms
 
@@ -299,7 +363,7 @@ def pair(z, k):
     return (z + k) // 2 if 0 < k <= z and (z + k) % 2 == 0 else None  # x; for y see steps_of
 
 
-add_form(Form(
+LANGUAGE.add(Form(
     "least", "Find the smallest possible x.", defines="",
     category="inverse", intent="ask for the smallest value", recognise="needs several possible values",
     build="goes with congr, or invert behind a merging step", difficulty="all cases",
@@ -330,9 +394,9 @@ def case(x, k, m):
     return x - m if x % 2 else x + k
 
 
-add_form(Form("find", "Find x.", defines=""))
+LANGUAGE.add(Form("find", "Find x.", defines=""))
 
-OURS = tuple(FORMS)  # what is known beyond these comes from a user's packages
+OURS = dict(LANGUAGE.forms)  # by name; what a language knows beyond these comes from a user's packages
 NOT_SKILLS = ("start", "hidden", "find")
 QUESTIONS = ("find", "least")
 
@@ -417,38 +481,6 @@ def split(text: str) -> list[str]:
     return re.split(r"(?<=\.)\s+", text.strip())
 
 
-def read_sentence(sentence: str) -> Sentence | None:
-    """A sentence of the language, or None."""
-    template, names, numbers = _abstract(sentence)
-    known = TEMPLATES.get(template)
-    return known and Sentence(known, tuple(names), tuple(numbers))
-
-
-def read(text: str) -> list[Sentence] | Check:
-    """All sentences of a text that is well formed, or the Check that says what is wrong with its form."""
-    sentences: list[Sentence] = []
-    lines = split(text)
-    for number, line in enumerate(lines, 1):
-        sentence = read_sentence(line)
-        if sentence is None or number > MAX_SENTENCES or (sentence.kind in QUESTIONS) != (number == len(lines)):
-            return Check("unreadable", detail=f"sentence {number}")
-        sentences.append(sentence)
-    known: set[str] = set()
-    for number, sentence in enumerate(sentences, 1):
-        if not known.issuperset(sentence.uses):
-            return Check("undefined name", culprit=sentence.skill, detail=f"sentence {number}")
-        if not known.isdisjoint(sentence.defines):
-            return Check("defined twice", culprit=sentence.skill, detail=f"sentence {number}")
-        known.update(sentence.defines)
-    return sentences
-
-
-def skills_of(text: str) -> tuple[str, ...]:
-    """The skills of a text in order of appearance, each once. Sentences that cannot be read have none."""
-    sentences = (read_sentence(line) for line in split(text))
-    return tuple(dict.fromkeys(sentence.skill for sentence in sentences if sentence and sentence.skill))
-
-
 # ---------------------------------------------------------------- worlds
 
 
@@ -474,7 +506,7 @@ def steps_of(sentences: Sequence[Sentence]) -> list[Step]:
             uses = sentence.uses
             target, *rest = sentence.defines or uses
             steps.append(Step(sentence.form, target, uses, sentence.numbers, index))
-            steps += [Step(FORMS["differ"], name, (uses[0], target), (), index) for name in rest]
+            steps += [Step(OURS["differ"], name, (uses[0], target), (), index) for name in rest]
     return steps
 
 
@@ -522,27 +554,6 @@ def explore(
 
 
 # ---------------------------------------------------------------- checking
-
-
-def check(text: str, skills: Iterable[str] | None = None) -> Check:
-    """Is this a sound problem, and what is its answer? Never raises; a text that is no problem is "unreadable".
-
-    Sound: it can be read; every skill in `skills` is there (*choice*: to drop one takes an edit); it has a world; all
-    worlds agree on the answer, or it asks for the smallest; every sentence matters; the answer is not printed in it.
-    """
-    sentences = read(text)
-    if isinstance(sentences, Check):
-        return sentences
-    present = {sentence.skill for sentence in sentences}
-    for skill in skills or ():
-        if skill not in present:
-            return Check("missing skill", culprit=skill)
-    if sum(sentence.kind == "hidden" for sentence in sentences) > MAX_HIDDEN:
-        return Check("too many cases", detail=f"more than {MAX_HIDDEN} hidden names")
-    try:
-        return _solve(sentences)
-    except TooManyCases:
-        return Check("too many cases", detail="enumeration")
 
 
 def _fault(status: str, sentences: Sequence[Sentence], index: int) -> Check:
@@ -608,7 +619,7 @@ def _matters(
         return deleted.names[0] in relevant
     if deleted.kind != "invert" and relevant.isdisjoint(deleted.defines):
         return False
-    rest = [Step(NEAR if name in relevant else FORMS["start"], name, (), (world[name],), index)
+    rest = [Step(NEAR if name in relevant else OURS["start"], name, (), (world[name],), index)
             for name in deleted.defines]
     rest += [step for step in steps if step.sentence != index]
 

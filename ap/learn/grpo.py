@@ -1,0 +1,42 @@
+"""GRPO for the solver: compare the attempts at a problem with each other, then make one update from them.
+
+The attempts at one problem are the group of Eq. (trajectory advantage); then follows Eq. (GRPO loss) without a KL term.
+"""
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+
+from ap.config import Config
+from ap.engine.model import token_logprobs
+from ap.learn.advantages import trajectory_advantages
+from ap.learn.batch import collate
+from ap.learn.losses import grpo_loss
+from ap.learn.policy import Policy
+from ap.learn.update import Loss
+from ap.trajectory import Trajectory
+
+
+def compare(attempts: Sequence[Trajectory], settings: Config) -> None:
+    """Set A_E of every attempt, in place. All groups must be complete."""
+    rewards = [attempt.reward + attempt.overlong_penalty for attempt in attempts]
+    advantages = trajectory_advantages(rewards, [attempt.group for attempt in attempts], settings.normalise_std)
+    for attempt, advantage in zip(attempts, advantages):
+        attempt.advantage = advantage
+
+
+def update(policy: Policy, attempts: Sequence[Trajectory], settings: Config, lr: float) -> dict:
+    """One GRPO update on this rank's attempts. Those with advantage 0 count in the divisor only."""
+    live = [attempt for attempt in attempts if attempt.advantage != 0]
+
+    def loss_of(rows: list[int]) -> Loss:
+        batch = collate([live[row] for row in rows], policy.pad_id).to(policy.ranks.device)
+        advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
+        logprobs, _ = token_logprobs(policy.model, batch.ids, batch.loss_mask, settings.temperature)
+        # There is one update a rollout, so pi_theta is still pi_old, and the ratio differs from 1 only by rounding.
+        loss, clipped = grpo_loss(logprobs, batch.old_logprobs, advantages, batch.loss_mask, settings)
+        log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
+        return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
+
+    return policy.update(live, loss_of, num_tokens=sum(sum(attempt.loss_mask) for attempt in attempts), lr=lr)

@@ -1,0 +1,54 @@
+"""The proposer before and after reinforcement learning, on skill sets that training never draws."""
+from __future__ import annotations
+
+from tqdm import tqdm
+
+from ap.config import Config
+from ap.files import read_json, write_json
+from ap.judge.judge import Judge
+from ap.tools.summary import summary
+from ap.learn.policy import Policy
+from ap.learn.ranks import Ranks
+from ap.tools.evaluation import paired_difference
+from ap.tools.report import TABLE
+from ap.trajectory import Trajectory
+from ap.world.rollout import Start, roll_out, transcript
+
+
+def evaluate(run, policy: Policy, config: Config, ranks: Ranks, phase: str) -> list[Trajectory]:
+    """One episode on each of the run's evaluation sets, by the same prober and with the same seeds before and after."""
+    judge = Judge(run.committee, run.fixed_prober, run.tokenizer, config)
+    starts = [Start(skills, number, f"{config.seed}/eval/{number}") for number, skills in enumerate(run.eval_sets)]
+    rollout = roll_out(run.env, policy, ranks.share(starts), config)
+    with tqdm(total=len(rollout), desc=f"evaluation {phase}", unit="episode", disable=not ranks.is_main) as progress:
+        mine = judge(rollout, run.known, progress)
+    return ranks.gather_sorted(mine, key=lambda t: t.group)
+
+
+def before_and_after(run, policy: Policy, config: Config, ranks: Ranks, phase: str) -> dict:
+    """Evaluate once for each phase; a finished evaluation is found again. Returns its record for the table."""
+    path = config.folder / f"evaluation_{phase}.json"
+    if not path.exists():
+        trajectories = evaluate(run, policy, config, ranks, phase)
+        step = 0 if phase == "before" else config.steps
+        if ranks.is_main:
+            write_json(path, {
+                "summary": summary(trajectories), "valid": [float(t.valid) for t in trajectories],
+                "reward": [t.reward for t in trajectories], "skills": [list(t.skills) for t in trajectories],
+                "transcripts": [
+                    {"phase": phase, "step": step} | transcript(run.tokenizer, t) for t in trajectories[:40]],
+            })
+        ranks.barrier()
+    return read_json(path)
+
+
+def print_table(before: dict, after: dict, ranks: Ranks) -> None:
+    """Both evaluations side by side, and the differences that matter with their intervals."""
+    count = len(before["valid"])
+    ranks.print(f"\n{count} skill sets that training never drew, one episode each")
+    ranks.print(f"{'':62s}{'pi_ref':>8s}{'after':>8s}")
+    for name, meaning in TABLE:
+        ranks.print(f"{meaning:62s}{before['summary'][name]:8.3f}{after['summary'][name]:8.3f}")
+    for name in ("valid", "reward"):
+        difference, low, high = paired_difference(after[name], before[name], seed=0)
+        ranks.print(f"{name}: {difference:+.3f}, 95 % interval over skill sets [{low:+.3f}, {high:+.3f}]")

@@ -1,0 +1,103 @@
+"""Evaluations of a solver: which exam a file of problems asks for, and the tables that come out of the attempts."""
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Sequence
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ap.answers.grading import Grader, code_sandbox
+from ap.domains.base import Domain
+from ap.sandbox.processes import Processes
+from ap.files import UserError
+from ap.sandbox.sandbox import Sandbox
+from ap.tools.evaluation import Interval, Row, bootstrap_interval, maj_at_k, paired_difference, pass_at_k, sign_test
+from ap.world.attempts import SOLVE, Attempt, Exam, solve_prompt
+
+
+def exam_of_domain(
+    domain: Domain, problems: Sequence[dict], stack: ExitStack, allow_unsafe: bool, workers: int = 1
+) -> tuple[list[dict], Exam]:
+    """The problems of a domain's file as they are graded, and how they are asked.
+
+    Programs run in a sandbox, and answers are compared in processes, that the stack closes.
+    """
+    asking = domain.asking(None)
+    problems = [asking.graded(problem) for problem in problems]
+    runs_code = any("tests" in problem for problem in problems)
+    sandbox = stack.enter_context(code_sandbox(allow_unsafe)) if runs_code else None
+    template = asking.solver.get("prompt", SOLVE)
+    return problems, Exam(partial(solve_prompt, template=template), grader(sandbox, stack), workers)
+
+
+def grader(sandbox: Sandbox | None, stack: ExitStack) -> Grader:
+    """A Grader that compares answers in worker processes, which the stack closes."""
+    return Grader(sandbox, stack.enter_context(closing(Processes())).call)
+
+
+def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local checkpoint. UserError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer can be loaded from {folder}; "
+                        "give the folder of a whole Hugging Face checkpoint.") from error
+
+
+def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> list[Row]:
+    """The problem x sample matrix of k attempts at each problem, in the order of the problems."""
+    rows = []
+    for number, problem in enumerate(problems):
+        mine = attempts[number * k:(number + 1) * k]
+        rows.append(Row(problem["id"], problem["answer"], [a.answer for a in mine],
+                        [int(a.trajectory.reward) for a in mine], [a.status for a in mine]))
+    return rows
+
+
+def shares(statuses: Sequence[str]) -> dict[str, float]:
+    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too); and the programs that
+    failed, by how (timeout, error, memory, ...), if any did."""
+    counts, total = Counter(statuses), max(len(statuses), 1)
+    failed = sorted(counts.keys() - {"equal", "different", "unparsed", "cut"})
+    return {"truncated": counts["cut"] / total, "unparsed": (counts["cut"] + counts["unparsed"]) / total,
+            **{status: counts[status] / total for status in failed}}
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
+    """Mean@k, pass@2, 4, ..., k and maj@k, with bootstrap intervals over problems.
+
+    Each is a mean over problems, so resampling the problems' own values resamples the problems. With unequal rows k is
+    the shortest.
+    """
+    k = min(len(row.correct) for row in rows)
+    table = {f"mean@{k}": bootstrap_interval([row.correct for row in rows])}
+    for draws in sorted({min(2 ** power, k) for power in range(1, 12)}):
+        table[f"pass@{draws}"] = bootstrap_interval([pass_at_k(row.correct, draws) for row in rows])
+    table[f"maj@{k}"] = bootstrap_interval([maj_at_k(row.answers, row.correct) for row in rows])
+    return table
+
+
+def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
+    """The statistics; `marked` names the one that the paper reports of this benchmark."""
+    print(f"\n{name}: {len(rows)} problems")
+    for statistic, (estimate, low, high) in summarise(rows).items():
+        mark = "  <- what the paper reports" if statistic == marked else ""
+        print(f"  {statistic:10s} {estimate:.3f}  [{low:.3f}, {high:.3f}]{mark}")
+    statuses = [status for row in rows for status in row.statuses]
+    for statistic, value in shares(statuses).items() if statuses else ():
+        print(f"  {statistic:10s} {value:.3f}")
+
+
+def paired_line(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:
+    """One line: the paired difference of Mean@k. UserError when the two are not about the same problems."""
+    gold = {row.id: row.gold for row in rows}
+    if gold != {row.id: row.gold for row in others} or len(gold) != len(others):
+        raise UserError(f"--compare {name}: not the same problems (ids and answers), so nothing can be paired; "
+                        "evaluate both on one file.")
+    by_id = {row.id: row.correct for row in others}
+    pairs = [row.correct for row in rows], [by_id[row.id] for row in rows]
+    difference, low, high = paired_difference(*pairs)
+    return f"{difference:+.3f}  [{low:+.3f}, {high:+.3f}]  sign test p = {sign_test(*pairs):.3g}"

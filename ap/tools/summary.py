@@ -1,0 +1,76 @@
+"""The rates of judged trajectories, by the names that the metrics and the tables use (docs/metrics.md)."""
+from __future__ import annotations
+
+from collections import Counter
+from typing import Sequence
+
+from ap.trajectory import STAGES, Trajectory
+
+
+def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The rates of a set of judged trajectories, by the names that the metrics and the tables use.
+
+    verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
+    episode, by their reason. committee/*: see agreement.
+    """
+    count = max(len(trajectories), 1)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    valid = [trajectory for trajectory in trajectories if trajectory.valid]
+    outcomes = Counter(trajectory.outcome for trajectory in trajectories)
+    reasons = Counter(trajectory.reason for trajectory in trajectories if trajectory.outcome == "submitted")
+    abstained = Counter(reason for trajectory in trajectories for reason in trajectory.abstained)
+
+    def share(action: str) -> float:  # of episodes that took the action at least once
+        return sum(any(turn.action == action for turn in t.turns) for t in trajectories) / count
+
+    metrics = {
+        "reward": sum(t.reward for t in trajectories) / count,
+        "valid_rate": len(valid) / count,
+        "pass_rate": sum(t.pass_rate for t in valid) / max(len(valid), 1),
+        "hard_yield": sum(0 < t.pass_rate < 0.5 for t in valid) / count,
+        "skills_kept": sum(len(t.problem.skills) for t in valid) / max(len(valid), 1),
+        "turns": len(turns) / count,
+        "tokens": sum(len(t.ids) for t in trajectories) / count,
+        "exec_calls": sum(turn.action == "exec" for turn in turns) / count,
+        "exec_rate": share("exec"), "edit_rate": share("edit"), "think_rate": share("think"),
+        "checked_rate": sum(t.turns[-1].facts.get("checked") or False for t in trajectories if t.turns) / count,
+    }
+    ends = ("submitted", "turn_limit", "token_limit", "tool_timeout", "unusable")
+    metrics |= {f"outcome/{name}": outcomes[name] / count for name in ends}
+    metrics |= {f"verdict/{name}": number / count for name, number in sorted(reasons.items())}
+    metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}
+    if any(t.overlong_penalty for t in trajectories):
+        metrics["overlong_penalty"] = sum(t.overlong_penalty for t in trajectories) / count
+    metrics |= agreement(trajectories)
+    for index, stage in enumerate(STAGES):
+        rewards = [turn.process_reward for turn in turns if turn.stage == index]
+        metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)
+    return metrics
+
+
+def agreement(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How far the judges agree, as shares. What there was no case of is left out.
+
+    Of the problems on which at least two verifiers gave a vote (one agrees with itself always):
+        committee/unanimous  all votes are the same; the answers behind them may differ
+        committee/audited    the answers differed, so the auditor was asked
+        committee/settled    it sided with one of the answers
+        committee/turned     it sided with none of them
+    Of the problems of which something came and on which verifier N gave a vote, so that a bad judge is seen:
+        committee/agrees/N   it said what came of it (verifier.Committee)
+    """
+    voted = [t.votes for t in trajectories if sum(vote is not None for vote in t.votes[:3]) >= 2]
+    cases = {"unanimous": [len(set(votes[:3]) - {None}) == 1 for votes in voted],
+             "audited": [len(votes) > 3 for votes in voted],
+             "settled": [votes[3:] == (1,) for votes in voted], "turned": [votes[3:] == (0,) for votes in voted]}
+    for n in range(3):
+        cases[f"agrees/{n + 1}"] = [t.agreed[n] for t in trajectories if t.agreed and t.agreed[n] is not None]
+    return {f"committee/{name}": sum(found) / len(found) for name, found in cases.items() if found}
+
+
+def dead_groups(trajectories: Sequence[Trajectory]) -> float:
+    """Share of the groups whose rewards are all equal: no trajectory-level signal."""
+    rewards: dict[int, set[float]] = {}
+    for trajectory in trajectories:
+        rewards.setdefault(trajectory.group, set()).add(trajectory.reward + trajectory.overlong_penalty)
+    return sum(len(values) == 1 for values in rewards.values()) / max(len(rewards), 1)

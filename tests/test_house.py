@@ -1,0 +1,107 @@
+"""The house keeps its shape: what a reader of the algorithm opens, how large it is, and which room may know which."""
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from conftest import script
+
+ROOT = Path(__file__).parent.parent
+house = script(ROOT / "bench" / "house.py")
+READER, ALL = house.reader_files(), house.all_files()
+SCRIPTS = [ROOT / name for name in house.SCRIPTS]
+
+# Each may import what stands in its own line or in one before it.
+LAYERS = (
+    ("ap.files", "ap.config", "ap.trajectory", "ap.metrics"), ("ap.engine",), ("ap.sandbox",),
+    ("ap.answers",), ("ap.learn",), ("ap.world",), ("ap.judge",), ("ap.domains",), ("ap.mini",), ("ap.players",),
+    ("ap.catalog", "ap.run"), ("ap.tools",), ("ap.prepare",),
+)
+
+
+def layer_of(module: str) -> int:
+    [layer] = [number for number, names in enumerate(LAYERS)
+               if any(module == name or module.startswith(name + ".") for name in names)]
+    return layer
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_a_reader_opens_little():
+    assert sum(map(house.code_lines, READER)) <= 3400
+    assert {str(path): lines for path in READER if (lines := len(path.read_text().splitlines())) > 300} == {}
+    assert len((ROOT / "run_mgpo.py").read_text().splitlines()) <= 200
+    assert len((ROOT / "README.md").read_text().split()) <= 1500
+
+
+def test_functions_are_short():
+    found = [f for path in (*READER, *SCRIPTS) for f in house.functions(path)]
+    assert len(found) > 300
+    assert [f for f in found if f.lines > 60] == []
+
+
+def test_one_trajectory_passes_through_few_files():
+    """The list is a path: each file of it exists, and is imported by another one of the list."""
+    assert len(house.PATH) <= 15
+    known = {module for path in house.PATH for module in house.imports(ROOT / path)}
+    for path in house.PATH[1:]:
+        assert module_of(ROOT / path) in known, path
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    module = module_of(path)
+    if module == "ap":
+        return
+    for imported in house.imports(path):
+        if imported.startswith("ap.") and not imported.startswith(module + "."):
+            assert layer_of(imported) <= layer_of(module), f"{module} imports {imported}"
+    assert not {Path(name).stem for name in house.SCRIPTS} & set(house.imports(path))
+
+
+def test_scripts_do_not_import_each_other():
+    names = {path.stem for path in SCRIPTS}
+    for path in SCRIPTS:
+        assert not names & set(house.imports(path)), path
+
+
+def test_no_circle_between_modules():
+    """Following imports from any module never leads back to it."""
+    graph = {}
+    modules = {module_of(path) for path in ALL}
+    for path in ALL:
+        graph[module_of(path)] = {imported for imported in house.imports(path) if imported in modules}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for other in graph[module] - {module}:
+                visit(other, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_each_room_says_what_lives_there():
+    for room in sorted(path for path in (ROOT / "ap").iterdir() if path.is_dir() and path.name != "__pycache__"):
+        source = (room / "__init__.py").read_text()
+        tree = ast.parse(source)
+        assert 3 <= len(ast.get_docstring(tree).splitlines()) <= 8, room
+        assert len(tree.body) == 1, f"{room}: a docstring, and no code"
+
+
+def test_readme_links_and_paths_exist():
+    """Every file that README or a page of docs/ names is there."""
+    for page in (ROOT / "README.md", ROOT / "RESULTS.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for name in re.findall(r"`((?:ap|tests|bench|docs|starter)/[\w/.-]+\.\w+)`", text):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
