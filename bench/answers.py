@@ -3,10 +3,10 @@
     python bench/answers.py [--pairs tests/answer_pairs.jsonl] [--list]
 
 Prints accuracy, precision, recall and times of a call, accuracy by kind of answer, then (--list) every pair on which
-the two disagree with each other or with the label, with who is right by the label. Math-Verify (0.9.0 was compared) is
-optional: `pip install math-verify==0.9.0`, best in an environment of its own. It is given a bare answer in a box, since
-it does not read bare LaTeX, a solution as it is, and its own time limit of 5 s. The pairs were collected while our
-verifier was mended, so they are hard for others and fitted by ours.
+the two disagree with each other or with the label, and which of them the label supports. Math-Verify (0.9.0 was
+compared) is optional: `pip install math-verify==0.9.0`, best in a separate environment. A bare answer is given to it in
+a box, since it does not read bare LaTeX, and a solution as it is; it keeps its own time limit of 5 s. The pairs were
+collected while our verifier was mended, so they are hard for others, and ours was fitted to them.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.answers.match import match_answer  # noqa: E402
 
-SOLUTION = re.compile(r"boxed|nswer|####|\$.+\$|\\\(|\\\[", re.DOTALL)  # formulas are marked: it needs no box
+SOLUTION = re.compile(r"boxed|nswer|####|\$.+\$|\\\(|\\\[", re.DOTALL)  # its formulas are marked, so it needs no box
 
 
 def ours(prediction: str, gold: str) -> bool:
@@ -48,7 +48,7 @@ def math_verify() -> Callable[[str, str], bool] | None:
 
 
 def measure(judge: Callable[[str, str], bool], pairs: list[dict]) -> tuple[list[bool], list[float]]:
-    """Verdicts and seconds. A verifier that raises has said "different"."""
+    """Verdicts and seconds. A verifier that raises counts as saying "different"."""
     verdicts, seconds = [], []
     for pair in pairs:
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def main() -> None:
         if judge is None:
             print(f"{name}: not installed (pip install math-verify==0.9.0)")
             continue
-        judge("1", "1")  # what is loaded at the first call
+        judge("1", "1")  # loads what the first call needs
         found[name], seconds = measure(judge, pairs)
         print(f"{name:12s} {rates(found[name], labels)}   {times(seconds)}")
     print("\naccuracy by kind of answer")

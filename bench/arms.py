@@ -3,9 +3,9 @@
     python bench/arms.py --reference runs/mini --out runs/arms --seeds 5 --jobs 2 [any setting of run_mgpo.py]
 
 All arms of a seed share pi_ref, the skill draws of a step as far as the curriculum's state agrees, the number of
-rollouts and updates, and the evaluation's skill sets and random keys. Finished runs are found again. Prints, and writes
-to OUT/arms.json, for every arm and seed the valid rate and the mean terminal reward before and after on the fixed skill
-sets, and between arms the difference paired by seed with a bootstrap interval over seeds and an exact sign test.
+rollouts and updates, and the evaluation's skill sets and random keys. Finished runs are not repeated. It prints, and
+writes to OUT/arms.json, for every arm and seed the valid rate and mean terminal reward before and after on the fixed
+skill sets, and between arms the difference paired by seed with a bootstrap interval over seeds and an exact sign test.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.tools.evaluation import paired_difference, sign_test  # noqa: E402
 
-ARMS = {  # each algorithm with the best of the learning rates that were tried (RESULTS.md)
+ARMS = {  # each algorithm has the best of the learning rates that were tried (RESULTS.md)
     "mgpo": [],
     "mgpo-no-stage": ["--omega", "0"],
     "grpo": ["--algorithm", "grpo", "--lr", "5e-4"],

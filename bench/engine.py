@@ -1,4 +1,4 @@
-"""The engine (ap/engine): against what else a user would run, how it grows, how near it comes to the hardware.
+"""The engine (ap/engine) beside what else a user could run, how its time grows, how near the hardware's limit it is.
 
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
@@ -21,8 +21,8 @@ gap: log-probs as sampled, through the cache and in a batch that changes all the
 forward over the finished conversation, in float32 and in bfloat16.
 
 bandwidth: tokens a second while decoding, as a share of what the memory allows: a step has to read all weights and the
-cached keys and values once, at the speed at which this machine copies memory. Beside it transformers' generate_batch on
-the same prompts. Meant for a GPU and bfloat16; runs on a CPU with --shape tiny.
+cached keys and values once, at the speed at which this machine copies memory. It also runs transformers' generate_batch
+on the same prompts. Meant for a GPU and bfloat16; runs on a CPU with --shape tiny.
 """
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def run_generate_batch(model, work: Workload) -> tuple[int, dict]:
 def generate_batch(model, texts: list[list[int]], new: int, stops: list[int]) -> list[list[int]]:
     """transformers' continuous batching, in the order of the prompts.
 
-    On a CPU with a twentieth of the memory for its cache, which is plenty: to clear most of it takes half a minute.
+    On a CPU its cache gets a twentieth of the memory, which is plenty; clearing most of the memory takes half a minute.
     """
     settings = GenerationConfig(
         do_sample=True, top_k=0, max_new_tokens=new, eos_token_id=stops or -1, pad_token_id=PAD)
@@ -177,7 +177,7 @@ def tools(options: argparse.Namespace) -> None:
     sides = options.sides.split(",")
     rates: dict[str, list[float]] = {side: [] for side in sides}
     parts: dict[str, list[float]] = {}
-    for repeat in range(-1, options.repeats):  # the first is to warm up
+    for repeat in range(-1, options.repeats):  # the first one warms up
         for side in sides:
             work = Workload(options.conversations if repeat >= 0 else 8, options.turns, repeat)
             began = time.perf_counter()
@@ -220,7 +220,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def step_seconds(model, prompts: list[list[int]], new: int) -> float:
-    """Median seconds of a decode step, all rows in it. The prompt is shared, so that it is fed once."""
+    """Median seconds of a decode step, all rows in it. The prompt is shared, so that it is prefilled once."""
     seconds, forward = [], Engine._pass
 
     def timed(*arguments):
@@ -240,7 +240,7 @@ def step_seconds(model, prompts: list[list[int]], new: int) -> float:
 
 
 def write(model, prompts: list[list[int]], new: int) -> None:
-    """`new` tokens to each prompt, all rows together."""
+    """Decode `new` tokens after each prompt, all rows together."""
     conversations = [Conversation.start(prompt, str(i)) for i, prompt in enumerate(prompts)]
     engine = Engine(model, Sampling(set()), max_rows=len(prompts), max_length=max(map(len, prompts)) + new)
     engine.run(conversations, lambda conversation: None, new)
@@ -265,7 +265,7 @@ def gap(options: argparse.Namespace) -> None:
 
 # ----------------------------------------------------------------------------------------------------- bandwidth
 
-SHAPES = {  # Qwen3-4B's own figures; tiny is to try the script
+SHAPES = {  # Qwen3-4B's published sizes; tiny is for trying out the script
     "qwen3-4b": dict(vocab_size=151936, hidden_size=2560, num_hidden_layers=36, num_attention_heads=32,
                      num_key_value_heads=8, head_dim=128, intermediate_size=9728),
     "tiny": dict(vocab_size=VOCAB, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,

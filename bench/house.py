@@ -1,4 +1,4 @@
-"""The house in numbers: what a reader of the algorithm opens, and what one trajectory passes through.
+"""The size of the code in numbers: what a reader of the algorithm opens, and what one trajectory passes through.
 
     python bench/house.py
 

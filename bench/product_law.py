@@ -4,11 +4,11 @@
 
 The solver is one number for each kind of step, how often it goes wrong (ap/mini/solvers.py), and starts as the weakest
 simulated prober. It learns by policy gradient on the advantages of GRPO, with Adam: 200 steps of 32 problems of 8
-attempts, as run_solver.py does. Nothing else can be learned here, so this says how far data that differ in hardness,
-depth and kinds of steps can lead such a solver apart, and how many problems it would take to see that.
+attempts, as run_solver.py does. Nothing else can be learned here, so this says how much data that differ in hardness,
+depth and kinds of steps can matter to such a solver, and how many problems it would take to see that.
 
-carry: how far learning to slip less in one kind of step holds for the others; 0: not at all, 1: a shared number moves
-as fast as each one's own. lr: of both; at 0.005 the solver is on its way, at 0.01 it has come far.
+carry: how far learning to slip less in one kind of step carries over to the others; 0: not at all, 1: a shared number
+moves as fast as the number of each kind. lr: of both; with 0.005 the solver ends half-way, with 0.01 it comes far.
 
 Prints the expected success on 1,000 deeper problems (5 and 6 skills), exact given the learned numbers, for each choice
 of 1,000 training problems: mean over seeds, and its difference from random ones, paired by seed, with the least and the

@@ -5,7 +5,7 @@
 Prints the tier, and for trivial calls one after the other p50, p99 and the rate; CPU time of a call and so calls a
 second and core; the same for a sympy solve; the ratio to a cold interpreter that imports sympy; how late time-outs are;
 and a soak: mixed calls from many threads, 5 % of them hostile, after which no wrong result, process or descriptor may
-be left and memory may have grown by less than 20 MB. Leave out a part with 0. Exit code 1 when the soak finds a fault.
+be left and memory may have grown by less than 20 MB. A 0 leaves a part out. Exit code 1 when the soak finds a fault.
 """
 from __future__ import annotations
 
@@ -138,10 +138,10 @@ def soak(calls: int, threads: int, tier: str | None) -> bool:
                 wrong.append((code, result))
 
     with Sandbox(tier=tier, workers=threads) as box, ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(min(calls, 200))))  # to the state that lasts: threads, caches of the allocator
+        list(pool.map(one, range(min(calls, 200))))  # warm up: threads, caches of the allocator
 
         def state() -> tuple[int, int, float]:
-            time.sleep(1.0)  # jails are made anew
+            time.sleep(1.0)  # until the jails are replaced
             members = family(box._server.pid)
             return len(members), len(os.listdir("/proc/self/fd")), memory_mb(os.getpid()) + max(map(memory_mb, members))
 

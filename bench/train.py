@@ -1,4 +1,4 @@
-"""Training and scoring on one device: the share of a measured matmul rate (MFU), and against plain transformers.
+"""Training and scoring on one device: the share of a measured matmul rate (MFU), beside plain transformers.
 
     python bench/train.py [--shape qwen3-4b] [--tokens 16384] [--longest 4096] [--batches 4] [--repeats 3]
 
@@ -104,7 +104,7 @@ class Side:
         return [self.way(self.model, batch) for batch in self.batches]
 
     def logprobs(self) -> torch.Tensor:
-        """Of all scored tokens, in the order of the rows."""
+        """The log-probs of all scored tokens, in the order of the rows."""
         found = {row: values[mask > 0] for part, batch, scores in zip(self.parts, self.batches, self.score())
                  for row, values, mask in zip(part, scores, batch.loss_mask)}
         return torch.cat([found[row] for row in sorted(found)])
@@ -130,7 +130,7 @@ def seconds(work: Callable, device: torch.device) -> float:
 
 
 class Counted(TorchDispatchMode):
-    """The most bytes of tensors made inside that live at once; for a CPU, whose allocator does not say."""
+    """The most bytes of tensors made inside that live at once; for a CPU, whose allocator does not report it."""
 
     def __init__(self):
         super().__init__()
@@ -210,7 +210,7 @@ def main() -> None:
           f"{'memory, plain = 1':>20}")
     for phase, share in (("update", 1.0), ("score", 1 / 3)):
         times: dict[str, list[float]] = {name: [] for name in sides}
-        memory = {name: most_memory(getattr(side, phase), device) for name, side in sides.items()}  # and warm
+        memory = {name: most_memory(getattr(side, phase), device) for name, side in sides.items()}  # this also warms up
         for _ in range(options.repeats):
             for name, side in sides.items():
                 times[name].append(seconds(getattr(side, phase), device))

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 
-os.environ["OMP_NUM_THREADS"] = "1"  # bits depend on the number of threads: the same here and in every subprocess
+os.environ["OMP_NUM_THREADS"] = "1"  # results depend on it bit for bit: the same here and in every subprocess
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ TINY = Config(
 
 
 def script(path):
-    """A file that is no part of a package, as a module."""
+    """Import a file that belongs to no package as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,7 +45,7 @@ def mgpo_weights(
     logprobs, old_logprobs, ref_logprobs, action_ids, advantages, groups, beta, tau_pos, tau_neg, gate="asymmetric",
     implicit_reward=True,
 ):
-    """losses.mgpo_weights, its arguments one by one."""
+    """losses.mgpo_weights, with its arguments one by one."""
     groups = groups.tolist() if isinstance(groups, torch.Tensor) else groups
     settings = Config(beta=beta, tau_pos=tau_pos, tau_neg=tau_neg, gate=gate, implicit_reward=implicit_reward)
     return losses.mgpo_weights(
@@ -55,7 +55,7 @@ def mgpo_weights(
 def grpo_loss(
     logprobs, old_logprobs, advantages, loss_mask, clip_low, clip_high, ref_logprobs=None, kl_weight=0.0,
 ):
-    """losses.grpo_loss, its settings one by one."""
+    """losses.grpo_loss, with its settings one by one."""
     settings = Config(clip_low=clip_low, clip_high=clip_high, kl_weight=kl_weight)
     return losses.grpo_loss(logprobs, old_logprobs, advantages, loss_mask, settings, ref_logprobs)
 
@@ -87,7 +87,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def own_tiny(tiny, tmp_path):
-    """The same in a copy of its own."""
+    """A copy of `tiny` that a test may write into."""
     shutil.copytree(tiny.folder, tmp_path / tiny.name)
     return replace(tiny, out=str(tmp_path))
 

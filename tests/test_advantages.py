@@ -1,4 +1,4 @@
-"""Advantages and zero-sum weights: worked numbers, naive loops, and what must hold for any input."""
+"""Advantages and zero-sum weights: worked numbers, naive loops, and properties that hold for any input."""
 import math
 import random
 
@@ -125,8 +125,8 @@ def test_stages_are_compared_within_a_group_only():
 
 
 def test_a_stage_that_part_of_the_group_never_reached():
-    """Trajectories P and Q were refined (stage 2), R and S were not: P and Q are compared with each other, and what R
-    and S did elsewhere does not enter."""
+    """Trajectories P and Q were refined (stage 2), R and S were not: P and Q are compared with each other, and actions
+    of R and S in other stages do not matter."""
     rewards = [1, -1, 1, 1, 0, 0]  # P refine, Q refine, then P Q R S in draft
     advantages = stage_advantages(rewards, [0] * 6, [2, 2, 0, 0, 0, 0])
     assert advantages[:2] == pytest.approx([1 / math.sqrt(2), -1 / math.sqrt(2)], abs=1e-5)
@@ -161,7 +161,7 @@ def test_the_placebo_deals_the_same_values_within_each_group():
 
 
 def test_the_placebo_is_uniform():
-    """Where the first of three values lands in 3000 deals: each place a third, within four standard errors (0.034)."""
+    """Where the first of three values lands in 3000 deals: in each place a third of them, up to 4 sigma (0.034)."""
     rng = random.Random(0)
     landed = [permute_within_groups([1, 0, 0], [0, 0, 0], rng).index(1) for _ in range(3000)]
     for place in range(3):
@@ -190,7 +190,7 @@ def test_the_mean_is_over_actions_and_not_over_trajectories():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_weights_sum_to_zero_and_a_constant_falls_out(seed):
-    """The partition function adds beta * log Z to every R_theta of an observation: w does not see it."""
+    """The partition function adds beta * log Z to every R_theta of an observation; w does not depend on it."""
     for rows, rng in some_actions(seed):
         a, r, groups = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
         shift_a, shift_r = rng.uniform(-10, 10), rng.uniform(-10, 10)

@@ -1,4 +1,4 @@
-"""answers.py: the labelled pairs, extraction, every convention, and what a hostile or broken answer may not do."""
+"""ap/answers: the labelled pairs, extraction, every convention, and what a hostile or broken answer may not do."""
 import json
 import random
 import sys
@@ -24,7 +24,7 @@ def pairs(table: str) -> list[tuple[str, str]]:
 
 
 def test_labelled_pairs():
-    """Labelled by the conventions in the docstring of answers.py. A false "equal" is worse than a false "different"."""
+    """Labelled by the conventions in the docstring of match.py. A false "equal" is worse than a false "different"."""
     found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
     wrong = [(pair, match) for pair, match in zip(PAIRS, found) if match.equal != pair["equal"]]
     for pair, match in wrong:
@@ -43,7 +43,7 @@ def test_symmetric_and_equal_to_itself():
 
 
 def test_never_raises_on_any_two_answers():
-    """Answers of different kinds meet here: none of them may raise, or equal the gold of another question by chance."""
+    """Pairs of answers of different kinds: none may raise, or equal the gold of another question by chance."""
     rng = random.Random(2)
     for pair in PAIRS:
         match = match_answer(pair["prediction"], rng.choice(PAIRS)["gold"])
@@ -51,7 +51,7 @@ def test_never_raises_on_any_two_answers():
 
 
 def test_no_mistake_of_ours_in_what_two_parts_make_together():
-    """Every part beside every other one. match_answer catches a mistake of its own, and says "failed"."""
+    """Every part next to every other one. match_answer catches its own errors; the reason then begins with "failed"."""
     parts = [r"\pi", "e", "i", "x", "2", "x=1", "x>1", "(1,2)", "[1,2)", r"\{1\}", r"\emptyset", r"\infty", r"\pm 1",
              "yes", "5 cm", r"\sum_{k=1}^{n} k", r"\begin{pmatrix}1\\2\end{pmatrix}", "1:2", r"\R", "k", "..."]
     signs = [", ", " or ", " and ", " = ", " < ", r" \ne ", r" \in ", r" \cup ", r" \setminus ", " + ", "*", "/", "^"]
@@ -66,7 +66,7 @@ def test_every_notation_rule_reads_its_example():
 
 
 def test_speed():
-    """Of this thread's own work, so that a busy machine does not fail it: p50 1 ms, p99 50 ms, worst 1 s."""
+    """CPU time of this thread only, so that a busy machine does not fail the test: p50 1 ms, p99 50 ms, worst 1 s."""
     times = []
     for pair in PAIRS:
         start = time.thread_time()
@@ -77,7 +77,7 @@ def test_speed():
 
 
 def test_three_outcomes():
-    """Equal, different, could not parse: a wrong answer and an unreadable one are never the same number."""
+    """Equal, different, unparsed: wrong answers and unreadable ones are never counted together."""
     assert match_answer("3/4", "0.75").status == "equal"
     assert match_answer("3/4", "0.7").status == "different"
     for text in ("", None, " ", "$", "\\left", "5 +", "(5", "1/0", "0^0", "\\sqrt23", "\\frac123", "1/2\\pi",
@@ -113,7 +113,7 @@ def test_extract_answer(text, answer):
 
 
 def test_a_whole_text_that_can_be_read_is_the_answer():
-    """Only what cannot be read is searched for its last formula, and not where its line hedges."""
+    """Only a text that cannot be read is searched for its last formula, and not if the line hedges."""
     assert match_answer("$3$, $4$", "4").status == "different"
     assert match_answer("We conclude that $x = 4$.", "4").equal
     assert not match_answer("We conclude that $x = 3$ or $4$.", "4").equal
@@ -228,7 +228,7 @@ def test_conventions(equal, a, b):
 
 
 def test_fractions_against_python():
-    """A second route: random expressions, our parser against Fraction arithmetic done while they are built."""
+    """An independent check: our parser of random expressions against Fraction arithmetic done while they are built."""
     rng = random.Random(0)
 
     def expression(depth: int) -> tuple[str, Fraction]:
@@ -253,7 +253,7 @@ def test_fractions_against_python():
 
 
 def test_polynomials_against_sympy():
-    """A second route for variables: products of random polynomials, and what sympy expands them to."""
+    """An independent check for variables: products of random polynomials, and what sympy expands them to."""
     import sympy
 
     rng, x, y = random.Random(1), *sympy.symbols("x y")
@@ -304,8 +304,8 @@ def test_hostile_answers_are_fast(text):
 def watched():
     """watched(call): what Python compiled, ran as a program, or imported by name in this thread during call().
 
-    An audit hook (PEP 578) hears of eval and exec however they are reached, also from inside of sympy, and nothing can
-    catch what it only notes down. It cannot be removed again, so it listens only while it is asked to.
+    An audit hook (PEP 578) is told of eval and exec however they are reached, also from inside sympy, and since it only
+    records them, no handler can hide them. It cannot be removed again, so it records only during call().
     """
     import builtins
     import importlib
@@ -340,7 +340,7 @@ def watched():
 
 
 def test_nothing_is_evaluated(watched):
-    """match_answer catches what it raises, so that nothing may be *raised* here: what Python does is written down."""
+    """match_answer catches exceptions, so a hook that raises would prove nothing: this one records what Python does."""
     def grade():
         for pair in PAIRS:
             match_answer(pair["prediction"], pair["gold"])
@@ -354,7 +354,7 @@ def test_nothing_is_evaluated(watched):
     "sympy.parse_expr('x + 1')", "__import__('os')", "importlib.import_module('os')", "open('/dev/null')",
 ])
 def test_the_watch_hears_what_it_watches_for(watched, evaluate):
-    """Else the test above could not fail."""
+    """Otherwise the test above could not fail."""
     import importlib
 
     import sympy

@@ -1,4 +1,4 @@
-"""answers.py under random text (hypothesis): it never raises, never takes long, is symmetric, and knows its values."""
+"""match_answer on random text (hypothesis): it never raises, never takes long, is symmetric, and finds known values."""
 import time
 from fractions import Fraction
 
@@ -34,7 +34,7 @@ def test_never_raises_or_takes_long_and_order_does_not_matter(a, b):
 
 
 def forms(value: Fraction) -> list[str]:
-    """Twenty and more ways to print a number."""
+    """Twenty or more ways to print a number."""
     p, q = value.numerator, value.denominator
     decimal = [str(float(value))] if q in (1, 2, 4, 5, 8, 10) and abs(p) < 10**6 else []
     return [

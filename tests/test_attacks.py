@@ -1,6 +1,6 @@
 """Attacks on the sandbox. Each program prints "broken" when it gets what it must not have, or is stopped by a limit.
 
-No test here can only pass: where it does no harm, `test_the_attack_is_real` runs the same program in the tier
+To show that the attacks can succeed at all, `test_the_attack_is_real` runs each of them that does no harm in the tier
 "rlimits", which does not protect against it, and demands that it succeeds.
 """
 import json
@@ -34,8 +34,8 @@ def broken():
     print('broken', flush=True)
 """
 BOTH, NAMESPACES = ("namespaces", "landlock"), ("namespaces",)
-USER = os.geteuid() != 0  # root's trainer has capabilities that its programs have not, in any tier
-ATTACKS: dict[str, tuple[str, tuple[str, ...], bool]] = {}  # name -> program, tiers that hold, whether tier 3 shows it
+USER = os.geteuid() != 0  # a trainer run by root has capabilities that its programs lack, in any tier
+ATTACKS: dict[str, tuple[str, tuple[str, ...], bool]] = {}  # name -> program, tiers that stop it, run in rlimits?
 
 
 def attack(name: str, code: str, tiers: tuple[str, ...] = BOTH, real: bool = True) -> None:
@@ -107,7 +107,8 @@ attack("change an owner", "os.chown(ask['victim'], os.getuid(), os.getgid()); br
 attack("change times", "os.utime(ask['victim']); broken()")
 attack("bind a socket to a path", "socket.socket(socket.AF_UNIX).bind(ask['folder'] + '/door'); broken()")
 attack("make a pipe with a name", "os.mkfifo(ask['folder'] + '/pipe'); broken()")
-attack("tamper with the package", "open(ask['ap'] + '/world/env.py', 'a'); broken()", real=os.access(ap.__file__, os.W_OK))
+attack("tamper with the package", "open(ask['ap'] + '/world/env.py', 'a'); broken()",
+       real=os.access(ap.__file__, os.W_OK))
 attack("tamper with a script", "open(ask['scripts'] + '/tool.py', 'a'); broken()")
 attack("plant bytecode", "os.mkdir(ask['scripts'] + '/__pycache__'); broken()")
 attack("tamper with Python", "open(os.__file__, 'a'); broken()", real=os.access(os.__file__, os.W_OK))
@@ -351,7 +352,7 @@ LISTED = [int(word) for table in (jail.CALLS, jail.TOUCH, jail.SELF, ",".join(ja
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """What attacks aim at: a file with a secret, one to spoil, and every kind of listening socket."""
+    """Targets of the attacks: a file with a secret, one to spoil, and every kind of listening socket."""
     folder = tmp_path_factory.mktemp("private")
     (folder / "secret").write_text("s3cret")
     scripts = tmp_path_factory.mktemp("scripts")
@@ -396,7 +397,7 @@ def open_box(world):
 
 
 def try_attack(name: str, box: Sandbox, world: dict):
-    """The result, and whether anything outside shows that it succeeded."""
+    """The result, and whether the attack had an effect outside of the sandbox."""
     folder, victim = Path(world["folder"]), Path(world["victim"])
     victim.write_text("whole")
     os.utime(victim, (1, 1))
@@ -407,7 +408,7 @@ def try_attack(name: str, box: Sandbox, world: dict):
     spoilt = not victim.exists() or victim.read_text() != "whole" or victim.stat().st_mtime != before.st_mtime or (
         victim.stat().st_mode != before.st_mode or victim.stat().st_nlink != 1)
     strange = {path.name for path in folder.iterdir()} - {"secret", "victim", "stream", "datagram"}
-    for end in heard:  # empty it again
+    for end in heard:  # drain it
         end.recv(16) if end.type == socket.SOCK_DGRAM else end.accept()[0].close()
     for path in strange:
         path = folder / path
@@ -497,7 +498,7 @@ def test_memory_is_limited(tier, name, open_box):
 
 @pytest.mark.parametrize("tier", BOTH)
 def test_memory_is_limited_in_sum(tier, open_box):
-    """Many mappings, files in memory and pipes do not add up to more than the limit; nor do processes: there is one."""
+    """Many mappings, files in memory and pipes cannot exceed the limit together; nor can processes: there is one."""
     code = """
 import mmap, os
 got, kept = 0, []
@@ -547,7 +548,7 @@ def test_the_disk_is_limited(tier, name, open_box):
 
 @pytest.mark.parametrize("tier", ["landlock", "rlimits"])
 def test_trees_that_are_hard_to_remove(tier, open_box):
-    """Without a tmpfs the server has to remove what a program leaves: deep, forbidden to read, with links outwards."""
+    """Without a tmpfs the server has to remove what a program leaves: deep, unreadable folders, with links outwards."""
     box = open_box(tier)
     code = "import os\nos.symlink('/', 'l')\nos.mkdir('shut', 0)\n" \
            "for _ in range(1500): os.mkdir('d', 0o700); os.chdir('d')\nos.mkdir('shut', 0)"
@@ -641,8 +642,8 @@ WAYS_TO_THE_VERIFIERS = (
 
 @pytest.mark.parametrize("tier, found", [*((tier, ()) for tier in BOTH), ("rlimits", WAYS_TO_THE_VERIFIERS)])
 def test_verifiers_cannot_be_read(tier, found):
-    """Programs import the checker that agents may ask, and read its folder; what judges their answers lies outside. In
-    the tier that does not protect it each of these ways leads there."""
+    """Programs import the checker that agents may ask, and read its folder; the judges of their answers lie outside of
+    it. In the tier that does not protect them each of these attempts finds them."""
     code = f"""
 import os, sys, chainlet
 open(chainlet.__file__).read()
@@ -665,7 +666,7 @@ for attempt in {WAYS_TO_THE_VERIFIERS}:
 
 @pytest.mark.parametrize("tier", BOTH)
 def test_programs_at_the_same_time_do_not_meet(tier, open_box):
-    """Neither sees the other's process, files or signals."""
+    """Neither program sees the other's process, files or signals."""
     box = open_box(tier)
     slow = "import os, time\nopen('mine', 'w')\nprint(os.getpid(), flush=True); time.sleep(1)\nprint('alive')"
     results = []

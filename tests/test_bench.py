@@ -17,7 +17,7 @@ def bench():
 
 def output(bench, monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", [str(BENCH), *arguments])
-    monkeypatch.setattr(bench.logging, "disable", lambda level: None)  # would last
+    monkeypatch.setattr(bench.logging, "disable", lambda level: None)  # it would outlast the test
     bench.main()
     return capsys.readouterr().out
 
@@ -26,7 +26,7 @@ def test_all_sides_carry_the_same_conversations_on(bench, monkeypatch, capsys):
     text = output(bench, monkeypatch, capsys, "tools", "--conversations", "4", "--turns", "2", "--repeats", "1")
     for side in ("engine", "loop", "generate_batch"):
         [tokens] = re.findall(rf"^{side} +(\d+) tokens ", text, re.MULTILINE)
-        assert 2 * 4 <= int(tokens) <= 2 * 4 * bench.CAP  # a message has a token at least
+        assert 2 * 4 <= int(tokens) <= 2 * 4 * bench.CAP  # a message has at least one token
         assert re.search(rf"^{side} +\d+ tokens/s, the engine is [\d.]+ times as fast", text, re.MULTILINE)
     shares = [int(share) for share in re.findall(r"(\d+)% of the busy time", text)]
     assert len(shares) == 2 and sum(shares) in (99, 100, 101)
@@ -40,7 +40,7 @@ def test_growth_fills_its_table(bench, monkeypatch, capsys):
 def test_the_gap_is_small_in_float32(bench, monkeypatch, capsys):
     text = output(bench, monkeypatch, capsys, "gap", "--conversations", "3", "--turns", "2")
     largest = [float(value) for value in re.findall(r"largest (\S+)", text)]
-    assert largest[0] < 1e-5 < largest[1]  # and bfloat16's is not hidden
+    assert largest[0] < 1e-5 < largest[1]  # and the gap of bfloat16 shows
 
 
 def test_bandwidth_says_that_there_is_no_gpu(bench, monkeypatch, capsys):

@@ -19,7 +19,7 @@ def bench():
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_all_sides_score_the_same_tokens(bench, monkeypatch, capsys, packed):
-    """Packed by force, which costs time on a CPU, where rows are computed one by one."""
+    """Once with forced packing, which costs time on a CPU, where packed rows are computed one by one."""
     monkeypatch.setattr(sys, "argv", [str(BENCH), "--shape", "tiny", "--tokens", "512", "--longest", "128", "--batches",
                                       "2", "--repeats", "1"])
     monkeypatch.setattr(bench, "packs", lambda model: packed)
@@ -33,12 +33,12 @@ def test_all_sides_score_the_same_tokens(bench, monkeypatch, capsys, packed):
         lines = {side: re.findall(f"^{phase} +{side}{NUMBERS}", text, re.MULTILINE) for side in ("ours", "plain")}
         [(mine, padding, ratio)], [(theirs, their_padding, one)] = lines["ours"], lines["plain"]
         assert float(their_padding) > 0 and (float(padding) == 0) == packed and float(one) == 1
-        # Logits of scored tokens only: half of them. The numbers are counted, so they are the same each time.
+        # Logits of scored tokens only, which are half of all. Bytes are counted, so they are the same each time.
         assert int(mine) < int(theirs) and float(ratio) < 0.9
 
 
 def test_bytes_are_counted_by_hand(bench):
-    """1,000 float32 numbers, and while they are there 500 more twice: 4,000 + 2 * 2,000 bytes at most."""
+    """1,000 float32 numbers, and meanwhile two arrays of 500 more: 4,000 + 2 * 2,000 bytes at most."""
     def work():
         first = torch.zeros(1000)
         for _ in range(3):

@@ -26,7 +26,7 @@ from ap.answers.grading import Grade, Grader, code_sandbox, program_of
 
 
 def encoded(value) -> str:
-    """As LiveCodeBench stores its private tests: base64 of zlib of a pickle, of a text that is JSON."""
+    """A value as LiveCodeBench stores its private tests: base64 of zlib of a pickle of a JSON text."""
     return base64.b64encode(zlib.compress(pickle.dumps(value))).decode()
 
 
@@ -65,9 +65,9 @@ def code_rows(date):
     ]
 
 
-PROGRAMS = {  # the right ones
+PROGRAMS = {  # programs that pass
     "q1": "print(sum(map(int, input().split())))",
-    "q2": STARTER + "return reduce(operator.add, numbers, start)",  # List, reduce and operator are given
+    "q2": STARTER + "return reduce(operator.add, numbers, start)",  # List, reduce and operator are predefined
     "q3": "if __name__ == '__main__':\n    s = input()\n    print(s, s, '  ')",
     "CS_1": "print(int(input()) * 2)",
 }
@@ -115,7 +115,7 @@ LAYOUTS = {  # the rows of each benchmark, and how many problems they hold
     "mmlu-redux": ([
         redux("Q1?", 2), redux("Q2?", 0, "wrong_groundtruth", "B"), redux("Q3?", 0, "wrong_groundtruth", "ten"),
         redux("Q4?", 0, "wrong_groundtruth", "2"), redux("Q1?", 2),
-        redux("Q5?", 0, "wrong_groundtruth", "1", choices="3210"),  # index or text?
+        redux("Q5?", 0, "wrong_groundtruth", "1", choices="3210"),  # ambiguous: an index or a text
         redux("Q6?", 0, "wrong_groundtruth", "eleven"), redux("Q7?", 0, "no_correct_answer", "eleven"),
         redux("Q8?", 0, "multiple_correct_answers", "A, B"), redux("Q9?", 0, "bad_question_clarity")], 5),
     "mmlu-pro": ([pro(70, "J", 10), pro(71, "A", 3), pro(72, "F", 9)], 3),
@@ -216,8 +216,8 @@ def test_shuffled_options_are_the_same_in_every_run_and_the_gold_letter_follows(
                            cwd=Path(__file__).parents[1], env={**os.environ, "PYTHONHASHSEED": "5"})
     assert json.loads(other.stdout) == problems
     reverse = load("gpqa-diamond", write(tmp_path / "reverse.jsonl", LAYOUTS["gpqa-diamond"][0][::-1]))[0]
-    assert reverse == problems[::-1]  # the place in the file has no say
-    assert [p["answer"] for p in problems] == ["A", "A", "C", "D", "D", "C", "B", "A"]  # nor the machine
+    assert reverse == problems[::-1]  # independent of the place in the file
+    assert [p["answer"] for p in problems] == ["A", "A", "C", "D", "D", "C", "B", "A"]  # and of the machine
 
 
 def test_letters_as_models_write_them(tmp_path, sandbox):
@@ -250,7 +250,7 @@ def test_cases_of_olympic_arena_may_be_objects(tmp_path, sandbox):
 
 @pytest.mark.parametrize("reply, program", [
     ("```python\na\n```\nbetter:\n```Python3\nb\n```", "b\n"), ("```\na\n```\n```\nb\n```", "b\n"),
-    ("```py\na\n```\nIt prints\n```\n3\n```\n```json\n{}\n```", "a\n"),  # neither its output nor a verdict
+    ("```py\na\n```\nIt prints\n```\n3\n```\n```json\n{}\n```", "a\n"),  # neither the block of output nor that of JSON
     ("<think>\n```python\na\n```\n</think>\n```json\n{}\n```", None), ("```python\n \n```", None),
     ("```python\na", None), ("a", None), ("", None),
 ])
@@ -303,7 +303,7 @@ class Evil:
 
 
 def test_private_tests_are_unpickled_in_the_sandbox_only(tmp_path, sandbox):
-    """A pickle is a program: this one would make a file. In the sandbox it cannot, and the row is told."""
+    """A pickle is a program: this one would create a file. In the sandbox it cannot, and the error names the row."""
     row = code_rows("2024-09-01")[0]
     touched = tmp_path / "touched"
     evil = {**row, "question_id": "q9", "private_test_cases": encoded(Evil(touched))}
@@ -311,11 +311,11 @@ def test_private_tests_are_unpickled_in_the_sandbox_only(tmp_path, sandbox):
     with pytest.raises(UserError, match="test.jsonl, line 2: field 'private_test_cases'"):
         load("livecodebench-v5", path, sandbox)
     assert not touched.exists()
-    pickle.loads(zlib.decompress(base64.b64decode(encoded(Evil(touched)))))  # so much for doing it here
+    pickle.loads(zlib.decompress(base64.b64decode(encoded(Evil(touched)))))  # unpickled here, it does create the file
     assert touched.exists()
 
 
-MALFORMED = [  # benchmark, what to change in its first row, words of the sentence
+MALFORMED = [  # benchmark, change of its first row, words of the error
     ("aime24", {"answer": None}, ("'answer'", "null")), ("aime24", {"problem": ""}, ("'problem'",)),
     ("aime25", {"answer": [1]}, ("'answer'", "[1]")), ("amo-bench", {"answer": True}, ("'answer'",)),
     ("hmmt-feb25", {"problem_idx": 2}, ("id '2'", "already used", "line 2")),
@@ -427,8 +427,8 @@ def test_parquet_without_pyarrow_and_files_that_are_none(tmp_path, monkeypatch):
 
 
 def scripted(tokenizer, texts, monkeypatch):
-    """A solver that says `texts`, one after the other, in the place of eval.py's model and as a policy, which is
-    returned. What does not end with <|im_end|> is cut."""
+    """A policy that writes `texts`, one after the other; it is returned, and replaces eval.py's model. A text that does
+    not end with <|im_end|> counts as cut."""
     def sample(model, prompts, seeds, max_new_tokens, sampling, ended):
         conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         for number, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
@@ -450,7 +450,7 @@ def run(argv, tmp_path, capsys):
 
 
 def test_mean_at_64_of_aime_is_a_count(tokenizer, tmp_path, monkeypatch, capsys):
-    """Two problems, 64 tries each, k by the table; 20 right, 30 wrong, 10 without an answer, 4 cut of the first."""
+    """Two problems, 64 tries each (k of the table); of the first 20 right, 30 wrong, 10 without an answer, 4 cut."""
     golds = [str(row["answer"]) for row in LAYOUTS["aime25"][0]]
     first = [f"\\boxed{{{golds[0]}}}<|im_end|>"] * 20 + ["\\boxed{1}<|im_end|>"] * 30 + ["what?<|im_end|>"] * 10
     first += [f"\\boxed{{{golds[0]}}}"] * 4
@@ -481,12 +481,11 @@ def test_best_of_5_is_pass_at_5_of_5_programs(tokenizer, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_mean_and_pass_at_k_are_a_direct_count(name, tokenizer, tmp_path, monkeypatch, capsys):
+def test_mean_and_pass_at_k_are_a_direct_count(name, tokenizer, sandbox, tmp_path, monkeypatch, capsys):
     """Four attempts at each problem, right by the toss of a coin: the share of right ones, and of the pairs of attempts
     that hold a right one."""
     rng, path = random.Random(name), write(tmp_path / "rows.jsonl", LAYOUTS[name][0])
-    with code_sandbox() as sandbox:
-        problems = load(name, path, sandbox)[0]
+    problems = load(name, path, sandbox)[0]
     tosses = [[rng.random() < 0.5 for _ in range(4)] for _ in problems]
     wrong = [next((WRONG[kind] for kind in ("choices", "tests") if kind in problem), WRONG[""]) for problem in problems]
     scripted(tokenizer, [(gold_solution(problem) if right else bad) + "<|im_end|>"
@@ -505,7 +504,7 @@ def test_with_another_k_nothing_is_called_the_papers(tokenizer, tmp_path, monkey
     out = run(["--benchmark", "gpqa-diamond", "--data", str(path), "--k", "2"], tmp_path, capsys)
     assert "mean@2     1.000" in out and "paper" not in out
     row = (tmp_path / "out" / "gpqa-diamond.jsonl").read_text()
-    assert "Question" not in row and "right" not in row  # nothing of the set is written down but its letters
+    assert "Question" not in row and "right" not in row  # of the benchmark only the letters are written
 
 
 @pytest.mark.parametrize("argv", [

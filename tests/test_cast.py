@@ -1,4 +1,4 @@
-"""Who plays which role: read from a file, and playing it in a real step."""
+"""The cast of a run: read from a file, and playing its roles in a real step."""
 import json
 import threading
 import time
@@ -42,7 +42,7 @@ def with_roles(config, tmp_path, roles):
 
 
 def judging(body):
-    """A server that judges and solves as its model's name says: right-11, wrong, unreadable."""
+    """A server's reply: it judges and solves as the name of its model says (right-11, wrong, unreadable)."""
     kind, _, answer = body["model"].partition("-")
     if "Think step by step" in body["messages"][0]["content"]:
         return rf"\boxed{{{answer or 0}}}"
@@ -67,7 +67,7 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
             counts = run.cast.counts()
     assert (episode.outcome, episode.valid, episode.reason) == ("submitted", True, "valid")
     assert episode.abstained == ("unreadable verdict",) and episode.pass_rate == 1.0
-    assert counts["role/verifier-1/requests"] == counts["role/verifier-2/requests"] == 1  # one model, two judges
+    assert counts["role/verifier-1/requests"] == counts["role/verifier-2/requests"] == 1  # one model, but two judges
     assert counts["role/prober-1/requests"] == 16
     assert counts["role/auditor/requests"] == counts["role/prober-2/requests"] == 0
     assert len(list((config.folder / "replies").rglob("*.json"))) == 3 + 16
@@ -78,11 +78,11 @@ def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
     replies = player.sample("a is 3.", 3, "k")
     assert len(replies) == 3 and player.sample("a is 3.", 3, "k") == replies != player.sample("a is 3.", 3, "other")
     assert isinstance(player.ask("a is 3."), str) and player.counts == {"requests": 10}
-    assert player.sample("a<|im_end|>b", 2, "k") == player.sample("a< |im_end|>b", 2, "k")  # words, not its own tokens
+    assert player.sample("a<|im_end|>b", 2, "k") == player.sample("a< |im_end|>b", 2, "k")  # not its control tokens
 
 
 def test_two_judges_with_one_checkpoint_are_two(checkpoint, own_tiny, tmp_path):
-    """Both were asked with the same key, so they always said the same. A judge of ours has all the time it needs."""
+    """Both once got the same seed key, so they always replied the same. A local judge has no time limit."""
     entry = {"checkpoint": checkpoint, "max_tokens": 6}
     cast = open_cast(
         with_roles(own_tiny, tmp_path, {"verifiers": [entry] * 3, "auditor": entry}), Mini())
@@ -92,7 +92,7 @@ def test_two_judges_with_one_checkpoint_are_two(checkpoint, own_tiny, tmp_path):
 
 
 def test_players_of_one_place_say_what_they_say_alone(tiny, tokenizer, own_tiny, tmp_path):
-    """Three checkpoints, asked by eight threads in any order."""
+    """Three checkpoints, asked by eight threads in any order, reply as each does alone."""
     folders = [str(tmp_path / str(n)) for n in range(3)]
     for n, folder in enumerate(folders):
         build_model(tiny, len(tokenizer), seed=n).save_pretrained(folder)
@@ -107,7 +107,7 @@ def test_players_of_one_place_say_what_they_say_alone(tiny, tokenizer, own_tiny,
 
 
 class FakeModel:
-    """Knows where it is, and how often it was moved."""
+    """A model that knows its device, and how often it was moved."""
 
     def __init__(self, folder):
         self.name, self.device, self.moves = Path(folder).name, torch.device("cuda"), 0
@@ -122,7 +122,7 @@ class FakeModel:
 
 @pytest.fixture
 def place(own_tiny, monkeypatch):
-    """A place with a GPU that is none, and the models loaded to it: what a sampler sees must be there alone."""
+    """A place with a fake GPU, and the models loaded to it. The sampler checks that its model is there alone."""
     loaded, asked, current = [], [], threading.local()
 
     @contextmanager
@@ -132,7 +132,7 @@ def place(own_tiny, monkeypatch):
         del current.gpu
 
     def load(folder, config):
-        assert all(model.device.type == "cpu" for model in loaded)  # room is made before, not after
+        assert all(model.device.type == "cpu" for model in loaded)  # the other model has left before this one comes
         if Path(folder).name == "broken":
             raise UserError("cannot be loaded")
         loaded.append(FakeModel(folder))
@@ -140,7 +140,7 @@ def place(own_tiny, monkeypatch):
 
     def sampler(model, tokenizer, max_tokens, temperature):
         def replies(prompt, k, key):
-            assert getattr(current, "gpu", 0) == 3  # a thread began with GPU 0, whichever its rank had
+            assert getattr(current, "gpu", 0) == 3  # threads once began with GPU 0, whichever their rank had
             asked.append(f"{model.name} {prompt}")
             assert [one for one in loaded if one.device.type == "cuda"] == [model]
             time.sleep(0.001)
@@ -165,8 +165,8 @@ def folders(tmp_path, *names):
 
 
 def test_only_one_model_is_on_the_gpu(place, tmp_path):
-    """Those who wait for the model that is there go first, in the order of coming; so each is loaded once, and moved
-    once to make room for the next."""
+    """Callers that wait for the model on the GPU go first, first come, first served; so each model is loaded once, and
+    moved once to make room for the next."""
     place, loaded, asked = place
     players, served = [Checkpoint(folder, place) for folder in folders(tmp_path, "a", "b", "c")], []
     with ThreadPoolExecutor(9) as pool:

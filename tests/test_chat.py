@@ -21,7 +21,7 @@ EXCHANGE = (  # what the assistant writes, what the environment answers, whether
 
 
 def templates():
-    """Ours, and those that Qwen ships where the library that carries them is installed."""
+    """Our chat template, and those of Qwen where the library that holds them is installed."""
     yield pytest.param(None, id="ours")
     try:
         import trl
@@ -36,7 +36,7 @@ def templates():
 @pytest.mark.parametrize("template", list(templates()))
 @pytest.mark.parametrize("rounds", range(len(EXCHANGE) + 1))
 def test_appending_equals_rendering(tokenizer, template, rounds):
-    """Prompt + messages + replies, appended as text, are byte for byte what the template writes for all of it."""
+    """Prompt + messages + replies, appended as text, equal byte for byte what the template writes for the whole."""
     def render(messages):
         return tokenizer.apply_chat_template(
             messages, tools=list(TOOLS.values()), add_generation_prompt=True, tokenize=False, chat_template=template)
@@ -82,7 +82,7 @@ def call(text):
     ("<problem>q</problem>" + tool_call("submit", answer="7"),
      ("<problem>q</problem>", "q", "submit", {"answer": "7"}, "")),
     (tool_call("edit", replace="a", by="b"), ("", None, "edit", {"replace": "a", "by": "b"}, "")),
-    (tool_call("edit"), ("", None, "edit", {}, "")),  # readable; the environment refuses it
+    (tool_call("edit"), ("", None, "edit", {}, "")),  # it can be read, but the environment refuses it
     # a <problem> inside of a program is not a draft
     (tool_call("exec", code="<problem>q</problem>"), ("", None, "exec", {"code": "<problem>q</problem>"}, "")),
 ])
@@ -160,7 +160,7 @@ def test_ids_hold_the_text(tokenizer, seed):
     rng = random.Random(seed)
     for _ in range(100):
         text = rng.choice([random_text(rng, 40), random_pieces(rng)])
-        text = text.encode("utf-8", "ignore").decode()  # lone surrogates are no text
+        text = text.encode("utf-8", "ignore").decode()  # without lone surrogates
         ids = encode(tokenizer, text)
         assert tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
 
@@ -171,7 +171,7 @@ def test_ids_hold_the_text_of_other_languages(tokenizer):
 
 
 def test_a_small_number_and_a_name_are_one_token_each(tokenizer):
-    """So that to copy one is to copy a token. A number never shares its token with anything else."""
+    """Copying one then means copying a token. A number never shares its token with anything else."""
     whole = "b is 731 more than a. c and d add up to b and differ by 90, c being larger."
     pieces = [tokenizer.decode([i]) for i in encode(tokenizer, whole)]
     assert "".join(pieces) == whole
@@ -194,7 +194,7 @@ def test_the_stop_token(tokenizer):
     last = encode(tokenizer, "Sound." + STOP)[-1]
     assert last == stop_id(tokenizer) == tokenizer.eos_token_id != tokenizer.pad_token_id
     assert decode_message(tokenizer, encode(tokenizer, "Sound." + STOP)) == "Sound."
-    assert decode_message(tokenizer, encode(tokenizer, "Sound.")) == "Sound."  # cut before it could stop
+    assert decode_message(tokenizer, encode(tokenizer, "Sound.")) == "Sound."  # cut before its stop token
 
 
 def test_a_phrase_survives_whatever_it_is_made_of():

@@ -23,7 +23,7 @@ SIZES = dict(
 
 def make_model(seed=0, dtype=torch.float32, tied=True, **sizes):
     torch.manual_seed(seed)
-    # not .to(dtype), which would round the frequencies of the rotary embedding too, as from_pretrained does not
+    # not .to(dtype), which would also round the frequencies of the rotary embedding; from_pretrained does not
     return AutoModelForCausalLM.from_config(Qwen3Config(**SIZES | sizes, tie_word_embeddings=tied), dtype=dtype)
 
 
@@ -47,7 +47,7 @@ def equal(one, two) -> bool:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tied", [True, False])
 def test_training_from_a_checkpoint_is_uninterrupted_training(tmp_path, dtype, tied):
-    """Six updates in one go, against three, save, a fresh process's model, load, three. Every bit of it."""
+    """Six updates in one go against three, a save, a load into a fresh model, and three more: equal bit for bit."""
     whole = make_model(dtype=dtype, tied=tied)
     updater = make_updater(whole)
     losses = train(whole, updater, range(6))
@@ -88,7 +88,7 @@ def test_tied_embeddings_stay_tied_and_anyone_can_open_the_folder(tmp_path, dtyp
 
 
 def test_a_mixture_of_experts_comes_back(tmp_path):
-    """transformers keeps the experts fused in memory and apart on disk."""
+    """transformers keeps the experts fused in memory, but separate on disk."""
     torch.manual_seed(0)
     shape = Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8)
     model, other = Qwen3MoeForCausalLM(shape), Qwen3MoeForCausalLM(shape)
@@ -114,7 +114,7 @@ def test_tied_weights_leave_the_gpu_once():
 
 
 def test_no_file_holds_more_than_its_share(tmp_path, monkeypatch):
-    """What is made into bytes at once stays small. By hand: 10 + 20 fit in 30; 40 is alone; 5 and 25 fit."""
+    """Only little is serialised at once. By hand: 10 + 20 fit in 30; 40 is alone; 5 and 25 fit."""
     monkeypatch.setattr(checkpoint, "FILE_BYTES", 30)
     sizes = {"a": 10, "b": 20, "c": 40, "d": 5, "e": 25, "f": 1}
     tensors = {name: torch.zeros(size, dtype=torch.uint8) for name, size in sizes.items()}
@@ -269,7 +269,7 @@ def test_a_folder_that_is_not_whole(tmp_path):
 
 
 def test_nothing_in_a_checkpoint_is_a_program(tmp_path):
-    """Pickle may run code when it is read; torch's own distributed format has one."""
+    """A pickle may run code when it is read; torch's own distributed format contains one."""
     model = make_model()
     path = checkpoint.save(tmp_path, model, None, make_updater(model), {"step": 1})
     assert {file.suffix for file in path.rglob("*") if file.is_file()} == {".json", ".safetensors"}

@@ -1,4 +1,4 @@
-"""The command line: what a user types by mistake is answered by one sentence, and a run keeps the settings it has."""
+"""The command line: a user's mistake is answered by one sentence, and a run keeps the settings it has."""
 import dataclasses
 import json
 import subprocess
@@ -31,7 +31,7 @@ def refused(argv, *words, uses=PARTS):
 def test_values_are_converted_to_the_types_of_the_fields(out):
     config = parse_config([*out, "--group_size", "4", "--lr=1e-4", "--placebo", "true", "--algorithm", "grpo"], "")
     assert (config.group_size, config.lr, config.placebo, config.algorithm) == (4, 1e-4, True, "grpo")
-    assert config.steps == Config.steps  # what is not given keeps its default
+    assert config.steps == Config.steps  # a setting that is not given keeps its default
 
 
 def test_a_preset_is_overridden_by_the_command_line(out, tmp_path):
@@ -47,7 +47,7 @@ def test_every_preset_is_consistent(preset, tmp_path):
 
 
 @pytest.mark.parametrize("argv, words", [
-    (["--grop_size", "4"], ["--grop_size", "--group_size"]),  # a typing error is answered with what was meant
+    (["--grop_size", "4"], ["--grop_size", "--group_size"]),  # the answer to a typing error suggests what was meant
     (["--group-size=4"], ["--group-size", "--group_size"]),
     (["--group_size", "four"], ["--group_size", "whole number", "four"]),
     (["--group_size", "4.0"], ["whole number"]),
@@ -120,7 +120,7 @@ def test_a_config_is_all_of_its_parts_in_their_order():
 
 
 def test_a_product_offers_the_settings_that_matter_for_it(out):
-    """Whether they shape it (clip_high) or not (workers)."""
+    """Both those that shape it (clip_high) and those that do not (workers)."""
     uses = (RunSettings, SOLVER)
     config = parse_config([*out, "--clip_high", "0.28", "--workers", "2"], "", uses)
     assert (config.clip_high, config.workers) == (0.28, 2)
@@ -152,7 +152,7 @@ def test_a_setting_may_change_until_the_stage_that_used_it_is_there(out):
 
 
 def test_every_setting_belongs_to_a_stage_or_is_free():
-    """A new setting must be given its place: may it still change when what it shapes is there?"""
+    """A new setting must declare what it shapes, since it cannot change any more when that product exists."""
     fixed = {name for product in PRODUCTS for name in made_with(Config(), product)}
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
             "recompute", "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
@@ -186,7 +186,7 @@ def test_a_run_that_starts_from_the_reference_policy_of_another(out):
         first, name="second", reference=str(first.folder), algorithm="grpo", seed=1, problems=0)
     refused([*compare, "--sft_lr", "1"], "sft_lr", str(first.folder))  # would silently not be used
     save_config(second)
-    assert parse_config([*out, "--name", "second"], "") == second  # needs not be said again
+    assert parse_config([*out, "--name", "second"], "") == second  # --reference need not be given again
     refused([*out, "--name", "third", "--reference", "nowhere"], "nowhere")
 
 

@@ -1,10 +1,10 @@
-"""docs/own-texts.md: its commands, run as they stand against two servers on loopback, print what it shows; and again
+"""docs/own-texts.md: its commands, run as they stand against two servers on loopback, print what the page shows; also
 with servers that fail, and from the replies that were kept.
 
-This is the chain of all stages where models behind endpoints judge; test_tiny_cast.py has the one where local
-checkpoints do. The servers are the script of test_domains_chain.py. The scripts are called in this process, and not
-started: that they start is shown in test_scripts.py. Numbers are compared only where no trained weights stand behind
-them, for those depend on the machine.
+This is the chain of all stages where models behind endpoints judge; in test_tiny_cast.py local checkpoints judge. The
+servers follow the script of test_domains_chain.py. The scripts are called in this process and not started;
+test_scripts.py shows that they start. Numbers are compared only where they do not depend on trained weights, which
+depend on the machine.
 """
 import contextlib
 import importlib
@@ -36,7 +36,7 @@ LEFT = ("skills/candidates.jsonl", "expert.jsonl", "expert_rejected.jsonl", "exp
 
 
 def commands(page):
-    """(command, what it shows) of every line that begins with a dollar sign."""
+    """(command, the output that the page shows) of every line that begins with a dollar sign."""
     text = "".join(CONSOLE.findall(page))
     return [(command, shown) for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE)]
 
@@ -55,7 +55,7 @@ def make_files(folder):
 
 
 def printed(command):
-    """What a command of the page prints, called here where it is one of ours."""
+    """What a command of the page prints; our own scripts are called in this process."""
     found = re.match(r"python (?:-m )?([\w.]+?)(?:\.py)? (.*)", command)
     if not found:
         return subprocess.run(command, shell=True, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -65,7 +65,7 @@ def printed(command):
 
 
 class Chain:
-    """The page's commands in a folder, and what they asked of the two servers in it."""
+    """Runs the page's commands in a folder, and keeps what they asked the two servers."""
 
     def __init__(self, folder):
         self.folder, self.run, self.outputs, self.players, self.servers = folder, folder / "runs" / "mine", [], [], []
@@ -94,7 +94,7 @@ class Chain:
         return sum(player.counts[what] for player in self.players)
 
     def left(self):
-        """The files that the stages leave, and what the metrics say of the episodes."""
+        """The files that the stages leave, and what the metrics say about the episodes."""
         rates = [{name: value for name, value in record.items() if name.startswith(("verdict", "outcome", "abstained"))}
                  for record in read_jsonl(self.run / "metrics.jsonl")]
         return {name: (self.run / name).read_bytes() for name in LEFT}, rates
@@ -142,15 +142,16 @@ FAULTS = [429, "cut", 500, "garbage", "schema", "no text", "slow", 503, 408, 429
 
 
 def test_faults_of_a_server_lose_nothing(chain, start, tmp_path):
-    """Every fault, all over the chain: the same files as without; each is one more request; a rerun asks nothing."""
+    """Every fault, all over the chain: the files are the same as without; each fault costs one more request; a rerun
+    asks nothing."""
     shutil.copytree(start, tmp_path, dirs_exist_ok=True)
     one, impatient = Chain(tmp_path), {"pause": 0.01, "seconds": 0.8}
     one.play([fault for some in FAULTS for fault in (None, some)],
              [fault for some in 2 * FAULTS for fault in (None, None, some)], **impatient)
     assert one.left() == chain.left() and not any(server.faults for server in one.servers)
     retries = one.counted("retries")
-    assert one.counted("requests") - retries == chain.asked and retries >= 30  # a busy machine may cut some by itself
-    assert one.counted("completion_tokens") == 3 * chain.asked  # a useless reply is not counted
+    assert one.counted("requests") - retries == chain.asked and retries >= 30  # a busy machine may cut some more
+    assert one.counted("completion_tokens") == 3 * chain.asked  # an unusable reply is not counted
     for path in one.run.iterdir():
         if path.name not in ("replies", "config.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""The domains that models judge: what their programs can tell, and what the environment makes of it."""
+"""The domains that models judge: what their programs can decide, and how the environment uses it."""
 import json
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ def test_the_same_problem_in_other_letters_and_spaces():
 
 
 def test_a_draft_that_only_models_can_judge_earns_nothing_either_way():
-    """A program prints any answer, and a reflection claims anything: no process reward for the policy's own word."""
+    """A program can print any answer, and a reflection can claim anything: the policy's own word earns no reward."""
     one = episode(math, "math", printing("answer: 2", "answer: 2"))
     rewards = []
     for text in (f"<problem>{QUESTION}</problem>", "Sound.", "Fault: one.", tool_call("edit", prune="three"),
@@ -220,8 +220,8 @@ def test_verifiers_and_probers_of_code_answer_with_programs(box):
 
     assert reason(judge(good), judge(good), judge(bad, valid=False)) == "valid"
     assert reason(judge(good), judge(good), judge(bad)) == "valid"  # the auditor's program passes
-    assert reason(judge(bad), judge(bad), judge(bad)) == "disagreement"  # all read the statement in another way
-    assert SUM in asked[0] and "the trace" not in asked[0]  # nor the reference, which stands there
+    assert reason(judge(bad), judge(bad), judge(bad)) == "disagreement"  # each reads the statement in another way
+    assert SUM in asked[0] and "the trace" not in asked[0]  # the trace holds the reference program
     replies = [f"```python\n{good}\n```", f"```python\n{bad}\n```", "I cannot."]
     prober = Prober([SampledSolver("s", lambda prompt, k, key: replies[:k], **asking.solver)], k=3, same=asking.same)
     assert prober.pass_rate(problem, "key") == pytest.approx(1 / 3)

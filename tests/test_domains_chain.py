@@ -1,4 +1,4 @@
-"""What is special in stages 1 and 2 where models judge, tiny. test_docs.py has the whole chain, in the domain math.
+"""Stages 1 and 2 where models judge, in tiny size: what is special there. test_docs.py has the whole chain, for math.
 
 The models are one scripted server on loopback; the policy is a small Qwen3 with random weights, from a folder.
 """
@@ -56,9 +56,9 @@ def teacher(prompt, seed=1):
     episode = prompt.split("--- episode so far ---")[1]
     said, drafts = episode.count("[agent]"), DRAFT.findall(episode)
     a, b = drafts[-1] if drafts else (1 + len(prompt) % 2, 2)  # the names of the skills have different lengths
-    if said == 0 and seed % 8 == 0:  # a bad day: such an episode is rejected
+    if said == 0 and seed % 8 == 0:  # an unsound draft: such an episode is rejected
         return "<problem>Find the least n. It has a remainder.</problem>"
-    if said == 0 and seed % 8 == 4:  # a lazy one
+    if said == 0 and seed % 8 == 4:  # a copy of a problem of the corpus
         return f"<problem>{CORPUS[0]['question'].lower()} </problem>"
     return [
         f"<think>hm</think><problem>Find the least positive n with n = {a} mod 3 and n = {b} mod 5.</problem>",
@@ -97,7 +97,7 @@ def folders(tmp_path):
 
 
 def arguments(server, tmp_path, domain, policy):
-    """Of every script: all roles are played by the server, each under its own name."""
+    """Arguments of every script: the server plays all roles, each under its own name."""
     def player(name):
         return {"endpoint": server.url, "model": name}
 
@@ -109,7 +109,7 @@ def arguments(server, tmp_path, domain, policy):
 
 
 def test_from_a_corpus_to_expert_episodes(folders, tmp_path):
-    """Worked problems as corpus: their problems do not count as new, and a teacher may hand one in all the same."""
+    """The corpus is worked problems. They do not count as new, although a teacher may submit one of them."""
     corpus, policy = folders
     with Server(answer=play) as server:
         base = [*arguments(server, tmp_path, "math", policy), "--corpus", str(corpus)]
@@ -156,7 +156,7 @@ SCIENCE = "<problem>Which force acts on 2 kg at 3 m/s^2?\nA) 5 N\nB) 6 N\nC) 1.5
 
 
 def play_other(body):
-    """The same for code and science: one problem, which the judges solve and the prober solves every other time."""
+    """The script for code and science: one problem, which the judges solve, and the prober every other time."""
     prompt, is_code = body["messages"][0]["content"], "### Solution" in body["messages"][0]["content"]
     if body["model"] == "teacher":
         check = Code.check_program if is_code else "print('answer: B')"
@@ -171,7 +171,7 @@ def play_other(body):
 
 
 def test_an_extractor_takes_the_teachers_place(folders, tmp_path, capsys):
-    """It extracts, the teacher completes and scores; what comes of it is a library as any other."""
+    """It extracts, and the teacher completes and scores; the result is a library like any other."""
     corpus, policy = folders
     divisors = entry(DIVISORS, "count divisors by exponents", "multiply the exponents plus one")
 
@@ -199,7 +199,7 @@ def test_an_extractor_takes_the_teachers_place(folders, tmp_path, capsys):
 
 @pytest.mark.parametrize("domain", ["code", "science"])
 def test_starter_packages_are_enough_to_begin(folders, tmp_path, domain):
-    """Without a corpus: no acquired skills, no L_acq; expert episodes and an update of pi_ref all the same."""
+    """Without a corpus there are no acquired skills and no L_acq, but still expert episodes and an update of pi_ref."""
     with Server(answer=play_other) as server:
         base = [*arguments(server, tmp_path, domain, folders[1]), "--skills", str(STARTER / domain)]
         run_sft.main([*base, "--max_tokens", "4000", "--sft_trajectories", "4", "--sft_steps", "1", "--sft_batch", "2",

@@ -33,7 +33,7 @@ def rewards(steps):
 
 
 def test_draft_check_submit(make_env):
-    """The straight road: each stage is the one that the action answers, not the one that it leads to."""
+    """The shortest way: the stage of an action is the one in which it is taken, not the one that it leads to."""
     env = make_env()
     episode, steps = play(env, draft(SOUND), CHECK_IT, tool_call("submit", answer="11"))
     assert [step[:2] for step in steps] == [("think", DRAFT), ("exec", CHECK), ("submit", FINALIZE)]
@@ -50,7 +50,7 @@ def test_draft_check_submit(make_env):
 
 
 def test_back_and_forth(make_env):
-    """A failed check, a named fault and an edit lead to refine, a new draft to check again, from finalize too."""
+    """A failed check, a named fault and an edit lead to refine; a new draft leads to check, also from finalize."""
     env = make_env()
     episode, steps = play(
         env, draft(FRACTION), CHECK_IT, "Fault: share.", draft(SOUND), CHECK_IT,  # finalize ...
@@ -94,7 +94,7 @@ def test_a_draft_is_judged_by_the_exact_check(make_env, text, facts, reward):
 
 
 def test_nothing_is_paid_twice(make_env):
-    """Writing the same sound draft, or passing the same judgement, over and over once earned +1 each time."""
+    """Writing the same sound draft, or the same correct judgement, over and over once earned +1 each time."""
     _, steps = play(make_env(), draft(SOUND), draft(SOUND), "Sound.", "Sound. Indeed.", CHECK_IT, CHECK_IT,
                     "Fault: share.", "Fault: share.", draft(SOUND.replace("24", "27")), draft(SOUND))
     assert rewards(steps) == [1, 0, 1, 0, 1, 0, -1, -1, 1, 0]
@@ -120,7 +120,7 @@ def test_a_draft_that_an_edit_makes_sound_is_paid(make_env):
     (SandboxResult("y" * 5000, "", "ok", 0, 0.1), "y" * 200, REFINE, 1),
 ])
 def test_exec(make_env, result, output, stage, reward):
-    """The last line comes back, of the standard output if the program ran well; else of the error, or its status."""
+    """The reply is the last line of standard output if the program ran well, else that of the error, or the status."""
     episode, steps = play(make_env(result), draft(SOUND), tool_call("exec", code="run()"))
     _, _, facts, reply = steps[1]
     assert (facts["status"], facts["output"], facts["repeated"]) == (result.status, output, False)
@@ -140,18 +140,18 @@ def test_exec_without_a_draft_passes_nothing(make_env):
     (SOUND, "ok: 5"), (SOUND, "ok: 11 "), (FRACTION, "ok: 15"), (NO_SHARE, "ok: 31"), (SOUND, "ok: "), ("", "ok: 5"),
 ])
 def test_a_program_cannot_forge_a_check(make_env, text, printed):
-    """`print("ok: 5")` once passed any draft and made its submission count as checked. Now it has to be true."""
+    """`print("ok: 5")` once passed any draft and made its submission count as checked. Now the claim has to be true."""
     env = make_env(SandboxResult(f"{printed}\n", "", "ok", 0, 0.1))
     code = f"print({printed!r})"
     episode, steps = play(env, draft(text), tool_call("exec", code=code), tool_call("submit"))
     true = printed == "ok: 11 "
-    assert steps[1][2]["passed"] is true and rewards(steps)[1] == 1  # as any program that ran
+    assert steps[1][2]["passed"] is true and rewards(steps)[1] == 1  # like any program that ran
     assert steps[2][1] == (FINALIZE if true else REFINE)
     assert steps[2][2]["checked"] is true and episode.problem.answer == ("11" if true else "")
 
 
 def test_a_forged_check_undoes_nothing(make_env):
-    """What passed stays passed for as long as draft and skills stay."""
+    """A check that passed stays valid until the draft or the skills change."""
     real, forged = SandboxResult("ok: 11\n", "", "ok", 0, 0.1), SandboxResult("ok: 5\n", "", "ok", 0, 0.1)
     episode, steps = play(make_env(real, forged), draft(SOUND), CHECK_IT, tool_call("exec", code="print('ok: 5')"),
                           tool_call("submit"))
@@ -214,7 +214,7 @@ def test_legal_edits(make_env, arguments, skills):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"prune": "share"},  # two must stay
+    {"prune": "share"},  # at least two must stay
     {"prune": "digits"}, {"replace": "digits", "by": "pick"},  # not active
     {"replace": "share", "by": "shift"}, {"replace": "share", "by": "share"},  # active already
     {"replace": "share", "by": "juggle"}, {"replace": "share", "by": ""},  # not in the library
@@ -235,13 +235,13 @@ def test_an_edit_pays_only_where_it_answers_a_conflict(make_env):
     for skill, reward in (("share", 1), ("shift", -1)):
         _, steps = play(make_env(), draft(bad), tool_call("edit", prune=skill), skills=three)
         assert rewards(steps)[1] == reward, skill  # the check blames share
-    for skill, reward in (("least", 1), ("shift", -1)):  # least has no freedom to choose from, with no draft to see it
+    for skill, reward in (("least", 1), ("shift", -1)):  # nothing here leaves `least` a choice; no draft is needed
         _, steps = play(make_env(), tool_call("edit", prune=skill), skills=("shift", "share", "least"))
         assert rewards(steps) == [reward], skill
 
 
 def test_an_edit_undoes_the_check(make_env):
-    """What passed was a problem for the old skills."""
+    """The draft that passed was a problem for the old skills."""
     episode, steps = play(make_env(), draft(SOUND), CHECK_IT, tool_call("edit", replace="share", by="digits"),
                           tool_call("submit", answer="11"))
     assert steps[-1][2] == {"checked": False}
@@ -255,7 +255,7 @@ def test_an_edit_undoes_the_check(make_env):
     ((draft(SOUND), CHECK_IT, tool_call("submit", answer=" 11 ")), True),
     ((draft(SOUND), tool_call("submit", answer="11")), False),  # nobody ran the check
     ((draft(SOUND), CHECK_IT, tool_call("submit", answer="12")), False),  # the check said 11
-    ((draft(SOUND), CHECK_IT, tool_call("submit", answer="1")), False),  # a part of it is not it
+    ((draft(SOUND), CHECK_IT, tool_call("submit", answer="1")), False),  # a prefix of 11 is not 11
     ((draft(SOUND), CHECK_IT, tool_call("submit", answer="")), False),
     ((draft(SOUND), CHECK_IT, draft(FRACTION), tool_call("submit", answer="11")), False),  # of another draft
     ((draft(SOUND), CHECK_IT, draft(FRACTION) + tool_call("submit", answer="11")), False),  # changed at the last moment
@@ -270,7 +270,7 @@ def test_submit_is_checked_when_it_is_what_a_check_passed(make_env, messages, ch
 
 
 def test_the_answer_may_be_left_to_the_check(make_env):
-    """Without an answer of its own, a submission takes the one that the last check of this draft printed; else none."""
+    """Without an answer, a submission takes the one that the last check of this draft printed; else none."""
     for before, answer, checked in (((draft(SOUND), CHECK_IT), "11", True), ((draft(SOUND),), "", False),
                                     ((draft(SOUND), CHECK_IT, draft(SOUND)), "", False)):
         episode, steps = play(make_env(), *before, tool_call("submit"))
@@ -316,7 +316,7 @@ def test_turn_limit(make_env):
 ])
 @pytest.mark.parametrize("with_draft", [False, True])
 def test_an_action_that_is_taken_away(make_env, without, message, reward, with_draft):
-    """It changes nothing, and a draft in the same message is no way around that. To write a draft is always allowed."""
+    """It has no effect, not even beside a draft in the same message. Writing a draft is always allowed."""
     actions = ",".join(name for name in ("think", "exec", "edit", "submit") if name != without)
     env = make_env(actions=actions)
     text = draft(SOUND) + message if with_draft else message

@@ -1,4 +1,4 @@
-"""evaluation.py: every statistic against worked numbers or a slower second way."""
+"""evaluation.py: every statistic against worked numbers or a slower, independent computation."""
 import itertools
 import random
 
@@ -31,14 +31,14 @@ def test_pass_at_k_worked_numbers():
 
 def test_majority():
     assert maj_at_k(["7", "7", "5"], [1, 1, 0]) == 1.0 and maj_at_k(["1", "2", "2"], [1, 0, 0]) == 0.0
-    assert maj_at_k(["7", None, None], [1, 0, 0]) == 1.0  # what was not extracted does not vote
+    assert maj_at_k(["7", None, None], [1, 0, 0]) == 1.0  # a missing answer does not vote
     assert maj_at_k([None, None], [0, 0]) == 0.0
     with pytest.raises(ValueError):
         maj_at_k(["7", "7"], [1])
 
 
 def test_majority_tie_is_the_mean_of_a_random_choice():
-    """The documented choice, and that the order of the samples has no say."""
+    """The documented choice; the order of the samples does not matter."""
     answers, correct = ["7", "5", "3"], [1, 0, 0]
     for order in itertools.permutations(range(3)):
         assert maj_at_k([answers[i] for i in order], [correct[i] for i in order]) == pytest.approx(1 / 3)
@@ -56,7 +56,7 @@ def test_bootstrap_of_a_constant_and_of_rows():
 
 
 def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    """300 draws of 60 problems, each right with chance 0.3. Four sampling errors around 95 % are 90 to 100 %."""
+    """300 draws of 60 problems, each right with probability 0.3. Four standard errors around 95 % are 90 to 100 %."""
     rng, hits = random.Random(0), 0
     for trial in range(300):
         low_high = bootstrap_interval([float(rng.random() < 0.3) for _ in range(60)], seed=trial, n=300)

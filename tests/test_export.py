@@ -1,4 +1,4 @@
-"""Problems in other trainers' layouts: field by field, and read back by those who will read them."""
+"""Problems in other trainers' layouts: field by field, and read back by the trainers' own code."""
 import json
 import random
 import shutil
@@ -90,7 +90,7 @@ def test_verl_is_what_its_own_scripts_write(problems, tmp_path):
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_verl_reads_it_and_scores_answers_to_it(problems, ending, tmp_path, monkeypatch):
-    """By verl's own reader and scorer, which need a part of what it asks for: pip install --no-deps verl ray omegaconf
+    """By verl's own reader and scorer, which need some of its dependencies: pip install --no-deps verl ray omegaconf
     antlr4-python3-runtime==4.9.3 tensordict pyvers hydra-core codetiming importlib_metadata zipp msgpack."""
     reader = pytest.importorskip("verl.utils.dataset.rl_dataset", exc_type=ImportError)
     import datasets

@@ -20,7 +20,7 @@ def test_json_files_come_back(tmp_path):
 
 
 def test_lines_are_numbered_as_an_editor_does(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n  \r\n{"a": 2}')  # with the mark of some editors
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n  \r\n{"a": 2}')  # with a byte order mark
     assert list(numbered_records(tmp_path / "a.jsonl")) == [(1, {"a": 1}), (4, {"a": 2})]
 
 
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_two_processes_may_write_the_same_file(tmp_path):
-    """Each writes under a name of its own, so neither takes the other's half-written text for its own."""
+    """Each writes to its own temporary name, so neither renames the other's half-written text."""
     script = ("import sys; from pathlib import Path; from ap.files import write_text\n"
               "for _ in range(200): write_text(Path(sys.argv[1]), sys.argv[2] * 100_000)")
     processes = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "a"), letter], stderr=subprocess.PIPE,

@@ -49,7 +49,7 @@ def no_reply(conversation):
 
 
 def replies(conversation):
-    """An environment: replies to the first two messages, with more tokens the longer the conversation; then ends."""
+    """An environment: replies to the first two messages (the longer the conversation, the more tokens), then ends."""
     turns = sum(a > b for a, b in zip(conversation.loss_mask, [0] + conversation.loss_mask))
     return [10 + i for i in range(2 + len(conversation.ids) % 4)] if turns <= 2 else None
 
@@ -66,7 +66,7 @@ def run(model, conversations, reply=replies, **options):
 
 
 def assert_scored_as_sampled(model, conversations, temperature=1.0):
-    """log-probs = those of one full forward pass over the finished conversation."""
+    """The log-probs equal those of one full forward pass over the finished conversation."""
     for c in conversations:
         assert len(c.ids) == len(c.loss_mask) == len(c.logprobs)
         logprobs, _ = token_logprobs(model, torch.tensor([c.ids]), torch.tensor([c.loss_mask]), temperature)
@@ -91,9 +91,9 @@ def test_greedy_tokens_equal_those_of_transformers(model):
 
 @torch.no_grad()
 def test_greedy_tokens_equal_those_of_transformers_after_tool_turns_and_with_a_shared_prompt(model):
-    """Every message of every conversation is what transformers writes, from scratch, to all that stands before it."""
+    """Every message of every conversation is what transformers generates from scratch after all that precedes it."""
     [shared] = prompts((9,), seed=3)
-    conversations, stops = start(prompts() + [shared] * 3), list(range(0, VOCAB, 3))  # greedy text is repetitive
+    conversations, stops = start(prompts() + [shared] * 3), list(range(0, VOCAB, 3))  # greedy text repeats itself
     Engine(model, Sampling(set(stops), greedy=True), max_length=60).run(conversations, replies)
     model.set_attn_implementation("sdpa")
     model.eval()
@@ -122,7 +122,7 @@ def test_the_temperature_is_in_the_log_probs(qwen3):
 
 @torch.no_grad()
 def test_sampling_equals_sampling_without_a_cache(model):
-    """The naive engine: one conversation, whole sequence again for each token, the same inversion of F."""
+    """The naive engine: one conversation, the whole sequence again for each token, the same inversion of F."""
     engine = Engine(model, Sampling({STOP}), max_length=25)
     for conversation in start(prompts()):
         ids, uniforms = list(conversation.ids), uniform_numbers(conversation.seed, 25)
@@ -159,7 +159,7 @@ def test_the_same_twice_and_another_key(qwen3):
 
 
 def test_the_engine_reads_the_weights_that_the_trainer_writes(qwen3):
-    """There is one copy of them: after an update in place, the same engine samples from the new policy."""
+    """There is one copy of the weights: after an update in place, the same engine samples from the new policy."""
     engine = Engine(qwen3, Sampling({STOP, 8}), max_length=40)
     before, after = start(prompts()), start(prompts())
     engine.run(before, replies)
@@ -192,7 +192,7 @@ def test_a_group_shares_one_prefill(qwen3):
 
 
 def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
-    """Two rows, three conversations with one prompt of 9: the third joins later, and its 8 tokens are not fed again."""
+    """Two rows, three conversations with one prompt of 9: the third joins later, without a prefill of its 8."""
     prompt, long = prompts((9, 27))
     conversations = start([prompt, long, prompt])
     stats = Engine(qwen3, Sampling(set()), max_rows=2, max_length=30).run(conversations, no_reply)
@@ -211,7 +211,7 @@ def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
             widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
         conversations = run(qwen3, start(many))
         assert outcome(conversations) == reference
-        assert max(widths) <= tokens + len(many)  # and a token of each row that decodes
+        assert max(widths) <= tokens + len(many)  # and one token of each row that decodes
         assert_scored_as_sampled(qwen3, conversations)
         monkeypatch.undo()
 
@@ -237,7 +237,7 @@ def test_environment_tokens_are_appended_and_not_trained(qwen3):
 
 
 def test_a_conversation_goes_on_as_if_it_had_just_begun(qwen3):
-    """After a reply, the rest is what the engine samples from scratch with all these tokens as its prompt."""
+    """After a reply, the engine samples what it would sample from scratch with all these tokens as the prompt."""
     checked = 0
     for whole in run(qwen3, start(prompts()), max_length=60):
         answered = [t for t in range(1, len(whole.ids)) if whole.loss_mask[t] == 0 and 1 in whole.loss_mask[:t]]
@@ -350,7 +350,7 @@ MANY = (3, 9, 1, 6, 9, 2, 12, 5, 5, 7, 1, 30, 4, 4, 8, 2, 3, 11, 6, 1)
 
 @pytest.mark.parametrize("rows", [4, 256])
 def test_the_clock_decides_nothing(qwen3, rows):
-    """However long each reply takes, and with however many workers: the same ids and log-probs, bit for bit."""
+    """The same ids and log-probs, bit for bit, however long each reply takes and however many workers there are."""
     def slowly(conversation, salt):
         digest = hashlib.sha256(f"{salt}/{conversation.seed}/{len(conversation.ids)}".encode()).digest()
         time.sleep(digest[0] / 255 * 0.01)
@@ -368,12 +368,12 @@ def test_the_clock_decides_nothing(qwen3, rows):
 
 def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
     """Rows change places while they wait, and come back many at a time; each is as if it were alone."""
-    alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY))]
+    alone = [outcome(run(qwen3, [conversation], max_length=60))[0] for conversation in start(prompts(MANY[:12]))]
     for pause, delay, rows in ((1, 0, 7), (1, 9, 256), (1, 4, 2), (3, 9, 256), (8, 4, 2), (8, 0, 7), (1000, 4, 7)):
         monkeypatch.setattr(ap.engine.generate, "LOOK_EVERY", pause)
         monkeypatch.setattr(ap.engine.rows, "DELAY", delay)
         for reproducible in (True, False):
-            conversations = start(prompts(MANY))
+            conversations = start(prompts(MANY[:12]))
             engine = Engine(qwen3, Sampling({STOP, 8}), max_rows=rows, max_length=60, reproducible=reproducible)
             engine.record = pause > 1  # as with CUDA graphs
             engine.run(conversations, replies)
@@ -382,7 +382,7 @@ def test_a_paused_row_keeps_its_cache(qwen3, monkeypatch):
 
 
 def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
-    """One reply comes only when all other conversations have ended: to wait at a fixed step would be for ever."""
+    """One reply comes only when all other conversations have ended: waiting for it at a fixed step would never end."""
     alone = outcome(run(qwen3, start(prompts(MANY)), max_length=60))
     others, conversations = threading.Semaphore(0), start(prompts(MANY))
 
@@ -399,8 +399,8 @@ def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
 
 
 def test_the_states_of_a_conversation_are_those_of_the_picture(qwen3, monkeypatch):
-    """By hand: a prompt of 5 is fed as 2 + 2 tokens, the fifth belongs to the first decode pass; a message is cut after
-    2 tokens; of its reply of 3, the cut token and two more are fed as 2 + 1."""
+    """By hand: a prompt of 5 is prefilled as 2 + 2 tokens, and the fifth belongs to the first decode pass; a message is
+    cut after 2 tokens; of its reply of 3, the cut token and two more are prefilled as 2 + 1."""
     monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", 2)
     before, after, a_pass = [], [], Engine._pass
 
@@ -446,7 +446,7 @@ def test_tools_that_hang_end_their_own_conversations_only(qwen3, reproducible):
 
 
 def test_a_conversation_that_never_stops_is_cut(qwen3):
-    """Endless replies to one, and no stop token: `length` at the limit; the others are as they are alone."""
+    """One gets endless replies and no stop token: it ends with `length`; the others are as they are alone."""
     alone = [outcome(run(qwen3, [conversation]))[0] for conversation in start(prompts())]
     conversations = start(prompts())
     run(qwen3, conversations, lambda c: [20, 21] if c is conversations[0] else replies(c))
@@ -474,13 +474,13 @@ def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
 
 
 def test_what_joins_together_is_fed_in_one_pass(qwen3, monkeypatch):
-    """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and come back in the same pass."""
+    """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and are prefilled in the same pass."""
     batches, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         batches.append(tuple(positions.shape)), forward(self, cache, ids, positions))[1])
     stats = Engine(qwen3, Sampling(set()), max_length=14).run(
         start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
-    assert batches == [(1, 6 * 4), (1, 6), (1, 6), (1, 6 * 3), (1, 6), (1, 6)]  # a last reply would leave no room
+    assert batches == [(1, 6 * 4), (1, 6), (1, 6), (1, 6 * 3), (1, 6), (1, 6)]  # a second reply would leave no room
     assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
 
 
@@ -515,7 +515,7 @@ def test_a_small_model_decodes_with_one_thread_and_leaves_the_others_as_they_wer
 
 
 def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cache(qwen3, monkeypatch):
-    """By hand, in rows of 14 tokens: 6 + 10 would leave the cache, and 3 * 5 are more than 12 tokens together."""
+    """By hand, in rows of 14 tokens: 6 + 10 would exceed the cache, and 3 * 5 are more than 12 tokens in one pass."""
     def widths(together, joining):
         monkeypatch.setattr("ap.engine.cache.TOGETHER", together)
         cache = Cache(qwen3, 4, 14)
@@ -529,7 +529,7 @@ def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cac
 
 
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
-    """One row is cut at once, and waits; no step has a token of it."""
+    """One row is cut at once and waits; no step computes a token of it."""
     widths, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
@@ -539,14 +539,14 @@ def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_an_error_in_a_tool_is_raised(qwen3, workers):
-    """It ends the run, and replies that have not begun by then never do."""
+    """The error ends the run, and replies that have not begun by then never do."""
     def broken(conversation):
         raise ZeroDivisionError(conversation.seed)
 
     before = set(threading.enumerate())
     with pytest.raises(ZeroDivisionError):
         Engine(qwen3, Sampling({STOP, 8}), max_length=60).run(start(prompts(MANY)), broken, workers=workers)
-    limit = time.monotonic() + 60  # nobody waits for the threads, but they end
+    limit = time.monotonic() + 60  # the engine does not wait for the threads, but they end
     while set(threading.enumerate()) - before and time.monotonic() < limit:
         time.sleep(0.01)
     assert not set(threading.enumerate()) - before
@@ -569,7 +569,7 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
 
 @pytest.mark.parametrize("rows", [5, 7, 256])
 def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
-    """What a CUDA graph would replay: rounded numbers of rows and keys, with paused and free rows among them."""
+    """The steps that a CUDA graph would replay: rounded numbers of rows and keys, paused and free rows among them."""
     monkeypatch.setattr(ap.engine.graphs, "ROWS", 4)
     monkeypatch.setattr(ap.engine.graphs, "KEYS", 8)
     expected = outcome(run(model, start(prompts(MANY)), max_length=60))
@@ -583,7 +583,7 @@ def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
 
 
 def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
-    """One of a kind: for 12 or 16 rows alike, and 512 keys or fewer. Its tensors stay where they are."""
+    """One recording serves 12 and 16 rows alike, and up to 512 keys. Its tensors stay where they are."""
     recorded, record = [], ap.engine.graphs.DecodeGraphs._record
     monkeypatch.setattr(ap.engine.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
         recorded.append((key, step.ids.data_ptr())), record(self, step, *key))[1])
@@ -594,7 +594,7 @@ def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
 
 
 def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, softmax_scale, causal):
-    """What flash_attn_with_kvcache says it does, one query at a time: append k and v in place, attend causally."""
+    """What flash_attn_with_kvcache is said to do, one query at a time: append k and v in place, attend causally."""
     assert causal and cache_seqlens.dtype == cache_batch_idx.dtype == torch.int32
     out = torch.empty_like(q)  # (B, T, heads, D)
     for b, (row, length) in enumerate(zip(cache_batch_idx.tolist(), cache_seqlens.tolist())):
@@ -614,7 +614,7 @@ def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
         calls.append(1), with_kvcache(*arguments, **options))[1])
     assert outcome(run(model, start(prompts()))) == expected
     assert outcome(run(model, start(prompts()), max_rows=2)) == expected
-    assert calls  # by which attention was computed
+    assert calls  # attention was computed by them
 
 
 # ---------------------------------------------------------------- drawing
@@ -681,7 +681,7 @@ def test_nothing_can_be_trained_on_a_cut_distribution(qwen3):
     other = Trajectory([1, 2], [0, 1], [0.0, -1.0], [-1, 0], [], ())
     with pytest.raises(ValueError):
         collate([trajectory, other], 0)
-    for sampling in (Sampling({STOP}, top_p=0.5), Sampling({STOP}, top_k=3)):  # whoever gives it to an engine
+    for sampling in (Sampling({STOP}, top_p=0.5), Sampling({STOP}, top_k=3)):  # however an engine gets it: no log-probs
         conversations = start(prompts())
         Engine(qwen3, sampling, max_length=20).run(conversations, replies)
         assert all(c.logprobs == [] and sum(c.loss_mask) for c in conversations)

@@ -1,5 +1,7 @@
-"""The house keeps its shape: what a reader of the algorithm opens, how large it is, and which room may know which."""
+"""The structure of the code: what a reader of the algorithm opens, how large it is, which folder may import which."""
 import ast
+import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -12,7 +14,7 @@ house = script(ROOT / "bench" / "house.py")
 READER, ALL = house.reader_files(), house.all_files()
 SCRIPTS = [ROOT / name for name in house.SCRIPTS]
 
-# Each may import what stands in its own line or in one before it.
+# Lowest first. Each may import what stands in its own line or in one before it.
 LAYERS = (
     ("ap.files", "ap.config", "ap.trajectory", "ap.metrics"), ("ap.engine",), ("ap.sandbox",),
     ("ap.answers",), ("ap.learn",), ("ap.world",), ("ap.judge",), ("ap.domains",), ("ap.mini",), ("ap.players",),
@@ -94,6 +96,24 @@ def test_each_room_says_what_lives_there():
         tree = ast.parse(source)
         assert 3 <= len(ast.get_docstring(tree).splitlines()) <= 8, room
         assert len(tree.body) == 1, f"{room}: a docstring, and no code"
+
+
+def test_the_table_of_equations_names_what_there_is():
+    """README, Paper -> code -> test: each function can be imported, and each test stands in tests/."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.count(" | ") == 2][1:]
+    assert len(rows) > 20
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    for _, functions, names in rows:
+        for function in re.findall(r"`([\w.]+)`", functions):
+            module, _, name = function.rpartition(".")
+            try:
+                found = getattr(importlib.import_module(f"ap.{module}"), name, None)
+            except ModuleNotFoundError:
+                found = None
+            assert found or importlib.util.find_spec(f"ap.{function}"), function
+        for name in re.findall(r"`(test_\w+)`", names):
+            assert f"def {name}(" in tests, name
 
 
 def test_readme_links_and_paths_exist():

@@ -33,7 +33,7 @@ def test_normal_form():
 
 
 def test_minhash_agrees_in_a_share_that_is_the_jaccard_similarity():
-    """Eq. (Jaccard). A share of 128 hashes: four standard errors are at most 4 sqrt(1/4 / 128) = 0.18."""
+    """Eq. (Jaccard). Four standard errors of a share of 128 hashes are at most 4 sqrt(1/4 / 128) = 0.18."""
     rng = random.Random(0)
     for shared in range(0, 100, 9):
         a = {str(n) for n in range(100)}
@@ -43,11 +43,11 @@ def test_minhash_agrees_in_a_share_that_is_the_jaccard_similarity():
         assert jaccard(a, b) == pytest.approx(shared / (200 - shared))
     assert minhash(text(rng, 9).split()).shape == (BANDS * ROWS,)
     letters = "abcdefgh"
-    assert (minhash(dict.fromkeys(letters)) == minhash(dict.fromkeys(letters[::-1]))).all()  # order has no say
+    assert (minhash(dict.fromkeys(letters)) == minhash(dict.fromkeys(letters[::-1]))).all()  # order does not matter
 
 
 def naive_repeats(problems, near):
-    """Every problem with every one that is kept."""
+    """Compares every problem with every one that is kept."""
     found, kept = {}, []
     for index, (_, tokens) in enumerate(problems):
         if any(tokens == other for _, other in problems[:index]):
@@ -82,7 +82,7 @@ def test_repeats_are_those_of_all_pairs(near):
 
 
 def naive_benchmarks(problems, texts):
-    """Every problem with every text, by the rule as it is told."""
+    """Compares every problem with every text, by the documented rule."""
     found = set()
     for index, problem in enumerate(problems):
         for _, other in texts:

@@ -1,4 +1,4 @@
-"""What an episode is worth: the verdict, the pass rate and the rewards, and the rates that are reported of them."""
+"""What an episode is worth: the verdict, the pass rate and the rewards, and the rates that are reported."""
 import json
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ TOKENIZER = SimpleNamespace(decode=lambda ids, **_: f"{len(ids)} tokens")
 
 
 class FakeCommittee:
-    """Finds valid what has the answer 1; knows what it has been told; remembers what it was shown."""
+    """Accepts problems with the answer 1, if they are new; remembers what it was shown."""
 
     def __init__(self):
         self.asked = []
@@ -90,7 +90,7 @@ def test_the_committee_sees_what_was_submitted_and_the_whole_episode_behind_it(j
 
 
 def test_what_was_cut_is_never_counted_as_wrong(judged):
-    """The reason of an episode without a submission is how it ended; verdicts are counted of submissions only."""
+    """The reason of an episode without a submission is how it ended; verdicts are counted for submissions only."""
     trajectories, _, _ = judged
     assert [t.reason for t in trajectories] == [
         "valid", "fraction", "token_limit", "valid", "unusable", "valid", "turn_limit", "known problem"]
@@ -103,7 +103,7 @@ def test_what_was_cut_is_never_counted_as_wrong(judged):
 
 
 def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
-    """It earns nothing, is counted by its own name, and the votes that were withheld are counted by their reasons."""
+    """It earns nothing and is counted under its own name; the abstentions are counted by their reasons."""
     class Undecided:
         def judge(self, problem, trace, known):
             return Judgement(False, None, "could not judge", ("no reply", "judge failed", "no reply"))
@@ -118,7 +118,7 @@ def test_what_could_not_be_judged_is_neither_valid_nor_invalid():
 
 
 def test_agreement_of_the_committee_by_hand():
-    """Seven judged problems, six of them by two votes or more; of five something came. And an episode without any."""
+    """Seven judged problems, six of them by two votes or more, five with a verdict; and an episode without votes."""
     class Says:
         judgements = iter([
             ("valid", (1, 1, 1), (True, True, True)), ("valid", (1, 1, 0), (True, True, False)),
@@ -143,7 +143,7 @@ def test_agreement_of_the_committee_by_hand():
 
 
 def test_the_prober_sees_valid_problems_only(judged):
-    """Its seed is the episode's own: it does not depend on who else was valid, or on the rank."""
+    """Its seed is the episode's: it does not depend on which other episodes are valid, or on the rank."""
     assert judged[2].calls == [("easy", "key/0"), ("hard", "key/3"), ("never", "key/5")]
 
 
@@ -158,8 +158,8 @@ def test_summary(judged):
     expected = {
         "reward": (2 + 4.25 + 2) / 8,
         "valid_rate": 3 / 8,
-        "pass_rate": (1 + 0.25 + 0) / 3,  # of the valid ones
-        "hard_yield": 1 / 8,  # never solved is not hard
+        "pass_rate": (1 + 0.25 + 0) / 3,  # over the valid ones
+        "hard_yield": 1 / 8,  # a problem that is never solved does not count
         "skills_kept": 2.0,
         "turns": (3 + 2 + 2 + 3 + 1 + 2 + 3 + 1) / 8,
         "tokens": (12 + 8 + 20 + 5 * 10) / 8,

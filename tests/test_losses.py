@@ -51,8 +51,8 @@ def test_an_action_without_tokens_here_has_sum_and_mean_zero():
 
 
 def test_implicit_reward_is_a_sum_and_ratio_a_mean():
-    """Eq. (implicit reward), Eq. (ratio). Each token is 0.1 nats likelier than under the other one. Actions of 2, 1, 3
-    tokens: R = beta * (0.2, 0.1, 0.3) with beta = 0.5; the ratio is e^0.1 whatever the length."""
+    """Eq. (implicit reward), Eq. (ratio). Each token is 0.1 nats likelier than under the other policy. Actions of 2, 1,
+    3 tokens: R = beta * (0.2, 0.1, 0.3) with beta = 0.5; the ratio is e^0.1 whatever the length."""
     logprobs = torch.full((2, 6), -1.0, dtype=torch.float64)
     rewards = implicit_rewards(logprobs, logprobs - 0.1, ACTION_IDS, 3, beta=0.5)
     assert rewards.tolist() == pytest.approx([0.1, 0.05, 0.15])
@@ -123,7 +123,7 @@ def test_mgpo_weights_settings():
     statistics = weight_statistics(actions)
     positive = off > 0
     assert torch.equal(asymmetric[positive], symmetric[positive])  # tau_pos in both
-    assert (asymmetric[~positive] > symmetric[~positive]).all()  # less negative: the steeper gate holds back more
+    assert (asymmetric[~positive] > symmetric[~positive]).all()  # less negative: the steeper gate damps more
     assert (symmetric.abs() < off.abs()).all() and statistics["gate_pos"] == statistics["gate_neg"] == 1.0
     without, actions = mgpo_weights(*batch, **temperatures, gate="off", implicit_reward=False)
     advantages, groups = batch[-2:]
@@ -174,12 +174,12 @@ def test_mgpo_weights_carry_no_gradient():
 @pytest.mark.parametrize("sign, ratio, gradient", [
     # ratio - 1 = +-0.5. tau_pos = 1: sech^2(0.25) = 0.9400. tau_neg = 2: sech^2(0.5) = 0.7864. dL/dlogprob = - gate * w
     (+1, 1.5, -2 * 0.9400),  # already pushed up: goes on, with less force
-    (+1, 0.5, -2 * 0.9400),  # must come back up: also damped, the gate looks at the distance alone
+    (+1, 0.5, -2 * 0.9400),  # must come back up: also damped, since the gate looks at the distance only
     (-1, 1.5, +2 * 0.7864),
     (-1, 0.5, +2 * 0.7864),  # already pushed down: damped more than a push up, never cut off
 ])
 def test_four_cases_of_the_gate(sign, ratio, gradient):
-    """Sign of w x side of the ratio. Action 0 is looked at; action 1 takes the opposite weight, so that w = +-2."""
+    """Sign of w x side of the ratio. Action 0 is tested; action 1 has the opposite weight, so that w = +-2."""
     old = torch.tensor([[-3.0], [-3.0]])
     logprobs = (old + torch.tensor([[math.log(ratio)], [0.0]])).requires_grad_()
     ids, advantages = torch.tensor([[0], [1]]), torch.tensor([2.0 * sign, -2.0 * sign])
@@ -192,10 +192,10 @@ def test_four_cases_of_the_gate(sign, ratio, gradient):
 
 
 @pytest.mark.parametrize("advantage, ratio, gradient", [
-    # dL/dlogprob = - ratio * A where the clip is not at work
+    # dL/dlogprob = - ratio * A where the clip is not active
     (+2.0, 1.5, 0.0),  # pushed up far enough: stopped
-    (+2.0, 0.5, -1.0),  # must come back up: lives
-    (-2.0, 1.5, +3.0),  # must come back down: lives
+    (+2.0, 0.5, -1.0),  # must come back up: has a gradient
+    (-2.0, 1.5, +3.0),  # must come back down: has a gradient
     (-2.0, 0.5, 0.0),  # pushed down far enough: stopped
 ])
 def test_four_cases_of_the_clip(advantage, ratio, gradient):
@@ -247,7 +247,7 @@ def test_grpo_on_policy_has_the_gradient_of_reinforce_though_its_value_says_litt
 
 def test_k3_is_the_kl_of_two_explicit_distributions():
     """Eq. (k3): with p = (1/2, 1/4, 1/4) and q = (1/4, 1/4, 1/2), the mean of k3 over x ~ p is KL(p || q) =
-    1/2 ln 2 + 0 - 1/4 ln 2 = 1/4 ln 2. With r = (2/3, 1/6, 1/6): KL(p || r) is not KL(r || p), the direction shows."""
+    1/2 ln 2 + 0 - 1/4 ln 2 = 1/4 ln 2. With r = (2/3, 1/6, 1/6): KL(p || r) is not KL(r || p); the direction shows."""
     p, q, r = (torch.tensor(x, dtype=torch.float64) for x in ([.5, .25, .25], [.25, .25, .5], [2 / 3, 1 / 6, 1 / 6]))
     assert (p * k3(p.log(), q.log())).sum().item() == pytest.approx(0.25 * math.log(2))
     forward, backward = (p * (p / r).log()).sum().item(), (r * (r / p).log()).sum().item()
@@ -303,7 +303,7 @@ def test_untrained_tokens_change_no_loss_and_no_gradient(which):
 
 @pytest.mark.parametrize("which", range(3))
 def test_a_batch_without_trained_tokens_gives_a_zero_that_can_be_differentiated(which):
-    """Every rank must run backward, also the one whose rows were all cut."""
+    """Every rank must run backward, also one whose rows were all cut."""
     logprobs = torch.randn(2, 3, requires_grad=True)
     loss = all_losses(logprobs, torch.zeros(2, 3), torch.zeros(2, 3), torch.full((2, 3), -1), torch.zeros(0))[which]
     loss.backward()

@@ -1,4 +1,4 @@
-"""docs/mgpo-by-hand.md: its tables are what the code prints, and its numbers what the formulas give."""
+"""docs/mgpo-by-hand.md: its tables are what the code prints, and its numbers are what the formulas give."""
 import math
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ REWARDS = ((1, 1, 1), (0, 1, 1, 1), (0, -1), (-1, -1))  # r_proc of each action,
 
 
 def numbers(table: str) -> list[list[float]]:
-    """The numbers of each line of a table, without the head and without the episode in front."""
+    """The numbers of each line of a table, without the head and the number of the episode."""
     return [[float(number) for number in re.findall(r"[-+]?\d+\.\d+", line)] for line in table.splitlines()[1:]]
 
 
@@ -74,7 +74,7 @@ def test_the_arithmetic_between_the_tables(tables):
 
 
 def test_the_gradient_reaches_the_tokens_of_actions_only(tables):
-    """22 of the 33 tokens were sampled, and each action's tokens carry the same gradient."""
+    """22 of the 33 tokens were sampled, and all tokens of an action have the same gradient."""
     batch = by_hand.collate(by_hand.episodes(), 0)
     assert batch.num_tokens == 22 and batch.ids.shape == (4, 12) and int(batch.lengths.sum()) == 33
     assert torch.equal(batch.loss_mask > 0, batch.turn_ids >= 0)

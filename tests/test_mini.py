@@ -1,4 +1,4 @@
-"""The miniature world: worked items for each skill and each failure, three solvers against each other, invariances."""
+"""The miniature world: worked problems for each skill and failure, three solvers against each other, invariances."""
 import itertools
 import json
 import random
@@ -27,12 +27,12 @@ SOUND = {
     "differ": ("a is 24. b is 3 times a. c is b minus a. Find c.", 48),
     "residue": ("a is 24. b is the remainder of a divided by 7. Find b.", 3),
     "digits": ("a is 57. b is the digit sum of a. Find b.", 12),
-    # below 56, b = 3, 10, 17, 24, 31, 38, 45, 52; 20 leaves 4 by 8, of these only 52 does
+    # below 56, b = 3, 10, 17, 24, 31, 38, 45, 52; 20 leaves 4 when divided by 8, and of these only 52 does, too
     "congr": (
         "a is 20. b is below 56, leaves 3 when divided by 7, and leaves the same as a when divided by 8. Find b.", 52),
     "invert": (f"{HIDDEN} b is 7 more than a. c is 3 times b. Here c is 96. Find a.", 25),  # 96 / 3 - 7
     "pair": ("a is 24. b and c add up to a and differ by 6, b being larger. Find c.", 9),
-    # the values with digit sum 7 are 7, 16, ..., 70; behind a step of 9 the smallest is 7 + 9
+    # the values with digit sum 8 are 8, 17, ..., 80; after a step of 9 the smallest is 8 + 9
     "least": (f"{HIDDEN} b is 9 more than a. c is the digit sum of a. Here c is 8. Find the smallest possible b.", 17),
     "pick": ("a is 24. b is 7 more than a. c is 40. d is the larger of b and c. e is d divided by 5. Find e.", 8),
     "case": ("a is 25. if a is even b is a plus 7, otherwise b is a minus 6. Find b.", 19),
@@ -133,7 +133,7 @@ def test_worked_solutions_with_names_by_hand(text, solution):
 
 
 def test_both_notations_say_the_same():
-    """Without its names and repetitions, the named one has the plain one's calculations."""
+    """Without its names and repetitions, a named solution has the calculations of the plain one."""
     compared = 0
     for _, text in draws(400, seed=8):
         if mini.check(text).status == "ok":
@@ -162,7 +162,7 @@ def test_every_drawn_skill_is_there_once():
     for skills, text in draws(300, seed=1):
         assert not isinstance(chainlet.read(text), chainlet.Check), text
         assert Counter(mini.step_kinds(text)) >= Counter(skills)
-        assert len(mini.step_kinds(text)) <= len(skills) + 1  # a step is added where no drawn skill is one
+        assert len(mini.step_kinds(text)) <= len(skills) + 1  # a step is added where no drawn skill is a step
         assert mini.check(text, skills).status != "missing skill"
 
 
@@ -186,7 +186,7 @@ def test_three_solvers_and_checker_agree():
 
 
 def test_solvers_read_alike():
-    """Damaged texts: a word or a letter less, an exchange. All three call the same ones unreadable."""
+    """Damaged texts (a word or letter missing, or two exchanged): all three solvers call the same ones unreadable."""
     rng = random.Random(3)
     for _, text in draws(300, seed=3):
         words = text.split(" ")
@@ -245,7 +245,7 @@ def test_templates():
 
 
 def test_chainlet_runs_alone(tmp_path):
-    """As in the sandbox: another folder, no site packages, only chainlet's folder on the path."""
+    """It runs as in the sandbox: in another folder, without site packages, with only chainlet's folder on the path."""
     program = f"import sys; sys.path.insert(0, {str(Path(chainlet.__file__).parent)!r})\n"
     program += mini.check_program + "\nprint('numpy' in sys.modules)"
     (tmp_path / "draft.txt").write_text(SOUND["congr"][0])
@@ -284,7 +284,7 @@ def test_check_step():
 
 
 def test_share_of_sound_draws():
-    """What composing carelessly gives: about 0.45, 0.3, 0.2 for two, three, four skills."""
+    """The careless author's share of sound problems: about 0.45, 0.3, 0.2 for two, three, four skills."""
     for size, low, high in ((2, 0.37, 0.55), (3, 0.2, 0.37), (4, 0.1, 0.28)):
         sound = sum(mini.check(text, skills).status == "ok" for skills, text in draws(500, seed=7, sizes=(size,)))
         assert low < sound / 500 < high
@@ -306,7 +306,7 @@ def test_conflicts_are_those_that_new_numbers_do_not_mend():
 
 
 class Says(random.Random):
-    """A generator whose next numbers are given: of random() and, as positions, of choice()."""
+    """A generator with given results: numbers for random(), and positions for choice()."""
 
     def __init__(self, *numbers):
         super().__init__(0)
@@ -320,7 +320,7 @@ class Says(random.Random):
 
 
 def test_a_slip_by_hand():
-    """b = 31 is written as 33, c goes on from there as it is written; d is right; then d, which is asked, is off by 10."""
+    """b = 31 is written as 33, also where c uses it; c stays 62, and d is right. Then d, the answer, is off by 10."""
     question = "a is 24. b is 7 more than a. c is 2 times b. d is the remainder of c divided by 9. Find d."
     right = "a24. a24 + 7 = 31. b31. 2 * b31 = 62. c62. c62 mod 9 = 8. d8. \\boxed{8}"
     assert mini.worked_solution(question, named=True) == right

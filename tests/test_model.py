@@ -26,7 +26,7 @@ def tiny(name):
     """A tiny random float32 model; weights are large, so that no two tokens are alike."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        if name == "llama":  # its LM head is a matrix of its own
+        if name == "llama":  # its LM head is a separate matrix
             return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False))
         if name == "qwen2":
             return Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True))
@@ -48,7 +48,7 @@ def batch(seed=0, rows=3, length=12):
     mask = (torch.rand(rows, length, generator=generator) < 0.5).float()
     for row, end in enumerate((12, 9, 5)):
         mask[row, end:] = 0
-    mask[:, 0] = 1  # cannot be scored, whatever the mask says
+    mask[:, 0] = 1  # position 0 cannot be scored, whatever the mask says
     return ids, mask
 
 
@@ -103,8 +103,8 @@ def test_packed_rows_are_padded_rows(model, temperature, chunk, recompute):
         results.append((logprobs.detach(), entropy, [weight.grad.clone() for weight in model.parameters()]))
         model.zero_grad()
     (logprobs, entropy, grads), (ours, our_entropy, our_grads) = results
-    last = [max([1, *row.nonzero().flatten().tolist()]) for row in mask]  # where its last scored token stands
-    assert lengths == [(5, 12), (1, sum(last))]  # which is predicted by the one before
+    last = [max([1, *row.nonzero().flatten().tolist()]) for row in mask]  # position of its last scored token
+    assert lengths == [(5, 12), (1, sum(last))]  # a token is predicted by the one before it
     assert torch.allclose(ours, logprobs, atol=1e-5) and torch.allclose(our_entropy, entropy, atol=1e-5)
     for ours, grad in zip(our_grads, grads, strict=True):
         assert torch.allclose(ours, grad, atol=1e-5 * max(1.0, grad.abs().max().item()))
@@ -118,7 +118,7 @@ def test_unscored_positions_are_zero(model):
 
 
 def test_padding_and_the_future_do_not_matter():
-    """The log-prob of a token depends on what precedes it only."""
+    """The log-prob of a token depends only on the tokens before it."""
     model, (ids, mask) = tiny("qwen3"), batch()
     before, _ = token_logprobs(model, ids, mask)
     changed = ids.clone()
@@ -192,7 +192,7 @@ def test_a_saved_model_loads_as_it_was(model, tmp_path):
     loaded = load_model(tmp_path / "model", CONFIG)
     ids, mask = batch()
     assert torch.equal(token_logprobs(loaded, ids, mask)[0], token_logprobs(model, ids, mask)[0])
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)  # as anybody else would
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)  # as any other user would
     assert torch.allclose(plain(ids).logits, model(input_ids=ids, use_cache=False).logits, atol=1e-5)
 
 
@@ -230,7 +230,7 @@ def test_a_half_written_checkpoint_is_told(tmp_path, damage, said):
 
 
 def test_a_model_with_another_attention_is_refused(tmp_path):
-    """A sliding window would be ignored: wrong log-probs, and nobody would know."""
+    """Our attention would ignore a sliding window, and the log-probs would be wrong unnoticed."""
     shape = {name: value for name, value in SHAPE.items() if name != "attn_implementation"}
     MistralForCausalLM(MistralConfig(**shape, sliding_window=4)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="sliding"):
@@ -238,7 +238,7 @@ def test_a_model_with_another_attention_is_refused(tmp_path):
 
 
 def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
-    """The one place that decides: float32 or CPU never reaches flash-attn, even when it is installed."""
+    """One place decides: float32 or a CPU never reaches flash-attn, even when it is installed."""
     def called(*args, **kwargs):
         raise AssertionError("flash-attn was called")
 
@@ -248,7 +248,7 @@ def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
 
 
 def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch):
-    """Neither runs on a CPU. On "meta" they would be asked for: flash-attn if it is installed, else torch's."""
+    """Neither kernel runs on a CPU. On "meta" one is asked for: flash-attn if it is installed, else torch's."""
     query, key = torch.zeros(1, 4, 7, 8, device="meta"), torch.zeros(1, 2, 7, 8, device="meta")
     bounds, calls = torch.tensor([0, 3, 7], dtype=torch.int32), []
 

@@ -1,4 +1,4 @@
-"""A model as teacher: whatever it says is data. Passages, proposals, near-duplicates, scores, messages of episodes."""
+"""A model as teacher, whose replies are data: passages, proposals, near-duplicates, scores, messages of episodes."""
 import itertools
 import json
 import random
@@ -29,7 +29,7 @@ MARKS = {"general": 8, "composable": 6, "checkable": 10, "faithful": 8}
 
 
 class Player:
-    """Says what `answer` says to a prompt; an exception is raised."""
+    """Replies with answer(prompt); if that is an exception, it is raised."""
 
     def __init__(self, answer):
         self.answer, self.prompts = answer, []
@@ -47,7 +47,7 @@ class Player:
 
 
 def teacher(entries, marks=MARKS):
-    """entries: of every passage, or a function of the prompt."""
+    """entries: the reply about every passage, or a function of the prompt."""
     def answer(prompt):
         if "Passage:" in prompt:
             return json.dumps(entries) if isinstance(entries, list) else entries(prompt)
@@ -114,7 +114,7 @@ def test_entries_that_are_no_proposal_are_rejected(entry):
 
 
 def test_near_duplicates_are_one_skill_with_all_its_passages():
-    """Other words for the same move, and another move; the fourth passage shows nothing."""
+    """Two wordings of the same move, and another move; the fourth passage shows nothing."""
     same = ENTRY | {"name": "telescoping", "intent": "write terms of sum as differences that cancel"}
     other = ENTRY | {"name": "vieta", "intent": "symmetric sums of roots from coefficients"}
     replies = {1: [ENTRY], 2: [same], 3: [other], 4: []}
@@ -164,7 +164,7 @@ def worked(count):
 
 
 def checked(monkeypatch, replies):
-    """The proposer says these about 30 problems, in their order, again and again."""
+    """The proposer gives these replies about 30 problems, in their order, again and again."""
     monkeypatch.setattr(model_teacher, "AT_ONCE", 1)
     said = itertools.cycle(replies)
     return CheckedExtractor(Player(lambda prompt: next(said)), Mini())
@@ -172,7 +172,7 @@ def checked(monkeypatch, replies):
 
 def test_programs_score_what_the_proposer_extracts(monkeypatch, capsys):
     """Of 30 problems 10 show share, 10 show it wrongly, 10 do not: r = 1/3 if it is extracted from all of them, 2/3 if
-    from 10 right and 5 wrong ones."""
+    it is extracted from 10 right and 5 wrong ones."""
     [share] = checked(monkeypatch, [SHARE]).candidates(worked(30))
     assert (share.score, share.examples) == (pytest.approx(1 / 3), tuple(range(0, 30, 3)))
     replies = [SHARE, SHARE, "hm", SHARE, "hm", "name: Share\ncategory: x\nintent: y"]
@@ -185,7 +185,7 @@ def test_programs_score_what_the_proposer_extracts(monkeypatch, capsys):
 
 
 def test_the_proposers_own_words_stay_and_what_no_checker_knows_is_rejected(monkeypatch):
-    """Ten documents speak for share: 8 times in its words, twice in others, which are too few."""
+    """Ten documents support share: 8 in one wording, and two in another, which are too few."""
     other, nobodys, no_skill = (SHARE.replace(*words) for words in (
         ("equal parts", "two"), ("share", "shares"), ("share", "start")))
     teacher = checked(monkeypatch, [SHARE, nobodys, no_skill, SHARE, nobodys, "hm", SHARE, "hm", "hm",
@@ -197,7 +197,7 @@ def test_the_proposers_own_words_stay_and_what_no_checker_knows_is_rejected(monk
 
 
 def test_a_model_completes_and_scores_what_the_proposer_extracts(tmp_path, capsys):
-    """Where no program can. What it adds is read as its own proposals are, and its quote must stand in the passage."""
+    """No program can do it here. What the model adds is read like its own proposals, with a quote from the passage."""
     more = {name: ENTRY[name] for name in ("difficulty", "tool", "recognise", "build", "quote")}
     found = "name: telescoping\ncategory: algebra\nintent: let terms cancel"
 
@@ -229,20 +229,20 @@ def test_a_model_that_learnt_by_l_acq_extracts_and_a_random_one_does_not(tiny, t
     save(tokenizer, tmp_path / "trained", examples, steps=150)
     save(tokenizer, tmp_path / "random")
 
-    def acquired(name):
+    def acquired(name, problems):
         (tmp_path / f"{name}.json").write_text(json.dumps({
             "extractor": {"checkpoint": str(tmp_path / name), "max_tokens": 40}}))
-        run_skills.main(["--out", str(tmp_path / "runs"), "--name", name, "--corpus_size", "60", "--seed", "1",
+        run_skills.main(["--out", str(tmp_path / "runs"), "--name", name, "--corpus_size", problems, "--seed", "1",
                          "--roles", str(tmp_path / f"{name}.json"), "--device", "cpu"])
         return read_jsonl(tmp_path / "runs" / name / "skills" / "candidates.jsonl")
 
-    kept = [candidate["name"] for candidate in acquired("trained") if candidate["kept"]]
+    kept = [candidate["name"] for candidate in acquired("trained", "60") if candidate["kept"]]
     assert kept and set(kept) <= set(Mini.skills)
     assert set(load_library([tmp_path / "runs" / "trained" / "skills"])) == set(kept)
     assert "extractor: requests 60" in capsys.readouterr().out
     with pytest.raises(UserError, match="no skill reached tau_r = 0.5 among 0 candidates"):
-        acquired("random")
-    assert "extractor: 0 of 60 replies are skills; not a name, category and intent: 60" in capsys.readouterr().out
+        acquired("random", "20")
+    assert "extractor: 0 of 20 replies are skills; not a name, category and intent: 20" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- expert episodes
@@ -251,7 +251,7 @@ SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. F
 
 
 def test_an_episode_by_a_model_has_real_tool_calls(run):
-    """It is shown the instructions, the tools, the skills and every reply; its thoughts are cut."""
+    """The model is shown the instructions, the tools, the skills and every reply; its thoughts are cut."""
     script = [f"<think>hm <tool_call></think>\n<problem>{SOUND}</problem>",
               f"[agent]\n{tool_call('exec', code='print(6)')}", tool_call("submit", answer="11")]
     player = Player(lambda prompt: script[prompt.count("[agent]")])
@@ -266,14 +266,14 @@ def test_an_episode_by_a_model_has_real_tool_calls(run):
 
 
 def again(run, script):
-    """The keys of the same episode, played once more."""
+    """The seed keys of the same episode, played once more."""
     player = Player(lambda prompt: script[prompt.count("[agent]")])
     play_script(run.env, run.tokenizer, Start(("shift", "share")), ModelAuthor(run.env, player).writer(random.Random(0)))
     return player.keys
 
 
 def test_only_the_agents_words_are_taken(run):
-    """A model that goes on with the transcript by itself makes up what the environment says."""
+    """A model that continues the transcript invents the environment's replies; these are cut."""
     reply = f"<problem>{SOUND}</problem>\n\n[environment]\nok: 11\n\n[agent]\nDone."
     write = ModelAuthor(run.env, Player(lambda prompt: reply)).writer(random.Random(0))
     assert write(Episode(run.env, ("shift", "share"))) == f"<problem>{SOUND}</problem>"

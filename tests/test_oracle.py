@@ -1,7 +1,7 @@
 """The algorithm as a whole against a closed form: a bandit of six arms, where the answer is known exactly.
 
 The KL-constrained objective max E[A] - beta * KL(pi || pi_ref) is solved by pi* = pi_ref * exp(A / beta) / Z. MGPO,
-made of the functions that the training uses, must get there, whatever gate it has; the group is the prompt, an arm is
+built from the functions that training uses, must converge to it, whatever its gate; the group is the prompt, an arm is
 an action of one token.
 """
 import random
@@ -20,7 +20,7 @@ ARMS = torch.arange(6)
 
 
 def optimum(advantages) -> torch.Tensor:
-    """log of pi_ref * exp(A / beta) / Z, by its definition."""
+    """The log of pi_ref * exp(A / beta) / Z, from its definition."""
     ref = REF_LOGITS.softmax(0)
     unnormalised = ref * (torch.tensor(advantages, dtype=torch.float64) / BETA).exp()
     return (unnormalised / unnormalised.sum()).log()
@@ -34,8 +34,8 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
 def train(loss_of, rollouts: int, epochs: int = 1, group_size: int = 0, lr: float = 0.5) -> torch.Tensor:
     """Roll out from pi_old, take `epochs` plain gradient steps, repeat. Returns the last log-probs of the arms.
 
-    group_size 0: the group is every arm once; else that many samples of pi_old. loss_of(logprobs, old, ref, arms), of
-    the log-probs of the group's members.
+    group_size 0: the group is every arm once; otherwise that many samples of pi_old. loss_of(logprobs, old, ref, arms)
+    takes the log-probs of the group's members.
     """
     logits, ref = REF_LOGITS.clone().requires_grad_(), REF_LOGITS.log_softmax(0)
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +51,7 @@ def train(loss_of, rollouts: int, epochs: int = 1, group_size: int = 0, lr: floa
 
 
 def mgpo(advantages, tau_neg: float = 2.0, gate: str = "asymmetric"):
-    """The loss of the package: one action of one token per member of the group, A of the arm."""
+    """The loss of the package: each member of the group is one action of one token, with the arm's A."""
     table = torch.tensor(advantages, dtype=torch.float64)
 
     def loss_of(logprobs, old, ref, arms):
@@ -65,7 +65,7 @@ def mgpo(advantages, tau_neg: float = 2.0, gate: str = "asymmetric"):
 
 @pytest.mark.parametrize("gate, tau_neg, epochs", [("off", 2.0, 1), ("asymmetric", 2.0, 4), ("asymmetric", 5.0, 4)])
 def test_mgpo_converges_to_the_closed_form(gate, tau_neg, epochs):
-    assert kl(REF_LOGITS.log_softmax(0), optimum(REWARDS)) > 0.1  # where it starts
+    assert kl(REF_LOGITS.log_softmax(0), optimum(REWARDS)) > 0.1  # the distance at the start
     final = train(mgpo(REWARDS, tau_neg, gate), rollouts=800 // epochs, epochs=epochs, lr=4.0)
     assert kl(final, optimum(REWARDS)) < 1e-12
 
@@ -77,7 +77,7 @@ def test_mgpo_converges_from_samples():
 
 
 def test_a_gradient_through_the_weights_leads_to_a_wrong_policy():
-    """Why w' is detached. The same weight, with its gradient: it settles, but elsewhere."""
+    """Why w' is detached: with the gradient through the weight, training converges, but to another policy."""
     def attached(logprobs, old, ref, arms):
         a, r = torch.tensor(REWARDS, dtype=torch.float64)[arms], BETA * (logprobs - ref)
         w = (a - a.mean()) - (r - r.mean())
@@ -90,7 +90,7 @@ def test_a_gradient_through_the_weights_leads_to_a_wrong_policy():
 
 
 def test_without_the_implicit_reward_nothing_holds_the_policy_at_the_reference():
-    """R_theta left out of w: the best arm takes all, which is the optimum of no KL constraint."""
+    """R_theta left out of w: the best arm takes all, which is the optimum without a KL constraint."""
     def loss_of(logprobs, old, ref, arms):
         weights = zero_sum_weights(REWARDS, [0.0] * 6, [0] * 6)
         return mgpo_loss(logprobs.unsqueeze(1), ARMS.unsqueeze(1), torch.tensor(weights, dtype=torch.float64))
@@ -99,12 +99,12 @@ def test_without_the_implicit_reward_nothing_holds_the_policy_at_the_reference()
 
 
 def test_dividing_by_the_std_changes_the_temperature():
-    """A = (r - mean) / (std + eps) leads to pi_ref * exp(r / (beta * std)) / Z: not the policy for r, and known."""
+    """A = (r - mean) / (std + eps) leads to pi_ref * exp(r / (beta * std)) / Z: a known policy, but not that for r."""
     advantages = trajectory_advantages(REWARDS, [0] * 6)
     mean = sum(REWARDS) / 6
     std = (sum((r - mean) ** 2 for r in REWARDS) / 5) ** 0.5
     final = train(mgpo(advantages), rollouts=800, lr=4.0)
-    assert kl(final, optimum([r / std for r in REWARDS])) < 1e-9  # eps = 1e-6 is the rest
+    assert kl(final, optimum([r / std for r in REWARDS])) < 1e-9  # the rest is due to eps = 1e-6
     assert kl(final, optimum(REWARDS)) > 0.1
 
 
@@ -135,7 +135,7 @@ def test_zero_sum_weights_have_the_gradient_of_gvpo(seed):
 
 
 def test_at_the_optimum_every_weight_is_zero():
-    """R_theta = A + const there, whichever members the group happens to have. Order and repeats play no part."""
+    """There R_theta = A + const, whichever members the group has; order and repetition do not matter."""
     best, ref, rng = optimum(REWARDS), REF_LOGITS.log_softmax(0), random.Random(0)
     for _ in range(20):
         arms = [rng.randrange(6) for _ in range(8)]

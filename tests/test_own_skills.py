@@ -1,4 +1,4 @@
-"""A user's own skill in the miniature world: two files in a folder, and everything works with it."""
+"""A user's own skill in the miniature world: two files in a folder, and every stage works with it."""
 import random
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def write_package(folder, name, script=None):
 
 @pytest.fixture(scope="module")
 def own(tiny, tmp_path_factory):
-    """A run with three skills of a user's own."""
+    """A run with three of a user's own skills."""
     folder = tmp_path_factory.mktemp("own")
     for name, script in (("square", SQUARE), ("twice-more", TWICE), ("mean", MEAN)):
         write_package(folder, name, script)
@@ -87,7 +87,7 @@ def test_worked_solution_and_difficulty(own):
 def test_canonical(own):
     mini = own.domain
     one, other = "a is 6. b is 30. c is the mean of a and b. Find c.", "d is 30. e is 6. a is the mean of e and d. Find a."
-    assert mini.canonical(one) == mini.canonical(other)  # a mean is the same both ways
+    assert mini.canonical(one) == mini.canonical(other)  # a mean is symmetric
     assert mini.canonical("a is 6. b is a squared. Find b.") == mini.canonical("z is 6. y is z squared. Find y.")
 
 
@@ -129,7 +129,7 @@ def test_another_library_forgets_the_skill(tmp_path):
 
 
 def test_two_domains_do_not_know_each_other_s_skills(tmp_path):
-    """What `learn` takes in belonged to the module, so the library that was learnt last was the only one.
+    """The forms that `learn` reads once belonged to the module, so only the library that was learnt last was known.
 
     Both packages have the same name and the same sentence, and mean different things: 6 * 6, and 6 * 6 * 6.
     """
@@ -147,7 +147,7 @@ def test_two_domains_do_not_know_each_other_s_skills(tmp_path):
 
 
 def test_two_runs_are_open_at_the_same_time(own, tiny, tmp_path):
-    """The same of whole runs, with their sandboxes and their worker processes: own, another, own."""
+    """The same for whole runs, with their sandboxes and worker processes: own, another, own."""
     write_package(tmp_path, "cube", SQUARE.replace("squared", "cubed").replace("y * y", "y * y * y"))
     squared, cubed = "a is 6. b is a squared. Find b.", "a is 6. b is a cubed. Find b."
 

@@ -1,4 +1,4 @@
-"""The memory plan: each number by hand, and by a second road: real bytes of a small model."""
+"""The memory plan: each number by hand, and against the real bytes of a small model."""
 import copy
 import weakref
 from dataclasses import replace
@@ -34,6 +34,23 @@ SMALL = {"vocab_size": 64, "hidden_size": 96, "num_attention_heads": 6, "num_key
          "attn_implementation": "ap"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def published_models_are_made_once():
+    """A plan counts the weights of a model without data, of all of its layers, many times over; it changes none."""
+    make, made = AutoModelForCausalLM.from_config, {}
+
+    def once(shape, **options):
+        if torch.get_default_device().type != "meta" or not any(shape is one for one in plan.PUBLISHED.values()):
+            return make(shape, **options)
+        if id(shape) not in made:
+            made[id(shape)] = make(shape, **options)
+        return made[id(shape)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_config", once)
+        yield
+
+
 def small(kind="dense", layers=2, **changes):
     if kind == "dense":
         return Qwen3Config(**SMALL | {"num_hidden_layers": layers, "intermediate_size": 160} | changes)
@@ -62,7 +79,7 @@ def preset(name, **changes):
 
 def test_parameters_of_the_published_models_by_hand():
     """Qwen3-4B. A layer: q and o 2 * 2560 * 4096, k and v 2 * 2560 * 1024, MLP 3 * 2560 * 9728, norms 2 * 2560 + 256
-    = 20,971,520 + 5,242,880 + 74,711,040 + 5,376 = 100,930,816. Beside the layers: 151,936 * 2560 + 2560."""
+    = 20,971,520 + 5,242,880 + 74,711,040 + 5,376 = 100,930,816. Outside of the layers: 151,936 * 2560 + 2560."""
     count = flops.sizes(plan.PUBLISHED["qwen3-4b"])
     assert count.layer == 100_930_816
     assert count.root == 151_936 * 2560 + 2560 == 388_958_720
@@ -108,7 +125,7 @@ def test_training_state_of_one_gpu_is_the_bytes_of_a_real_update(dtype):
     shape, config = small(), Config(dtype=dtype)
     real = built(shape, getattr(torch, dtype))
     updater = Updater(real, Ranks(), lr=0.1)
-    updater.optimizer.zero_grad = lambda: None  # else the gradients are gone
+    updater.optimizer.zero_grad = lambda: None  # otherwise the gradients are gone
     ids = torch.zeros(1, 4, dtype=torch.long)
     updater.step([lambda: (-token_logprobs(real, ids, torch.ones(1, 4))[0].sum(), {})], 3)
     own = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in [
@@ -129,8 +146,8 @@ def test_the_cache_is_the_bytes_of_a_real_cache(dtype):
 
 
 def test_cache_by_hand():
-    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. Of 10 GiB that are
-    free 8 are taken: 3 rows."""
+    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. Of 10 free
+    GiB 8 are taken: 3 rows."""
     shape, config = plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b")
     assert memory.row_bytes(shape, 1, 2) == 144 * 1024
     assert memory.row_bytes(shape, 16384, 2) == 2.25 * GIB
@@ -156,7 +173,7 @@ def saved_bytes(shape, dtype, tokens):
     kept = {}
 
     def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # kept alive, so that no address is reused
         return tensor
 
     ids = torch.zeros(1, tokens, dtype=torch.long)
@@ -168,7 +185,7 @@ def saved_bytes(shape, dtype, tokens):
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_layer_keeps_what_the_formula_says(kind, dtype):
-    """Two models that differ in one layer. Exact, but for the 32 bytes of where each of 8 experts starts."""
+    """Two models that differ by one layer. Exact, except for the 32 bytes that say where each of 8 experts starts."""
     tokens = 64
     one, two = (saved_bytes(small(kind, layers), dtype, tokens) for layers in (1, 2))
     starts = 8 * 4 / tokens if kind == "moe" else 0
@@ -186,7 +203,7 @@ def test_layer_activations_by_hand():
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside of it, and the most that lived at once."""
+    """Counts the bytes of all tensors made inside it, and the most that lived at once."""
 
     def __init__(self, known):
         super().__init__()
@@ -210,7 +227,7 @@ class Peak(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("vocabulary", [64, 4096])  # where a layer is the most, and where the logits are
+@pytest.mark.parametrize("vocabulary", [64, 4096])  # where a layer needs most, and where the logits do
 def test_no_pass_needs_more_than_planned_and_none_much_less(kind, recompute, vocabulary):
     shape = small(kind, layers=6, vocab_size=vocabulary)
     real, tokens = built(shape), 256
@@ -244,16 +261,16 @@ def test_a_whole_update_on_one_gpu_needs_no_more_than_planned(dtype, recompute):
         for _ in range(2):
             updater.step([lambda: (-token_logprobs(real, ids, mask)[0].sum(), {})] * 2, 2 * tokens)
     table = memory.gpu_memory(shape, config, gpus=1, recompute=recompute)
-    weights = sum(weight.nbytes for weight in real.parameters())  # were there before
+    weights = sum(weight.nbytes for weight in real.parameters())  # they were there before
     planned = memory.peaks(table)[2] - memory.RESERVE - table["pi_ref"][2] - weights
     assert 0.7 * planned < update.most < planned
 
 
 @pytest.mark.parametrize("name, tokens", [("qwen3-4b", 2048), ("qwen3-30b-a3b", 2048)])
 def test_fsdp2_of_eight_ranks_needs_no_more_than_planned(name, tokens):
-    """Three layers of the true width, of which PyTorch's own tracker counts the memory without having it: rank 0 of
-    eight that do not exist, on tensors without data. Two passes, so that gradients are added to those that are there.
-    Weights, gradients, what is gathered and on its way, activations; without optimiser."""
+    """Three layers of the true width, whose memory PyTorch's own tracker counts on tensors without data: rank 0 of
+    eight ranks that do not exist. Two passes, so that gradients are accumulated. Counted are weights, gradients, what
+    is gathered or being reduced, and activations, without the optimiser."""
     tracker = pytest.importorskip("torch.distributed._tools.fsdp2_mem_tracker")
     fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
     shape = copy.deepcopy(plan.PUBLISHED[name])
@@ -269,7 +286,7 @@ def test_fsdp2_of_eight_ranks_needs_no_more_than_planned(name, tokens):
                 fully_shard(part, **options)
             ids, chunk = torch.zeros(1, tokens, dtype=torch.long), memory.LOGITS_CHUNK // shape.vocab_size
 
-            def forward(ids):  # token_logprobs, of all tokens: which ones are scored, tensors without data cannot say
+            def forward(ids):  # token_logprobs of all tokens: tensors without data cannot say which are scored
                 positions = torch.arange(tokens)[None]
                 hidden = real.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0]
                 parts = [checkpoint(model._logprobs_and_entropy, real.lm_head, hidden[i:i + chunk],
@@ -296,7 +313,7 @@ def test_fsdp2_of_eight_ranks_needs_no_more_than_planned(name, tokens):
 
 def test_the_plan_of_qwen3_4b_by_hand():
     """P = 4.022 G on 8 GPUs: 4 P / 8 = 1.873 GiB of weights, twice that of moments, 2 P = 7.493 of replica, 2 P / 8 of
-    pi_ref. Gathered: 2 * (2 * 0.1009 G + 0.3890 G) = 1.101. On their way: 2 * 0.3890 G + 4 * 0.4899 G = 2.549.
+    pi_ref. Gathered: 2 * (2 * 0.1009 G + 0.3890 G) = 1.101. Being reduced: 2 * 0.3890 G + 4 * 0.4899 G = 2.549.
     80 - 21.35 GiB are free in the rollout; 0.8 of that holds 20 rows of 2.25."""
     table = memory.gpu_memory(plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b"), gpus=8)
     got = {what: [round(amount / GIB, 2) for amount in amounts] for what, amounts in table.items()}
@@ -324,8 +341,8 @@ def test_what_fits_and_what_does_not(capsys):
 
 
 def test_the_offloaded_30b_model_by_hand():
-    """P = 30.53 G. On a GPU 2 P = 56.87 GiB of replica; gathered (2 + 4 / 8) * (2 * 0.6231 G + 0.6223 G); none of the
-    optimiser's. 80 - 56.87 - 6 - 1.48 GiB are free while it decodes; 0.8 of that holds 8 rows of 96 KiB * 16,384."""
+    """P = 30.53 G. On a GPU 2 P = 56.87 GiB of replica; gathered (2 + 4 / 8) * (2 * 0.6231 G + 0.6223 G); nothing of
+    the optimiser. 80 - 56.87 - 6 - 1.48 GiB are free while it decodes; 0.8 of that holds 8 rows of 96 KiB * 16,384."""
     shape, config = plan.PUBLISHED["qwen3-30b-a3b"], preset("qwen3-30b-a3b", micro_batch_tokens=16384)
     count = flops.sizes(shape)
     assert (count.layer, count.root) == (623_120_640, 2 * 151_936 * 2048 + 2048)
@@ -353,7 +370,7 @@ def test_the_memory_of_the_host_by_hand():
     assert got["training"] / GIB == pytest.approx(587, abs=0.5)
     assert memory.host_memory(shape, replace(config, offload=False), 8) == {
         "loading": 2 * total, "training": 0, "saving": 4 * total}
-    two = memory.host_memory(shape, replace(config, shard_size=8), 16)  # each node holds it all
+    two = memory.host_memory(shape, replace(config, shard_size=8), 16)  # each node holds all pieces
     assert two == got
 
 
@@ -411,7 +428,7 @@ def test_flops_by_hand():
 
 
 def test_flops_are_those_that_torch_counts():
-    """torch counts matrix products. Its attention is the whole square; ours half of it. The embedding is no product."""
+    """torch counts matrix products: attention as the whole square, of which we count half; the embedding is none."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shape = small(attn_implementation="eager", tie_word_embeddings=False)

@@ -16,7 +16,7 @@ from ap.players.chat_solver import SampledSolver
 from ap.players.checkpoint import checkpoint_sampler
 from ap.trajectory import Problem
 
-# A world of one sentence: its words are its steps, its answer is their number.
+# A domain of one-sentence problems: the words are the steps, and the answer is their number.
 WORDS = SimpleNamespace(
     step_kinds=lambda text: tuple(text.split()),
     check=lambda text: SimpleNamespace(answer=str(len(text.split())) if text else None),
@@ -24,7 +24,7 @@ WORDS = SimpleNamespace(
 
 
 class Fixed:
-    """Right in the first `successes` of k attempts; remembers what it was shown."""
+    """A solver that is right in the first `successes` of k attempts; it remembers what it was shown."""
 
     def __init__(self, successes):
         self.successes, self.seen = successes, []
@@ -123,7 +123,7 @@ def test_an_attempter_that_gives_too_few_answers_is_a_bug():
 
 
 def test_ema_and_switch_by_hand():
-    """window 2, smoothing 0.5, floor 0.3. Means 0.8, 0.2, 0.0: EMA 0.8, 0.5, 0.25 -> switch; then 0.1 counts anew."""
+    """window 2, smoothing 0.5, floor 0.3. Means 0.8, 0.2, 0.0: EMA 0.8, 0.5, 0.25 -> switch; then 0.1 starts anew."""
     prober = Prober([Fixed(1), Fixed(2), Fixed(3)], window=2)
     for rates, ema in (([0.6, 1.0], 0.8), ([0.2], 0.8), ([0.2], 0.5)):  # the second leaves the window half full
         prober.observe(rates)
@@ -133,7 +133,7 @@ def test_ema_and_switch_by_hand():
     prober.observe([0.1, 0.1])
     assert prober.level == 2
     prober.observe([0.0] * 20)
-    assert prober.level == 2  # the strongest stays
+    assert prober.level == 2  # the strongest prober stays
     assert prober.pass_rate(Problem("q", "7"), "a") == 3 / 16
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: what they are given and give back, and what becomes of a call whose process dies."""
+"""Worker processes: what they get and return, and what happens to a call whose process dies."""
 import os
 import signal
 import sys
@@ -144,7 +144,7 @@ def test_a_process_that_dies_is_replaced_and_the_call_made_again(processes, own,
 
 
 def test_workers_end_with_the_process_that_they_work_for(own):
-    """They read the end of the connection, however the other side went."""
+    """They notice the end of the connection, however the other side ended."""
     reader, writer = ap.sandbox.processes.Pipe()
     thread = threading.Thread(target=ap.sandbox.processes.serve, args=(reader,))
     thread.start()
@@ -156,7 +156,7 @@ def test_workers_end_with_the_process_that_they_work_for(own):
 
 
 def test_a_worker_of_the_miniature_loads_neither_torch_nor_transformers(processes, own):
-    """So it starts in a fraction of a second, and many ranks can have some."""
+    """So it starts in a fraction of a second, and every rank can have some."""
     mini = Mini()
     call = processes(1, (Mini.opened, {}), mini).call
     call(mini.look, "a is 24. b is 7 more than a. Find b.", ("shift",))

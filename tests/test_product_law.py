@@ -1,4 +1,4 @@
-"""bench/product_law.py: the product law, who learns what from which problems, and what random problems are like."""
+"""bench/product_law.py: the product law, what a solver learns from which problems, what random problems are like."""
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ def test_success_is_the_product_over_steps():
 
 
 def test_a_solver_learns_the_steps_that_it_practises():
-    """Problems of one kind: only that kind is slipped less, unless what is learned carries over."""
+    """Problems of one kind: slips become rarer in that kind only, unless what is learned carries over."""
     before = bench.START
     alone = bench.learn([np.array([2, 2])], lr=0.02, carry=0.0, seed=0)
     assert alone[2] < 0.5 * before[2] and np.delete(alone, 2) == pytest.approx(np.delete(before, 2))

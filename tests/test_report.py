@@ -1,4 +1,4 @@
-"""report.py and report.html: hostile text stays text, a run may be unfinished, and a browser draws all of it."""
+"""report.py and report.html: hostile text stays text, a run may be unfinished, and a browser draws the whole page."""
 import json
 import re
 import shutil
@@ -102,12 +102,12 @@ def test_template_is_closed_and_asks_nobody():
         assert name != "href" or value[0] == "#" and value[1:] in ids, value
         assert name != "data-needs" or set(value.split()) <= set(FILES), value
     assert "default-src 'none'" in text and set(re.findall("http[^\"']*", text)) == {
-        "http-equiv=", "http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/svg"}  # names of spaces, not addresses
+        "http-equiv=", "http://www.w3.org/1999/xhtml", "http://www.w3.org/2000/svg"}  # XML namespaces, not addresses
     assert not re.search(r"url\(|@import|innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|fetch\(", text)
 
 
 def test_hostile_text_stays_text(tmp_path):
-    """The page around the data is the template whatever the data holds, and the text arrives whole in the data."""
+    """The page around the data equals the template whatever the data holds, and the text is complete in the data."""
     data, _ = parts(make_run(tmp_path / "run", HOSTILE))  # it checks both
     assert data["trajectories"][0]["turns"][0]["text"] == f"<problem>{HOSTILE}</problem>"
     assert data["settings"]["name"] == data["problems"][0]["question"] == HOSTILE
@@ -119,11 +119,11 @@ def test_what_is_on_the_page(tmp_path):
     data, _ = parts(make_run(tmp_path / "run"))
     assert data["name"] == "run" and data["facts"] == ["algorithm mgpo", "3 of 25 steps"] and data["missing"] == {}
     assert data["series"]["metrics"]["valid_rate"] == [0.51, 0.52, 0.53]
-    assert "process_reward/check" not in data["series"]["metrics"]  # never a number: no curve
+    assert "process_reward/check" not in data["series"]["metrics"]  # it is never a number, so it has no curve
     assert len(data["series"]["sft"]["loss"]) <= 200
     assert [t["phase"] for t in data["trajectories"]] == ["before", "after"] * 2 + ["train"] * 3
     assert data["recorded"] == 7
-    assert data["accepted"] == 2 and len(data["problems"]) == 1  # the one that nobody solved may be broken
+    assert data["accepted"] == 2 and len(data["problems"]) == 1  # a problem that is never solved may be broken
     assert not list((tmp_path / "run").glob(".*"))  # nothing left beside the page
 
 
@@ -143,7 +143,7 @@ def test_missing_pieces_are_named(tmp_path, present):
 
 
 def test_a_run_that_is_writing(tmp_path):
-    """The last line is cut: it is passed over. Empty files, and a step without any number, are no error."""
+    """A last line that is cut is skipped. Empty files, and a step without any number, are no error."""
     run = make_run(tmp_path / "run")
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "valid_')
@@ -191,7 +191,7 @@ def test_compare():
 
 
 def test_the_first_pair_tells_what_was_learnt():
-    """Invalid -> valid comes first, of those one that submitted, then the shortest; an episode alone comes last."""
+    """Invalid -> valid comes first, among those one that submitted, then the shortest; an unpaired episode is last."""
     cases = [(True, True, 1), (False, False, 1), (False, True, 9), (False, True, 2), (False, True, 1)]
     before = [transcript("before", 0, ["s"], valid=b, turns=n) for b, _, n in cases] + [transcript("before", 0, ["s"])]
     after = [transcript("after", 9, ["s"], valid=a, turns=n) for _, a, n in cases]
@@ -262,7 +262,7 @@ def drawn(folder, tmp_path) -> Page:
     (tuple(FILES), HOSTILE.replace("\ud800", "")),  # half a character: the page shows it, --dump-dom cannot print it
 ])
 def test_a_browser_draws_it(tmp_path, present, text):
-    """The script comes to its end whatever is missing, says what is, and puts hostile text on the page as text."""
+    """The script finishes whatever is missing, names what is missing, and shows hostile text as text."""
     run, part = make_run(tmp_path / "run", text), tmp_path / "part"
     part.mkdir()
     for name in present:

@@ -22,7 +22,7 @@ def test_terminal_reward(valid, rho, expected):
 def test_terminal_reward_never_pays_unsolved_more_than_solved():
     rewards = [terminal_reward(True, c / 16, 1.0, 1.0) for c in range(17)]
     assert rewards[0] == rewards[16] == 1.0
-    assert all(a > b for a, b in zip(rewards[1:], rewards[2:]))  # the harder, the more, as long as it was solved once
+    assert all(a > b for a, b in zip(rewards[1:], rewards[2:]))  # the harder, the more, if it was solved once
 
 
 @pytest.mark.parametrize("length, expected", [
@@ -69,7 +69,7 @@ def test_pass_rate_refuses_nonsense(successes, n, k, kind):
     ("think", {"draft": "sound", "fault": "ok"}, 1),
     ("think", {"draft": "faulty", "fault": "fraction"}, 0),
     ("think", {"draft": "unreadable", "fault": "unreadable"}, -1),
-    ("think", {"draft": "unknown", "fault": "unknown"}, 0),  # where only models can tell, nothing is paid on a claim
+    ("think", {"draft": "unknown", "fault": "unknown"}, 0),  # where only models can tell, a claim earns nothing
     ("think", {"draft": "sound", "repeated": True}, 0),  # a draft earns once
     ("think", {"draft": "unreadable", "repeated": True}, -1),
     ("think", {"judged": True}, 1),

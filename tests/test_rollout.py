@@ -1,4 +1,4 @@
-"""Roll out: the training sequence is the transcript, and every token in it has the right owner, turn and stage."""
+"""Rollouts: the training sequence is the transcript, and every token in it has the right mask, turn and stage."""
 import copy
 import itertools
 import math
@@ -74,7 +74,7 @@ def played(make_env, tokenizer):
 
 
 def by_hand(env, tokenizer):
-    """The same episode as text and as pieces of tokens: (ids, mask, turn), put together here."""
+    """The same episode, put together here as text and as pieces of tokens (ids, mask, turn)."""
     start = prompt_ids(tokenizer, env.messages(K), env.tools)
     pieces = [(start, 0, -1)]
     text = tokenizer.decode(start)
@@ -110,7 +110,7 @@ def test_every_stop_token_of_the_assistant_is_trained(played, tokenizer):
 
 
 def test_the_mask_is_born_with_the_token(make_env, tokenizer):
-    """Whenever the author is asked, what stands there so far is masked already, and the last thing is a prompt for it."""
+    """Whenever the author is asked, the tokens so far have their mask, and the last piece is a prompt for it."""
     seen = []
     env, left = make_env(), [text for text, _, _ in MESSAGES]
 
@@ -126,7 +126,7 @@ def test_the_mask_is_born_with_the_token(make_env, tokenizer):
 
 
 def test_the_token_limit_between_messages(make_env, tokenizer):
-    """Each limit that ends the episode early names it, and leaves no reply without an answer in the sequence."""
+    """Each limit that ends an episode early names the outcome, and leaves no unanswered reply in the sequence."""
     messages = [text for text, _, _ in MESSAGES]
     whole = play_script(make_env(), tokenizer, Start(K), script(*messages))
     turns = Counter()
@@ -171,7 +171,7 @@ def test_collate_by_hand():
 
 
 def test_action_ids_of_a_row_without_actions():
-    """A row that is all prompt takes no number away from the next."""
+    """A row that is all prompt uses up no action number."""
     rows = [Trajectory([1, 1], [0, 0], [0.0] * 2, [-1, -1], [], ()), Trajectory([1, 1], [0, 1], [0.0] * 2, [-1, 0], [], ())]
     assert collate(rows, 0).action_ids.tolist() == [[-1, -1], [-1, 0]]
 
@@ -187,7 +187,7 @@ def test_each_token_gets_the_advantage_of_its_own_action(played, tokenizer):
 
 
 def test_a_uniform_model_pays_log_v_for_each_action_token(played, model, tokenizer):
-    """Eq. (L_SFT) on a model that knows nothing is (number of the assistant's tokens) * log V: no mask can slip."""
+    """Eq. (L_SFT) on a uniform model is (number of the assistant's tokens) * log V, so a wrong mask would show."""
     _, trajectory = played
     count = sum(len(encode(tokenizer, message + STOP)) for message, _, _ in MESSAGES)
     batch = collate([trajectory], tokenizer.pad_token_id)
@@ -200,7 +200,7 @@ def test_a_uniform_model_pays_log_v_for_each_action_token(played, model, tokeniz
 
     assert loss(batch.loss_mask) == pytest.approx(count * log_v, rel=1e-5)
     stops = batch.ids == stop_id(tokenizer)
-    assert loss(batch.loss_mask * ~stops) == pytest.approx((count - len(MESSAGES)) * log_v, rel=1e-5)  # the known slip
+    assert loss(batch.loss_mask * ~stops) == pytest.approx((count - len(MESSAGES)) * log_v, rel=1e-5)  # it would show
     assert loss(torch.ones_like(batch.loss_mask)) == pytest.approx((len(trajectory.ids) - 1) * log_v, rel=1e-5)
 
 
@@ -208,7 +208,7 @@ def test_a_uniform_model_pays_log_v_for_each_action_token(played, model, tokeniz
 
 
 def check_sampled(trajectory, tokenizer, env, max_tokens):
-    """What must hold of any sampled episode, whatever the model wrote."""
+    """Checks what must hold for any sampled episode, whatever the model wrote."""
     ids, mask = trajectory.ids, trajectory.loss_mask
     assert len(ids) == len(mask) == len(trajectory.logprobs) == len(trajectory.turn_ids) <= max_tokens
     assert trajectory.outcome in ("submitted", "turn_limit", "token_limit", "unusable")
@@ -257,7 +257,7 @@ def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, run, temperature):
     """The canary: on the first pass after a rollout with tools, ratio = exp(logprobs - old_logprobs) is 1."""
     config = replace(run.env.config, temperature=temperature)
     trajectories, _ = rolled_out(run.env, pupil, tokenizer, [(K, 0, f"{n}") for n in range(6)], config)
-    if temperature == 1.0:  # else it is too hot to write a program
+    if temperature == 1.0:  # at a higher temperature it rarely writes a program
         assert any(turn.action == "exec" and turn.facts["status"] == "ok" for t in trajectories for turn in t.turns)
         assert any(len(t.turns) >= 4 for t in trajectories)
     for trajectory in trajectories:
@@ -267,12 +267,12 @@ def test_sampled_logprobs_are_the_model_s(pupil, tokenizer, run, temperature):
         logprobs, _ = token_logprobs(pupil, batch.ids, batch.loss_mask, temperature)
     assert (logprobs - batch.old_logprobs).abs().max() < 1e-5
     other = token_logprobs(pupil, batch.ids, batch.loss_mask, 2 * temperature)[0]
-    assert (other - batch.old_logprobs).abs().max() > 1e-2  # the canary can sing
+    assert (other - batch.old_logprobs).abs().max() > 1e-2  # at another temperature the test does fail
 
 
 def test_what_was_sampled_is_never_tokenised_again(make_env, tokenizer, monkeypatch):
-    """A message may be sampled in other tokens than the tokenizer would choose, here a character at a time. They stay
-    what they were, with their log-probs; the environment and the transcript read the text that they spell."""
+    """A message may be sampled in other tokens than the tokenizer would choose, here one character at a time. The
+    tokens and their log-probs stay as sampled; the environment and the transcript read the text that they spell."""
     messages, sampled = [text for text, _, _ in MESSAGES], []
 
     class Speller:
@@ -355,8 +355,8 @@ def test_a_sandbox_that_is_killed_on_the_way_changes_nothing(pupil, tokenizer, r
 
 
 def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, run, monkeypatch):
-    """V(q) and rho(q) in the judge's threads are those afterwards; each episode is judged once, with its own seed, and
-    the first of them before the last has ended."""
+    """V(q) and rho(q) from the judge's threads equal those of judging afterwards; each episode is judged once, with its
+    own seed, and the first one before the last has ended."""
     starts = [(K, n, f"verify/{n}") for n in range(8)]
     later, _ = rolled_out(run.env, pupil, tokenizer, starts, run.env.config)
     happened, real, play = [], Judge.judge, ap.world.rollout.Rollout.__iter__
@@ -368,7 +368,7 @@ def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, run, monkeypat
     def played(self):
         for trajectory in play(self):
             yield trajectory
-            time.sleep(0.05)  # so that the judge's thread has its turn
+            time.sleep(0.05)  # gives the judge's thread time to run
             happened.append(("ended", threading.current_thread()))
 
     monkeypatch.setattr(Judge, "judge", judged)
@@ -386,7 +386,7 @@ def test_episodes_are_judged_while_others_go_on(pupil, tokenizer, run, monkeypat
 
 
 def test_what_a_judge_raises_ends_the_rollout(pupil, tokenizer, run, monkeypatch):
-    """At once, and not after all of its episodes: a dead endpoint would be asked again by each of them."""
+    """It ends at once, not after all episodes, each of which would ask a dead endpoint again."""
     def dead(self, trajectory, known):
         raise UserError("nobody answers")
 
@@ -405,7 +405,7 @@ def test_programs_of_the_miniature_run_in_processes(pupil, tokenizer, run, monke
     starts = [(K, n, f"elsewhere/{n}") for n in range(6)]
     expected = rolled_out_and_judged(run, pupil, tokenizer, starts)
     assert any(t.valid for t in expected)
-    for module in (chainlet, solutions):  # called here: a mistake, which a rollout raises
+    for module in (chainlet, solutions):  # a call in this process raises, and so would the rollout
         monkeypatch.setattr(module, "steps_of", None)
     with pytest.raises(TypeError):
         run.domain.check("a is 24. b is 7 more than a. Find b.")

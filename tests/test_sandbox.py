@@ -1,4 +1,4 @@
-"""Benign programs that must not be harmed, what a result says, and the server's life. Attacks: test_attacks.py."""
+"""Benign programs that must run unharmed, what a result says, and the server's life. Attacks: test_attacks.py."""
 import hashlib
 import os
 import signal
@@ -53,7 +53,7 @@ def box(request, paths):
      "print(F(1, 3) + F(1, 6), D('0.1') + D('0.2'))",
      "1/2 0.3\n"),
     ("import typing\ndef f(a: int) -> list[str]: ...\nprint(typing.get_type_hints(f), f.__annotations__['a'])",
-     "{'a': <class 'int'>, 'return': list[str]} <class 'int'>\n"),  # no `from __future__` of ours
+     "{'a': <class 'int'>, 'return': list[str]} <class 'int'>\n"),  # our `from __future__` does not apply
     ("from typing import NamedTuple\nclass P(NamedTuple):\n    x: int = 1\nprint(P())", "P(x=1)\n"),
     ("import enum, collections, itertools, functools, heapq, bisect, re, json, math, statistics\n"
      "print(json.dumps(collections.Counter('aab')), math.comb(5, 2), statistics.mean([1, 2]))",
@@ -110,7 +110,7 @@ def box(request, paths):
     ("help(len)", "Help on built-in function len in module builtins:\n\nlen(obj, /)\n"
      "    Return the number of items in a container.\n\n"),
     ("\ufeffprint('after a mark')", "after a mark\n"),
-    ("# -*- coding: latin-1 -*-\nprint(len('é'))", "2\n"),  # the program is a file of UTF-8, as everywhere else
+    ("# -*- coding: latin-1 -*-\nprint(len('é'))", "2\n"),  # a program is read as UTF-8, as everywhere else
     ("import inspect\n# \u2028\n\x0c\ndef f(): pass\nprint(inspect.getsource(f))", "def f(): pass\n\n"),
     ("import inspect\nclass A:\n    x = 1\nprint(inspect.getsource(A))", "class A:\n    x = 1\n\n"),
     ("import pathlib\np = pathlib.Path('p'); p.touch(); p.touch(); print(p.exists())", "True\n"),
@@ -209,7 +209,7 @@ def test_every_form_of_stdin(box, code):
 
 
 def test_ends_of_lines_in_stdin_are_as_they_are(box):
-    """As in Python on Linux: only a file that the program opens itself is translated."""
+    """As in Python on Linux: line ends are translated only in files that the program opens itself."""
     code = "import sys; print(repr(sys.stdin.read()), repr(open('/dev/stdin').read()))"
     assert box.run("print(repr(input()))", stdin="a\r\nb").stdout == "'a\\r'\n"
     assert box.run(code, stdin="a\r\nb").stdout == "'a\\r\\nb' 'a\\nb'\n"
@@ -235,19 +235,19 @@ def test_files(box):
 
 
 def test_own_files_come_before_ours(box):
-    """`numbers` and `random` are loaded long before, by sympy."""
+    """A file hides a standard module, even `numbers` and `random`, which sympy has loaded long before."""
     files = {"random.py": "X = 1", "numbers.py": "from random import X", "tool/__init__.py": "from .inner import Y",
              "tool/inner.py": "Y = 2"}
     result = box.run("import numbers, random, tool; print(numbers.X, random.X, tool.Y)", files=files)
     assert (result.stdout, result.stderr) == ("1 1 2\n", "")
-    assert box.run("import os; print(len(os.sep))", files={"os.py": ""}).stdout == "1\n"  # as Python's own start
+    assert box.run("import os; print(len(os.sep))", files={"os.py": ""}).stdout == "1\n"  # as in Python
 
 
 def test_excepthook(box):
     result = box.run("import sys\nsys.excepthook = lambda kind, error, trace: print('mine:', error)\n1 / 0")
     assert (result.stdout, result.stderr, result.exit_code) == ("mine: division by zero\n", "", 1)
     slow = "import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()\n1 / 0"
-    assert "ZeroDivisionError" in box.run(slow, timeout=0.5).stderr  # said before the wait for the thread
+    assert "ZeroDivisionError" in box.run(slow, timeout=0.5).stderr  # written before it waits for the thread
 
 
 def test_same_program_same_output(box, paths):
@@ -304,7 +304,7 @@ print(hits)
 
 # ----------------------------------------------------------------------------------------------- tiers and report
 def test_report_says_what_holds(box):
-    """The gaps that the docstring of ap/sandbox/sandbox.py declares, and no others."""
+    """The report shows the gaps that the docstring of ap/sandbox/sandbox.py declares, and no others."""
     report = box.report()
     assert report.pop("tier") == box.tier
     old_and_root = os.geteuid() == 0 and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14)
@@ -330,7 +330,7 @@ NO_NAMESPACES = "echo 0 > /proc/sys/user/max_user_namespaces; exec "
 
 
 def test_without_namespaces_the_second_tier_is_taken(box, paths):
-    """In a user namespace that may make no further one, as in many containers."""
+    """In a user namespace that may not create another one, as in many containers."""
     if box.tier != "namespaces":
         pytest.skip("needs a namespace to forbid others in")
     code = ("from ap.sandbox.sandbox import Sandbox\n"
@@ -341,12 +341,12 @@ def test_without_namespaces_the_second_tier_is_taken(box, paths):
 
 
 def test_a_folder_for_temporary_files_that_is_a_link(box, tmp_path, monkeypatch):
-    """What a program may do to its own files is decided by where they really lie."""
+    """Real paths decide what a program may do to its own files."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
     code = "import shutil; open('a', 'w').write('x'); print(open(shutil.copy('a', 'b')).read())"
-    with Sandbox(tier=box.tier, allow_unsafe=True) as sandbox:  # which works here, where the folder is none
+    with Sandbox(tier=box.tier, allow_unsafe=True) as sandbox:  # the tier that works when the folder is no link
         assert sandbox.run(code).stdout == "x\n"
 
 
@@ -434,8 +434,8 @@ def test_bad_settings(tmp_path):
 
 
 def test_descriptors_of_the_user_under_way_do_not_matter():
-    """Found by the soak: the kernel counts the descriptors that a user has under way between processes, and compares
-    them with the limit of the process that sends one more. Many requests at once are enough of them."""
+    """Found by the soak: the kernel counts the descriptors of a user that are in flight between processes, and compares
+    them with the limit of the process that sends another one. Many requests at once reach that limit."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, Sandbox() as sandbox:
         for _ in range(8):

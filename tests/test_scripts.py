@@ -1,4 +1,4 @@
-"""The three stages from the command line, tiny: what they leave, that they can be killed, that ranks agree."""
+"""The three stages from the command line, in tiny size: what they leave, that they survive kills, that ranks agree."""
 import json
 import os
 import random
@@ -30,7 +30,7 @@ from ap.trajectory import Problem, Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent
 STAGE_1 = {"corpus_size": 120, "device": "cpu"}
-STAGE_2 = {  # learns enough of the expert's ways that its episodes use the tools and earn different rewards
+STAGE_2 = {  # it learns enough from the expert that its episodes use the tools and earn different rewards
     "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "max_tokens": 256, "max_turns": 8,
     "sft_trajectories": 64, "sft_steps": 120, "sft_lr": 1e-2, "sft_save_every": 60, "eval_sets": 8,
 }
@@ -47,7 +47,7 @@ def environment(**variables):
 
 
 def command(script, folder, settings, ranks=1):
-    """As the README says it, but from another working folder."""
+    """A command of the README, but run from another working folder."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
@@ -79,7 +79,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(runs):
-    """A run after stages 1 and 2. Not to be written to."""
+    """A run after stages 1 and 2. Do not write into it."""
     assert "12 kept" in run("run_skills.py", runs / "prepared", STAGE_1)
     assert "expert:" in run("run_sft.py", runs / "prepared", STAGE_1 | STAGE_2)
     return runs / "prepared"
@@ -91,7 +91,7 @@ def copy(prepared, name):
 
 @pytest.fixture(scope="module")
 def finished(prepared):
-    """The same after stage 3, and what it printed. Not to be written to."""
+    """The same after stage 3, and what it printed. Do not write into it."""
     folder = copy(prepared, "finished")
     return folder, run("run_mgpo.py", folder, STAGE_3)
 
@@ -143,11 +143,14 @@ def test_a_checkpoint_is_an_ordinary_model(finished):
 
 
 def test_a_finished_run_is_found_again(finished):
-    """The same command once more computes nothing and changes nothing but the page."""
+    """The same command once more computes nothing and changes nothing but the page. A problem that the trained proposer
+    wrote stands behind those of training, and stays."""
     folder = copy(finished[0], "again")
+    with open(folder / "problems.jsonl", "a") as file:
+        file.write(json.dumps({"step": 4, "question": "a is 1. Find a.", "answer": "1"}) + "\n")
     found = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.json", "report.html")]
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}  # the same seed gives the same bytes
-    run_mgpo.main(options(folder, {}))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}  # the bytes alone may be made again
+    run_mgpo.main(options(folder, {"problems": 1}))
     assert [path for path in found if (path.read_bytes(), path.stat().st_mtime_ns) != before[path]] == []
 
 
@@ -232,8 +235,8 @@ def test_two_ranks_are_one(finished, two_ranks, shard):
 
 
 def test_one_of_two_ranks_is_killed_and_all_start_again(two_ranks, prepared):
-    """SIGKILL of a rank whose weights are in pieces: torchrun ends the other; the same command ends with the same bits
-    and problems as the run of two ranks that nobody disturbed. bench/kills.py does this at random moments."""
+    """SIGKILL of a rank with sharded weights: torchrun ends the other; the same command ends with the same bits and
+    problems as the undisturbed run of two ranks. bench/kills.py does this at random moments."""
     straight, folder = two_ranks["true"], copy(prepared, "one_killed")
     settings = STAGE_3 | {"shard": "true"}
     with subprocess.Popen(command("run_mgpo.py", folder, settings, ranks=2), env=environment(), text=True,
@@ -255,7 +258,7 @@ def test_one_of_two_ranks_is_killed_and_all_start_again(two_ranks, prepared):
 
 
 def test_a_problem_written_twice_in_one_step_is_kept_once():
-    """The first by group and member, and equal means the same canonical form."""
+    """It is the first one by group and member; problems are equal if they have the same canonical form."""
     def wrote(question, group):
         return Trajectory([], [], [], [], [], (), group=group, problem=Problem(question, "1"), valid=True)
 
@@ -305,10 +308,10 @@ def test_the_trained_proposer_writes_more_problems(writing):
     records = [json.loads(line) for line in lines]
     assert [record["question"] for record in records[:2]] == ["Q0", "Q3"]  # those of training stay
     questions = [record["question"] for record in records]
-    assert len(set(questions)) == len(questions) >= 2 + 12 and "Q1" not in questions  # each once, no known one
+    assert len(set(questions)) == len(questions) >= 2 + 12 and "Q1" not in questions  # each once, none known
     steps = [record["step"] for record in records[2:]]
     assert steps == sorted(steps) and steps[0] == 3
-    assert len(lines) - 2 - steps.count(steps[-1]) < 12  # and no step more than it takes
+    assert len(lines) - 2 - steps.count(steps[-1]) < 12  # and no more steps than needed
     assert writing("run", 0) == lines  # nothing to do, nothing changed
 
 
@@ -350,13 +353,13 @@ def test_which_advantages_an_algorithm_compares_by(algorithm, omega, expected):
 
 def test_summed_process_rewards_are_part_of_the_episode():
     """By hand: 1 + 0.5 (-1 - 1) = 0 and 0 + 0.5 (1 + 1) = 1, so the second episode is the better one: A_E = -+0.707.
-    Its actions are all worth the same."""
+    All actions of an episode have the same advantage."""
     episodes = [
         Trajectory([], [], [], [], [Turn("think", 0, 0, 1, {}, r) for _ in range(2)], (), reward=reward)
         for reward, r in ((1.0, -1.0), (0.0, 1.0))]
     compare(episodes, Config(algorithm="grpo-summed"), "key")
     assert [turn.advantage for t in episodes for turn in t.turns] == pytest.approx([-0.707] * 2 + [0.707] * 2, abs=1e-3)
-    assert [t.reward for t in episodes] == [1.0, 0.0]  # what is reported is r_T
+    assert [t.reward for t in episodes] == [1.0, 0.0]  # the reported reward is r_T
 
 
 @pytest.mark.parametrize("arm, checkpoints", [
@@ -447,7 +450,7 @@ def test_a_malformed_skill(prepared, tmp_path, monkeypatch, capsys):
     (tmp_path / "own" / "juggle" / "SKILL.md").write_text("---\nname: juggle\ncategory: [\n---\nThrow.\n")
     argv = options(tmp_path / "run", {"reference": prepared} | STAGE_3) + ["--skills", tmp_path / "own"]
     refused(run_mgpo, argv, monkeypatch, capsys, "juggle/SKILL.md, line ", "YAML")
-    shutil.copytree(prepared / "skills", tmp_path / "run" / "skills")  # stage 1 says so as well, and loses nothing
+    shutil.copytree(prepared / "skills", tmp_path / "run" / "skills")  # stage 1 refuses as well, and loses nothing
     argv = options(tmp_path / "run", {"skills": tmp_path / "own"})
     refused(run_skills, argv, monkeypatch, capsys, "juggle/SKILL.md, line ", "YAML")
 
@@ -460,7 +463,7 @@ def test_a_skills_folder_that_was_emptied(own_tiny, monkeypatch, capsys):
 
 
 def test_gradients_that_stay_broken(prepared, tmp_path, monkeypatch):
-    """The run ends; the checkpoints from before the trouble are there, and another name can start from them."""
+    """The run ends; its earlier checkpoints are there, and a run with another name can start from them."""
     folder = Path(shutil.copytree(prepared, tmp_path / "broken"))
     shutil.rmtree(folder / "sft" / "step-000120")
     monkeypatch.setattr("ap.learn.sft.sft_loss", lambda logprobs, mask: logprobs.sum() * float("nan"))

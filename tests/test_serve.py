@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def server(folder):
-    """Its address, and a function that ends it."""
+    """The server's address, and a function that ends it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,7 +52,7 @@ def server(folder):
 
 
 def test_two_stages_with_every_role_behind_a_server(folder, server, capsys):
-    """It runs; and what it asked is kept, so that it runs again, to the same files, when the server is gone."""
+    """It runs, and the replies are kept, so that it runs again, to the same files, when the server is gone."""
     url, end_server = server
 
     def player(**settings):

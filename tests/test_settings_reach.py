@@ -1,8 +1,8 @@
-"""Every setting of stage 3 is given on a command line, and what it says is seen in what a step makes of it.
+"""Every setting of stage 3 is given on a command line, and its effect must show in the result of a step.
 
-A step is compare and update, on episodes that a tiny policy might have sampled. `naive_step` does the same a second
-time from the equations, action by action, with the settings as its own arguments: what the command line gave must be
-what they make of it, and must not be what the defaults make of it.
+A step is compare and update, on episodes that a tiny policy might have sampled. `naive_step` computes the same again
+from the equations, action by action, with the settings as its own arguments: the step of the command line must equal
+that of the equations with these settings, and must differ from theirs with the defaults.
 """
 import functools
 import math
@@ -37,10 +37,10 @@ VOCAB, KEY = 24, "0/7"
 
 
 def step(config: Config, episodes: list[Trajectory], ranks: Ranks = Ranks()) -> SimpleNamespace:
-    """The adapter: what compare and update make of these episodes of this rank, from `models()`, in place.
+    """The adapter: the result of compare and update on these episodes of this rank, from `models()`, in place.
 
-    Returns `metrics` of the last update; `parameters` {name: (...)} after it; `moments`, Adam's first ones, flat: of a
-    first update a tenth of its clipped gradient.
+    Returns `metrics` of the last update; `parameters` {name: (...)} after it; `moments`, Adam's first ones, flat:
+    after a first update they are a tenth of its clipped gradient.
     """
     policy, reference = (policy_of(model, None, config, ranks) for model in models())
     policy.optimise(config.lr)
@@ -53,7 +53,7 @@ def step(config: Config, episodes: list[Trajectory], ranks: Ranks = Ranks()) -> 
 
 
 def models():
-    """The policy, and a reference that is some way from it."""
+    """The policy, and a reference at some distance from it."""
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16, device="cpu")
     policy, reference = (build_model(config, VOCAB, seed) for seed in (0, 1))
     with torch.no_grad():
@@ -63,7 +63,7 @@ def models():
 
 
 def given(*argv, **settings) -> Config:
-    """What the command line `--name value ...` of run_mgpo.py makes of these."""
+    """The Config that run_mgpo.py reads from the command line `--name value ...`."""
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return parse_config(["--out", "nowhere", "--device", "cpu", "--groups", "4", *words, *argv], run_mgpo.__doc__)
 
@@ -99,7 +99,7 @@ def logprobs_of(model, episode: Trajectory, temperature: float) -> torch.Tensor:
 
 @dataclass
 class Action:
-    """One action of one episode, and what the equations say of it."""
+    """One action of one episode, with its values in the equations."""
 
     episode: Trajectory
     turn: Turn
@@ -193,10 +193,10 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 # -------------------------------------------------------------------------------------------- compare and update
 
-# A ratio is 1 in the first update after a rollout: what looks at it acts in the second.
+# A ratio is 1 in the first update after a rollout, so the settings that use it act in the second.
 TWO = {"updates": 2, "lr": 0.02}
 FUSED = {"algorithm": "grpo-fused"}
-CASES = [  # settings that both sides have, and the one that is looked at
+CASES = [  # settings of both sides, and the setting that is tested
     ({}, {"algorithm": "grpo"}), ({}, {"algorithm": "grpo-summed"}), (TWO, {"algorithm": "grpo-fused"}),
     ({}, {"omega": 2}), ({"algorithm": "grpo-summed"}, {"omega": 2}), ({}, {"beta": 1}),
     (TWO, {"tau_pos": 6}), (TWO, {"tau_neg": 12}), (TWO, {"gate": "symmetric"}), (TWO, {"gate": "off"}),
@@ -225,7 +225,7 @@ def named(settings: dict) -> str:
 
 @pytest.mark.parametrize("base, looked_at", CASES, ids=named)
 def test_a_setting_of_the_step_reaches_the_gradient(base, looked_at):
-    """What the equations make of the command line, with the setting and without it; and that is not the same."""
+    """The step equals that of the equations, with the setting and without it; and the two differ."""
     with_it, without = (tuple(settings.items()) for settings in (base | looked_at, base))
     for items in (with_it, without):
         assert distance(of_the_command_line(*items), of_the_equations(*items)) < 1e-3
@@ -242,7 +242,7 @@ def test_the_learning_rate_is_how_far_a_weight_moves():
 
 
 def test_the_placebo_deals_the_stage_advantages_anew_and_is_trained_on():
-    """In each group the same A_S, at other actions; what follows is what the equations make of these."""
+    """Each group has the same A_S, at other actions; the rest is as the equations say with these."""
     true, placebo = sampled(), sampled()
     of_true, of_placebo = step(given(), true).moments, step(given(placebo="true"), placebo).moments
     dealt = [[turn.stage_advantage for episode in episodes for turn in episode.turns] for episodes in (true, placebo)]
@@ -253,7 +253,7 @@ def test_the_placebo_deals_the_stage_advantages_anew_and_is_trained_on():
     assert distance(of_placebo, naive_step(sampled(), stage_advantages=dealt[1])) < 1e-3
     assert distance(of_placebo, of_true) > 0.02
     other = sampled()
-    step(given(placebo="true", seed=5), other)  # it is dealt by the seed
+    step(given(placebo="true", seed=5), other)  # the seed decides the deal
     assert [turn.stage_advantage for episode in other for turn in episode.turns] != dealt[1]
 
 
@@ -288,7 +288,7 @@ def test_what_a_valid_problem_is_paid():
 
 
 def test_long_episodes_are_compared_by_less():
-    """--overlong 0.5 of 40 tokens: nothing up to 20, a twentieth for each more; so 30 tokens cost half of the reward."""
+    """--overlong 0.5 of 40 tokens: nothing up to 20, a twentieth for each more; so 30 tokens cost a half."""
     tokenizer = SimpleNamespace(decode=lambda ids, **_: "")
     for settings, penalties in (({}, [0, 0]), ({"overlong": 0.5, "max_tokens": 40}, [0, -0.5])):
         config, episodes = given(**settings), [
@@ -345,7 +345,7 @@ def test_the_curriculum_is_as_the_command_line_says(worlds):
 
 
 def starts(config: Config) -> list[tuple]:
-    """The second adapter: (K_0, group, seed key) of the episodes of a step of one rank."""
+    """Another adapter: (K_0, group, seed key) of the episodes of a step of one rank."""
     return draw(SimpleNamespace(draw=lambda rng: ("shift", "share")), config, Ranks(), KEY)
 
 
@@ -387,7 +387,7 @@ for world in (2, 3):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_which_groups_an_update_is_made_of_does_not_depend_on_the_number_of_ranks(on_ranks, world):
-    """Once 6 groups in 2 updates were 3 + 3 on one rank and 4 + 2 on two."""
+    """6 groups in 2 updates once were 3 + 3 on one rank, but 4 + 2 on two."""
     one = split_over(Ranks())
     for rank in range(world):
         theirs = torch.load(on_ranks / f"{world}-{rank}.pt")

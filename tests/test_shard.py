@@ -1,4 +1,4 @@
-"""Weights in pieces: two and four processes compute what one does, and each can go on from another's checkpoint."""
+"""Sharded weights: two and four processes compute what one does, and each can go on from another's checkpoint."""
 import os
 import random
 import signal
@@ -44,7 +44,7 @@ def make_model(kind: str, seed: int = 0, dtype=torch.float32):
 
 
 def episodes(groups) -> list[Trajectory]:
-    """Groups of three of uneven lengths; those of group 1 earned the same, so it is dead."""
+    """Groups of three episodes of uneven lengths; all of group 1 have the same reward, so it is dead."""
     found = []
     for group in groups:
         for member in range(3):
@@ -93,7 +93,7 @@ ALL = range(5)
 SETTINGS = {"plain": {}, "in two copies": {"shard_size": 2}, "recompute": {"recompute": True},
             "packed": {"recompute": True}, "offload": {"offload": True},
             "offload, in two copies": {"offload": True, "shard_size": 2}}
-RUNS = [  # processes, kind of model, who has what, settings
+RUNS = [  # processes, kind of model, share of the groups, settings
     (2, "tied", "uneven", "plain"), (2, "tied", "the main rank has none", "plain"),
     (2, "untied", "uneven", "recompute"),
     (2, "experts", "uneven", "plain"), (4, "tied", "uneven", "plain"), (4, "tied", "two ranks have none", "plain"),
@@ -104,19 +104,19 @@ RUNS = [  # processes, kind of model, who has what, settings
 ]
 
 
-SAVED = {"by_1": CONFIG, "by_2": CONFIG, "offloaded": replace(CONFIG, offload=True)}  # the last by two, too
+SAVED = {"by_1": CONFIG, "by_2": CONFIG, "offloaded": replace(CONFIG, offload=True)}  # by two processes: the last, too
 
 
 def work(folder: Path, world: int) -> None:
-    """What each of `world` processes does. The main one writes down what came of it."""
+    """The work of each of `world` processes. The main one saves the results."""
     with Ranks.start(CONFIG) as ranks:
         small, results = make_model("tied"), {}
-        assert shard(small, ranks, replace(CONFIG, shard="auto")) is small  # not worth it
+        assert shard(small, ranks, replace(CONFIG, shard="auto")) is small  # too small to be worth it
         for processes, kind, share, settings in RUNS:
             if processes == world:
                 run = Run(ranks, kind, replace(CONFIG, **SETTINGS[settings]), packed=settings == "packed")
                 assert is_sharded(run.model) and is_sharded(run.reference.model)
-                metrics = run.steps(SHARES[world][share][ranks.rank], 3)
+                metrics = run.steps(SHARES[world][share][ranks.rank], 2)
                 results[kind, share, settings] = metrics, run.weights()
         half = Run(ranks, "tied", dtype=torch.bfloat16)
         metrics = half.steps(SHARES[world]["uneven"][ranks.rank], 3)
@@ -129,7 +129,7 @@ def work(folder: Path, world: int) -> None:
             run.steps(SHARES[world]["uneven"][ranks.rank], 1)
             results["from", saved] += (run.weights(), run.updater.counts())
         if not ranks.is_main:
-            ap.learn.shard.load_model = None  # nobody else reads
+            ap.learn.shard.load_model = None  # only the main process reads the model
         for name in ("by_1", "experts"):
             loaded = load(folder / name / "step-000002", CONFIG, ranks)
             assert loaded.training and next(loaded.parameters()).requires_grad
@@ -151,7 +151,7 @@ IDS = torch.arange(20).unsqueeze(0)
 
 
 def save_two_steps(folder: Path, world: int) -> None:
-    """Checkpoints in FOLDER/by_2, of a mixture of experts and of bfloat16 in others, each with its logits beside it."""
+    """Save checkpoints in FOLDER/by_2: of a mixture of experts, and others in bfloat16, each with its logits."""
     with Ranks.start(CONFIG) as ranks:
         for name, kind, dtype in (("by_2", "tied", torch.float32), ("experts", "experts", torch.float32),
                                   ("half", "tied", torch.bfloat16), ("offloaded", "tied", torch.float32)):
@@ -180,7 +180,7 @@ def launch(world: int, function, *arguments) -> None:
                 function(*arguments, world)
             except BaseException:
                 traceback.print_exc()
-            os._exit(1)  # when all is well, Ranks has left before
+            os._exit(1)  # reached only on failure: Ranks exits before
         children.append(child)
     while children:
         child, status = os.wait()
@@ -193,7 +193,7 @@ def launch(world: int, function, *arguments) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """{processes: what came of `work`}, and the folder with the checkpoints of one and of two processes."""
+    """{processes: results of `work`}, and the folder with the checkpoints of one and of two processes."""
     folder = tmp_path_factory.mktemp("shards")
     alone = Run(Ranks(), "tied")
     alone.steps(ALL, 2)
@@ -224,10 +224,10 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.mark.parametrize("world, kind, share, settings", RUNS)
 def test_several_processes_are_one(results, world, kind, share, settings):
-    """Metrics, and the weights after three updates: MGPO, one group of five dead, micro-batches unevenly spread."""
+    """Metrics, and the weights after two updates: MGPO, one group of five dead, micro-batches unevenly spread."""
     one = Run(Ranks(), kind)
     assert one.model is one.replica  # nothing is in pieces here
-    expected = one.steps(ALL, 3)
+    expected = one.steps(ALL, 2)
     metrics, weights = results[0][world][kind, share, settings]
     for mine, theirs in zip(expected, metrics, strict=True):
         assert (mine.pop("padding") > 0) and (theirs.pop("padding") > 0) == (settings != "packed")  # as rows are spread
@@ -247,8 +247,8 @@ def test_bfloat16_compute_over_float32_pieces(results, world):
     for name, weight in weights.items():
         master = tensors[f"{name.replace('lm_head', 'model.embed_tokens')}.master"]
         assert weight.dtype == torch.bfloat16 and master.dtype == torch.float32
-        assert torch.equal(weight, master.bfloat16())  # what the engine decodes with is what training computes with
-        assert (master - master.bfloat16()).abs().max() > 0  # and more precise: no update of 1e-6 is lost
+        assert torch.equal(weight, master.bfloat16())  # the engine decodes with the weights that training computes with
+        assert (master - master.bfloat16()).abs().max() > 0  # the master is more precise, so no update of 1e-6 is lost
     whole_bytes = sum(tensor.nbytes for tensor in tensors.values())
     assert held < 1.3 * whole_bytes / world  # a rank holds its share; the shares of so small a model are uneven
 
@@ -256,8 +256,8 @@ def test_bfloat16_compute_over_float32_pieces(results, world):
 @pytest.mark.parametrize("saved", SAVED)
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_any_number_of_processes_goes_on_from_a_checkpoint(results, world, saved):
-    """1 -> 1, 2, 4 and 2 -> 1, 2, 4: the bits that were saved, and a third step like that of one process. From a run
-    with --offload, too, with it or, alone, without."""
+    """1 -> 1, 2, 4 and 2 -> 1, 2, 4: the saved bits come back, and a third step equals that of one process. Also from a
+    run with --offload, continued with it or, in one process, without it."""
     straight = Run(Ranks(), "tied")
     straight.steps(ALL, 2)
     at_2 = straight.tensors()
@@ -317,8 +317,8 @@ def test_only_pieces_can_lie_in_the_hosts_memory():
 
 
 def test_offloaded_pieces_lie_on_the_host_and_compute_on_the_device(monkeypatch):
-    """Rank 0 of eight that do not exist, and for a GPU the device "meta", which has no data but refuses to be mixed
-    with the CPU: so what would not be on the GPU is seen without one. FSDP2 does not know such a device: it is told."""
+    """Rank 0 of eight ranks that do not exist. The device "meta" stands for a GPU: it has no data, but refuses to be
+    mixed with the CPU, so a tensor that is not on the GPU shows. FSDP2 does not know this device, and is patched."""
     fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
     from torch.distributed.fsdp._fully_shard import _fsdp_init, _fsdp_param_group, _fsdp_state, _fully_shard
     from torch.fx.experimental import _config
@@ -364,7 +364,7 @@ with Ranks.start(CONFIG) as ranks:
 
 
 def test_a_rank_that_dies_ends_the_job_with_its_traceback(tmp_path):
-    """The other one waits for it in the middle of a step, and would do so for hours."""
+    """The other rank waits for it in the middle of a step, and would wait for hours."""
     (tmp_path / "dies.py").write_text(DIES)
     began = time.monotonic()
     done = subprocess.run(

@@ -46,7 +46,7 @@ def test_write_then_load_gives_the_same_skill(tmp_path):
     assert replace(loaded, folder=None) == skill
     assert loaded.folder == package == tmp_path / "share"
     assert (loaded.scripts / "checker.py").read_text() == "print(1)\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["share"]  # nothing of the writing is left
+    assert [path.name for path in tmp_path.iterdir()] == ["share"]  # no temporary file is left
 
 
 def test_writing_again_replaces_the_whole_package(tmp_path):
@@ -207,7 +207,7 @@ def test_near_duplicates_are_merged_into_the_best():
         candidate("residue", 0.6, (0, 1)), candidate("residues", 0.8, (1, 2)), candidate("res-idue", 0.1, (5,)),
     )
     kept, rejected = acquire(teacher, [], tau_r=0.5)
-    assert [(c.skill.name, sorted(c.examples)) for c in kept] == [("residues", [0, 1, 2])]  # a rejected one gives none
+    assert [(c.skill.name, sorted(c.examples)) for c in kept] == [("residues", [0, 1, 2])]  # rejected ones give none
     assert {c.skill.name: c.why.split(" ")[0] for c in rejected} == {"residue": "merged", "res-idue": "r"}
 
 
@@ -320,7 +320,7 @@ def test_draws_are_distinct_skills_never_held_out_and_keyed():
     draws = [curriculum.draw(random.Random(i)) for i in range(500)]
     assert all(len(set(draw)) == len(draw) in (2, 3) for draw in draws)
     assert not held_out & {frozenset(draw) for draw in draws}
-    assert len({frozenset(draw) for draw in draws}) == 35 - 17  # and every other set comes up
+    assert len({frozenset(draw) for draw in draws}) == 35 - 17  # and every other set is drawn
     assert draws == [curriculum.draw(random.Random(i)) for i in range(500)]
     assert len({draw for draw in draws if set(draw) == set(draws[0])}) > 1  # both orders
 

@@ -1,4 +1,4 @@
-"""The solver: which data an arm sees, what its update is, that it resumes exactly, and how a solver is evaluated."""
+"""The solver: the data of each arm, the update, the exact resume, and how a solver is evaluated."""
 import dataclasses
 import itertools
 import json
@@ -169,7 +169,7 @@ def test_the_update_is_the_gradient_of_grpo_by_hand(config):
     rng = random.Random(0)
     trajectories = [
         Trajectory([rng.randrange(20) for _ in range(6)], [0, 0, 1, 1, 1, 1], [0.0] * 6, [], [], ()) for _ in range(4)]
-    for trajectory, advantage in zip(trajectories, (0.866, 0.866, -1.732, 0.0)):  # the last one: of another, dead group
+    for trajectory, advantage in zip(trajectories, (0.866, 0.866, -1.732, 0.0)):  # the last one: of a dead group
         trajectory.advantage, trajectory.turn_ids = advantage, [m - 1 for m in trajectory.loss_mask]
         with torch.no_grad():
             logits = model(torch.tensor([trajectory.ids])).logits[0].log_softmax(-1)
@@ -201,14 +201,14 @@ def test_a_step_without_signal_leaves_the_weights_alone(config):
 
 
 def trained(config, tokenizer, start, problems):
-    """The model after GRPO from `start`, or from where this arm was left."""
+    """The model after GRPO from `start`, or from the last checkpoint of this arm."""
     policy = Policy.load(start_folder(config.folder / "solver" / config.solver_arm, start), tokenizer, config, Ranks())
     run_solver.train(policy, problems, Exam(), config)
     return policy.model
 
 
 def test_it_resumes_with_the_same_numbers(config, tmp_path):
-    """Three steps at once, and one step, a kill, two more: equal weights and equal metrics."""
+    """Three steps in one go against one step, a kill and two more: equal weights and equal metrics."""
     tokenizer, start = start_of(config)
     problems = run_solver.training_problems(config, MINI, set())
     whole = trained(config, tokenizer, start, problems)
@@ -225,7 +225,7 @@ def test_it_resumes_with_the_same_numbers(config, tmp_path):
 
 
 def test_long_attempts_lose_reward_and_stay_solved_or_not(config, monkeypatch):
-    """--overlong 0.5 of 40 tokens: nothing up to 20 written tokens, 1/20 for each more, 1 for what was cut."""
+    """--overlong 0.5 of 40 tokens costs nothing up to 20 written tokens, 1/20 for each more, and 1 if cut."""
     tokenizer, start = start_of(config)
     config = dataclasses.replace(config, overlong=0.5, solver_max_tokens=40, solver_steps=1, solver_group_size=4)
     texts = [("7 " * words).strip() + f" \\boxed{{{answer}}}{end}" for words, answer, end in (
@@ -269,7 +269,7 @@ def test_the_whole_script_from_problems_to_tables(config, capsys):
                      f"--problems={config.folder / 'problems.jsonl'}"])
     out = capsys.readouterr().out
     assert out.count("deeper: 3 problems, 2 attempts each; arm") == 2 and "again - mine: +0.000" in out
-    assert json.loads((config.folder / "config.json").read_text())["solver_arm"] == "proposer"  # an arm is of one call
+    assert json.loads((config.folder / "config.json").read_text())["solver_arm"] == "proposer"  # --arm is not saved
     rows = read_correctness(config.folder / "solver" / "mine" / "end_deeper.jsonl")
     assert [row.id for row in rows] == ["deeper/0", "deeper/1", "deeper/2"] and len(rows[0].correct) == 2
     with pytest.raises(UserError, match="plain folder name"):
@@ -293,7 +293,7 @@ def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
 
 
 def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
-    """Scripted attempts: right, right by value, wrong, cut in spite of a right box, without a box."""
+    """Scripted attempts: right, right by value, wrong, cut although the box is right, without a box."""
     tokenizer = run_solver.open_tokenizer(config)
     texts = [
         "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
@@ -312,8 +312,8 @@ SUM = {"id": "1", "question": "Print the sum of two numbers.", "answer": json.du
 
 
 def test_attempts_at_code_are_programs_that_must_pass_the_tests(config, monkeypatch):
-    """Right; right for one test only; one that fails; none; right, but cut. The tests are not shown, not even as the
-    answer of a row."""
+    """A right program; one right for one test only; one that fails; none; a right one that is cut. The tests are not
+    shown, not even as the answer of a row."""
     tokenizer = run_solver.open_tokenizer(config)
 
     def program(text, end="<|im_end|>"):
@@ -378,9 +378,9 @@ def test_eval_of_a_checkpoint_on_a_file(config, tmp_path, capsys):
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, monkeypatch, capsys):
-    """Killed while it attempts the third of five portions: those before are not attempted again. A finished one, or one
-    with other settings, begins anew."""
-    monkeypatch.setattr(exercises, "SLIP", 0.0)  # a start whose attempts differ from seed to seed
+    """Killed in the third of five portions: the earlier ones are not attempted again. A finished evaluation, or one
+    with other settings, starts from the beginning."""
+    monkeypatch.setattr(exercises, "SLIP", 0.0)  # a starting model whose attempts differ from seed to seed
     _, start = start_of(config)
     out, portions = tmp_path / "evaluation", []
     monkeypatch.setattr(evaluation_script, "PORTION", 5)  # two problems of two attempts
@@ -454,7 +454,7 @@ def test_missing_files_are_told(argv, tmp_path, monkeypatch):
 
 
 def test_attempts_are_graded_while_others_are_written(config, monkeypatch):
-    """The last pass of the model waits until one attempt is graded: for ever, if all were graded afterwards."""
+    """The last pass of the model waits until one attempt is graded: forever, if all were graded afterwards."""
     tokenizer = run_solver.open_tokenizer(config)
     model = build_model(config, len(tokenizer), seed=0)
     problems = [{"id": str(n), "question": "a is 7. Find a.", "answer": "7"} for n in range(4)]

@@ -33,7 +33,7 @@ def boxes():
 
 
 def said(box, skill: Skill, arguments: dict) -> str:
-    """What the checker prints, called as the package's tool line says."""
+    """The output of the checker, called as the package's tool line says."""
     module, given = skill.name.replace("-", "_"), json.dumps(arguments)
     code = f"from {module} import check\nimport json\nprint(check(**json.loads({given!r})))"
     result = box.run(code)

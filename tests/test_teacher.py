@@ -1,4 +1,4 @@
-"""The scripted teacher: skills with a known quality out of a small corpus, and expert episodes under every ablation."""
+"""The scripted teacher: skills of known quality from a small corpus, and expert episodes under every ablation."""
 import random
 from collections import Counter
 
@@ -46,14 +46,14 @@ def test_quality_is_agreement_times_support():
         "share": 0.3,  # 3/6 * 6/10: 21, 22 and 23 leave a remainder
     })
     assert candidates["shift"].examples == tuple(range(12))
-    assert candidates["scale"].examples == (12, 14, 15)  # the wrong one shows nothing
+    assert candidates["scale"].examples == (12, 14, 15)  # the wrong one is no example
     assert candidates["share"].examples == (18, 22, 23)
     assert candidates["x-is-half-of-y"].skill.category == "unknown"
     assert candidates["shift"].skill.category == "chain" and "check_shift.py" in candidates["shift"].scripts
 
 
 def test_forms_without_a_skill_are_no_candidates():
-    """A start and a plain question stand in every problem; they are the frame, not a skill."""
+    """A start and a plain question stand in every problem; they are no skill."""
     intents = {candidate.skill.intent for candidate in ScriptedTeacher(MINI).candidates(corpus())}
     assert not {"x is k.", "Find x."} & intents
     assert ScriptedTeacher(MINI).candidates([]) == []
@@ -114,7 +114,7 @@ def test_the_author_uses_what_there_is(make_env, tokenizer, run, ablation):
 
 
 def test_checking_pays(make_env, tokenizer, run):
-    """Authors that check are valid more often than hasty ones, which is what there is to be learnt."""
+    """Authors that check are valid more often than hasty ones; this is what reinforcement learning can learn."""
     shares = {}
     for hasty in (0.0, 1.0):
         played = episodes(make_env(max_tokens=2000, max_turns=40), tokenizer, style=Style(hasty=hasty))
@@ -123,7 +123,7 @@ def test_checking_pays(make_env, tokenizer, run):
 
 
 def test_the_author_is_uneven(make_env, tokenizer):
-    """Its reflections are wrong at times, some submissions are not checked, and not every edit answers a conflict."""
+    """Some reflections are wrong, some submissions are unchecked, and not every edit answers a conflict."""
     turns = [turn for trajectory in episodes(make_env(), tokenizer, 120) for turn in trajectory.turns]
     for action, fact in (("think", "judged"), ("submit", "checked"), ("edit", "in_conflict")):
         seen = Counter(turn.facts[fact] for turn in turns if turn.action == action and fact in turn.facts)
@@ -146,14 +146,14 @@ def test_reflections_are_in_the_words_that_the_environment_reads(make_env):
             _, _, facts, _ = episode.step(text)
             if message.tool is None and message.draft is None:
                 assert text == SOUND or text.startswith(FAULT)
-                # Never mistaken: right, but where the fault lies in a sentence without a skill, which it cannot name.
+                # It is right, unless the fault is in a sentence without a skill, which a reflection cannot name.
                 assert facts["judged"] or (before.status != "ok" and before.culprit is None)
                 reflections += 1
     assert reflections >= 40
 
 
 def test_a_library_without_another_skill(make_env, tokenizer):
-    """Where all skills are active nothing can be taken instead: prune or redraw."""
+    """When all skills are active, there is no replacement: the author prunes or redraws."""
     env = make_env(skills_min=2)
     names = ("shift", "share", "invert")
     small, edits = Env(MINI, {name: env.library[name] for name in names}, env.sandbox, env.config), 0

@@ -1,10 +1,10 @@
 """All stages in each domain that models judge, with tiny local checkpoints in every role, run by our own engine.
 
-Random weights say nothing sensible: what must hold with them is that a stage ends, or refuses in one clear sentence,
-and that every abstention is counted. So that the stages have something to carry, other checkpoints, as small, are
-trained for seconds to say what a script says (`record`): the whole chain then runs on their own words, sampled token by
-token, some of them wrong. A line of text is a token of theirs. That says nothing about the method; it shows that the
-stages fit together, that nothing is lost between them, and that the counts are right.
+Random weights say nothing sensible: with them a stage must end, or refuse in one clear sentence, and every abstention
+must be counted. To give the stages something to work with, other checkpoints of the same size are trained for seconds
+to say what a script says (`record`): the whole chain then runs on their own words, sampled token by token, some of them
+wrong. One of their tokens is a whole line of text. That says nothing about the method; it shows that the stages fit
+together, that nothing is lost between them, and that the counts are right.
 """
 import json
 import random
@@ -45,7 +45,7 @@ def task(word, *outputs):
             f"{add({'sum': '+', 'product': '*'}[word])}\n\n### Tests\n```json\n{json.dumps(tests)}\n```")
 
 
-PROBLEMS = {  # of each domain: draft, check, right answer, wrong answer
+PROBLEMS = {  # domain -> draft, check, right answer, wrong answer
     "math": [("Find the least n with n = 2 mod 3 and n = 3 mod 5.", "print('answer: 8')", r"\boxed{8}", r"\boxed{7}"),
              ("How many whole numbers divide 12 without a rest?", "print('answer: 6')", r"\boxed{6}", r"\boxed{5}")],
     "code": [(task("sum", "3", "0", "12"), Code.check_program, add("+"), add("-")),
@@ -63,7 +63,7 @@ SKILLS = [{"name": name, "category": "first", "intent": intent, "difficulty": "o
 
 
 def script(domain, prompt, number):
-    """What a player says; `number` is as good as random, and chooses where there is a choice."""
+    """The reply of a player; `number`, which is as good as random, decides where there is a choice."""
     problems = PROBLEMS[domain]
     about = next((problem for problem in problems if problem[0].split("\n\n")[0] in prompt), None)
     if "Which reasoning skills" in prompt:
@@ -73,7 +73,7 @@ def script(domain, prompt, number):
     if "--- episode so far ---" in prompt:
         said = prompt.count("[agent]\n")
         drafts = [f"<problem>{draft}</problem>" for draft, *_ in problems]
-        first = [*drafts, *drafts, tool_call("submit")][number % 5]  # one in five hands in what it has not written
+        first = [*drafts, *drafts, tool_call("submit")][number % 5]  # one in five submits without a draft
         return [first, tool_call("exec", code=about and about[1] or ""), tool_call("submit")][min(said, 2)]
     if "Judge whether" in prompt:
         answer = about[2].removeprefix("\\boxed{").removesuffix("}")
@@ -88,7 +88,7 @@ def options(folder, name, domain, model, **more):
 
 
 def roles(folder, **players):
-    """The path of a roles file: verifier-1 to verifier-3 and the rest, each a folder."""
+    """The path of a new roles file; players: verifier-1 to verifier-3 and the rest, each a folder."""
     def player(name):
         settings = {"temperature": 0.1} if name.startswith(("verifier", "auditor")) else {}
         return {"checkpoint": str(players[name]), "max_tokens": 4} | settings
@@ -110,7 +110,7 @@ CHAIN = {"skills_min": 1, "skills_max": 2, "eval_sets": 1, "sft_trajectories": 1
 
 
 def record(domain, folder, corpus, monkeypatch):
-    """(prompt, reply) of all that the players are asked when the script plays them in stages 1 and 2."""
+    """All pairs (prompt, reply) of stages 1 and 2 when the script plays all roles."""
     pairs = []
 
     def sample(self, prompt, k, key):
@@ -124,11 +124,11 @@ def record(domain, folder, corpus, monkeypatch):
         run_sft.main(options(folder, "script", domain, folder / "bytes", corpus=corpus, sft_steps=1, **CHAIN | {
             "max_tokens": 20_000, "micro_batch_tokens": 20_000, "sft_batch": 1, "acq_batch": 1,
             "prober_k": 2, "roles": roles(folder, **everybody(folder / "bytes"))}))
-    return sorted(pairs)  # threads asked in any order
+    return sorted(pairs)  # threads ask in any order
 
 
 def save(tokenizer, folder, pairs=(), steps=100):
-    """A checkpoint: with random weights, or trained to say to each prompt its replies, as often as they were said."""
+    """Save a checkpoint with random weights, or trained to give each prompt its replies as often as in `pairs`."""
     model, replies, rng = build_model(Config(**SMALL), len(tokenizer), seed=0), {}, random.Random(0)
     for prompt, reply in pairs:
         replies.setdefault(prompt, []).append(reply)
@@ -144,7 +144,7 @@ def save(tokenizer, folder, pairs=(), steps=100):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    # What other engines need to know, to sample and to end.
+    # What other engines need in order to sample and to stop.
     model.generation_config.update(do_sample=True, eos_token_id=tokenizer.eos_token_id)
     for part in (model, tokenizer):
         part.save_pretrained(folder)
@@ -156,9 +156,9 @@ def players(request, tmp_path_factory):
 
 
 def make_players(domain, folder):
-    """Into the folder: a corpus and three checkpoints: `trained`; with random weights `random` and `policy`.
+    """Write into the folder a corpus and three checkpoints: `trained`, and with random weights `random` and `policy`.
 
-    Every line that is asked is one token; for `trained` and `policy` every reply, too.
+    Every line of the prompts is one token; for `trained` and `policy` so is every reply.
     """
     write_jsonl(folder / "corpus.jsonl", [{"question": q, "answer": "2", "solution": s} for q, s in CORPUS])
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -194,7 +194,7 @@ def chain(players):
 
 
 def test_skills_and_expert_episodes(chain):
-    """Nothing is lost: what the teacher played is kept, or listed with its reason."""
+    """Nothing is lost: each episode of the teacher is kept, or listed with the reason."""
     domain, folder, _ = chain
     run = folder / "chain"
     assert {c["name"]: c["kept"] for c in read_jsonl(run / "skills" / "candidates.jsonl")} == {
@@ -211,7 +211,7 @@ def test_skills_and_expert_episodes(chain):
 
 
 def test_the_counts_of_reinforcement_learning(chain):
-    """Who was asked how often follows from what was submitted, and from what was valid."""
+    """How often each role was asked follows from the submitted and the valid episodes."""
     domain, folder, seen = chain
     run = folder / "chain"
     metrics, before = read_jsonl(run / "metrics.jsonl"), read_json(run / "evaluation_before.json")
@@ -237,7 +237,7 @@ def test_the_counts_of_reinforcement_learning(chain):
 
 
 def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsys):
-    """The solver starts as the trained player, which is right every other time, in code by programs that are run."""
+    """The solver starts from the trained player, which is right every other time; in code its programs are run."""
     domain, folder, _ = chain
     path = folder / "chain" / "problems.jsonl"
     problems = read_jsonl(path)
@@ -264,7 +264,7 @@ def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsy
 
 
 def test_with_random_judges_everything_abstains_and_nothing_is_paid(chain):
-    """From the same pi_ref: whatever is submitted could not be judged, three abstentions each, and no reward."""
+    """From the same pi_ref: every submission could not be judged, with three abstentions each and no reward."""
     domain, folder, _ = chain
     run_mgpo.main(options(folder, "unjudged", domain, folder / "policy", reference=folder / "chain",
                           roles=roles(folder, **everybody(folder / "random")), steps=1, groups=2, group_size=4,

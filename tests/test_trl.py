@@ -1,6 +1,6 @@
 """Our losses and advantages against TRL's, on a CPU.
 
-TRL's loss is asked with given log-probs, so that loss and gradient are compared token by token. Then one whole step of
+TRL's loss gets given log-probs, so that loss and gradient are compared token by token. Then one whole step of
 its trainer is compared: advantages, tool mask, ragged lengths, normaliser, SGD. TRL is needed for this test only, and
 pinned, since private parts of it are used.
 """
@@ -75,7 +75,7 @@ def batch():
 def trl_loss(tokenizer, folder, batch, kl_weight=0.0, **settings):
     """TRL's loss of the batch and its gradient for every log-prob."""
     trainer = make_trainer(tokenizer, folder, **settings)
-    trainer.beta = kl_weight  # as a setting it would load a reference model; the batch has its log-probs
+    trainer.beta = kl_weight  # as a setting it would load a reference model, but the batch has the log-probs of one
     trainer.current_gradient_accumulation_steps = 1
     trainer.model.train()
     trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (batch["logprobs"], torch.zeros(B, T), None)
@@ -122,8 +122,8 @@ def test_grpo_loss(tokenizer, tmp_path, batch, loss_type, clip_high, kl_weight):
 def test_gated_weights_times_ratio_are_sapo(tokenizer, tmp_path, batch, off_policy):
     """SAPO differentiates its soft clip: gate * ratio * A * grad log pi. Ours has no ratio: gate * w * grad log pi.
 
-    Each token is made an action of its own and R_theta is switched off, so w = A for advantages that are centred. Off
-    policy the detached ratio makes the two equal, and leaving it out does not; on policy it is 1.
+    Each token is a separate action and R_theta is switched off, so w = A for centred advantages. Off policy the two are
+    equal with the detached ratio as a factor, and differ without it; on policy the ratio is 1.
     """
     mask, logprobs = batch["mask"], batch["logprobs"]
     trained = mask > 0
@@ -148,7 +148,7 @@ def test_gated_weights_times_ratio_are_sapo(tokenizer, tmp_path, batch, off_poli
 
 
 def test_one_step_of_the_trainer(tokenizer, tmp_path):
-    """Rewards -> advantages -> loss -> SGD: the parameters after TRL's step are those after ours."""
+    """Rewards -> advantages -> loss -> SGD: TRL's step and ours give the same parameters."""
     prompt = [4, 5, 6]
     completions = [[7, 8, 9, 10, 4, 5, 1], [8, 7, 11, 5, 1], [9, 9, 4, 6, 10, 11, 1], [10, 1]]
     by_policy = [[1] * len(ids) for ids in completions]

@@ -29,11 +29,11 @@ def test_micro_batches_by_hand():
     """Budget 12: the row of 9 is alone; 5 and 4 pad to 10; the next 4 would make 3 * 5 = 15; 4, 2, 1 pad to 12."""
     assert micro_batches([4, 9, 2, 5, 1, 4], 12) == [[1], [3, 0], [5, 2, 4]]
     assert micro_batches([], 12) == []
-    assert micro_batches([50, 3], 12) == [[0], [1]]  # too long for the budget, and still there
+    assert micro_batches([50, 3], 12) == [[0], [1]]  # the row is too long for the budget, but is kept
 
 
 def test_packed_micro_batches_by_hand():
-    """Budget 12: 9, with which neither 5 nor 4 fits; 5 and 4; the other 4; then 2 and 1 where there is room, at 9."""
+    """Budget 12: 9, beside which neither 5 nor 4 fits; 5 and 4; the other 4; then 2 and 1 fit beside 9."""
     assert micro_batches([4, 9, 2, 5, 1, 4], 12, packed=True) == [[1, 2, 4], [3, 0], [5]]
     assert micro_batches([50, 3], 12, packed=True) == [[0], [1]]
 
@@ -50,9 +50,9 @@ def test_every_row_once_and_within_the_budget(seed, packed):
             mine = [lengths[row] for row in part]
             assert len(mine) == 1 or (sum(mine) if packed else len(mine) * max(mine)) <= max_tokens
         for before, after in zip(parts, parts[1:]):
-            if packed:  # what came later had no room there
+            if packed:  # later rows had no room there
                 assert sum(lengths[row] for row in before) + lengths[after[0]] > max_tokens
-            else:  # bucketed: no row is longer than one of an earlier part
+            else:  # bucketed: no row is longer than any of an earlier part
                 assert min(lengths[row] for row in before) >= max(lengths[row] for row in after)
 
 
@@ -89,7 +89,7 @@ def make_rows() -> list[torch.Tensor]:
 
 
 def loss_of(model, rows):
-    """Next-token loss summed over the tokens of some rows, and a statistic."""
+    """The next-token loss summed over the tokens of some rows, and a statistic."""
     losses = [torch.nn.functional.cross_entropy(model(row[:-1]), row[1:], reduction="sum") for row in rows]
     return sum(losses), {"tokens": torch.tensor(float(sum(len(row) - 1 for row in rows)))}
 
@@ -143,7 +143,7 @@ def test_the_first_adamw_step_by_hand():
 
 
 def test_gradients_are_clipped_to_the_global_norm():
-    """Gradient (3, 4) / 1 has norm 5. Clipped to 1 it is (0.6, 0.8): seen in Adam's first moment, (1 - 0.9) of it."""
+    """Gradient (3, 4) / 1 has norm 5. Clipped to 1 it is (0.6, 0.8): Adam's first moment is (1 - 0.9) of it."""
     model = torch.nn.Module()
     model.a, model.b = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
     updater = Updater(model, Ranks(), lr=0.1, max_grad_norm=1.0)
@@ -165,12 +165,12 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
     assert metrics["skipped"] == 1.0 and updater.skipped_updates == 1 and not math.isfinite(metrics["grad_norm"])
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters()))
     assert all(torch.equal(old, state["exp_avg"]) for old, state in zip(moments, updater.optimizer.state.values()))
-    metrics = updater.step(good, 15)  # and the next one is an ordinary update, with nothing left of the bad one
+    metrics = updater.step(good, 15)  # the next one is an ordinary update, without any trace of the bad one
     assert metrics["skipped"] == 0.0 and math.isfinite(metrics["grad_norm"])
 
 
 def test_gradients_that_stay_broken_end_the_run():
-    """The third in a row is an error; a good one in between starts the count anew, and a step of no tokens is none."""
+    """The third in a row is an error; a good one in between resets the count; a step without tokens does not count."""
     model, rows = make_model(), make_rows()
     updater = Updater(model, Ranks(), lr=0.05, max_skipped=3)
     good, bad = [lambda: loss_of(model, rows)], [lambda: (model(rows[0]).sum() * float("nan"), {})]
@@ -211,7 +211,7 @@ def test_bfloat16_weights_learn_from_updates_below_their_resolution():
 
 
 def made_up_episode(group: int, member: int) -> Trajectory:
-    """Two actions of four and two tokens. Its log-probs are nobody's, so that ratios are far from 1."""
+    """Two actions of four and two tokens. Its log-probs are no policy's, so that ratios are far from 1."""
     rng = random.Random(f"{group}/{member}")
     turns = [Turn("think", 0, 3, 7, advantage=rng.gauss(0, 1)), Turn("submit", 1, 8, 10, advantage=rng.gauss(0, 1))]
     turn_ids = [-1] * 3 + [0] * 4 + [-1] + [1] * 2
@@ -221,7 +221,7 @@ def made_up_episode(group: int, member: int) -> Trajectory:
 
 
 def mgpo_metrics(ranks: Ranks, groups: list[int]) -> dict[str, float]:
-    """Of one update on these groups, away from the policy that sampled and from the reference."""
+    """The metrics of one update on these groups, off policy and away from the reference."""
     config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
     model, reference = (build_model(config, 32, seed) for seed in (0, 1))
     episodes = [made_up_episode(group, member) for group in groups for member in range(3)]
@@ -278,7 +278,7 @@ def two_ranks(tmp_path_factory):
 
 @pytest.mark.parametrize("share", ["uneven", "one has none", "main has none", "clipped"])
 def test_two_ranks_are_one_process(two_ranks, share):
-    """Losses, gradient norms and weights after three updates; each rank holds other numbers of tokens, or none."""
+    """Losses, gradient norms and weights after three updates; ranks hold different numbers of tokens, or none."""
     options = {"max_grad_norm": 0.01} if share == "clipped" else {}
     metrics, weights = take_steps(Ranks(), [[0, 1, 2, 3]], **options)
     for found, their_weights in (results[share] for results in two_ranks[0]):
@@ -291,7 +291,7 @@ def test_two_ranks_are_one_process(two_ranks, share):
 
 
 def test_the_metrics_of_mgpo_are_of_all_ranks(two_ranks):
-    """Gates, R_theta and the sum of the weights once were those of the main rank's groups only."""
+    """Gates, R_theta and the sum of the weights once covered the main rank's groups only."""
     one = mgpo_metrics(Ranks(), [0, 1, 2, 3])
     assert one["gate_pos"] < 0.99 and one["gate_neg"] < 0.99 and one["implicit_reward_abs"] > 0
     assert abs(one["weight_sum"]) > 1e-3

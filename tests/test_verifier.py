@@ -57,13 +57,13 @@ def test_a_valid_vote_without_an_answer_is_no_vote():
 def test_one_reason_that_names_ambiguity_or_unsolvability_is_enough(reason):
     assert judge(YES, YES, Verdict(0, None, reason)).reason == reason
     assert judge(YES, YES, Verdict(1, "25", reason)).reason == reason
-    assert judge(YES, YES, Verdict(None, None, reason)).valid  # an abstention says nothing
+    assert judge(YES, YES, Verdict(None, None, reason)).valid  # the reason of an abstention does not count
 
 
 def test_the_reason_of_a_lost_vote_is_the_commonest_against():
     fraction, negative = Verdict(0, None, "fraction"), Verdict(0, None, "negative")
     assert judge(negative, fraction, fraction).reason == "fraction"
-    assert judge(YES, Verdict(0), Verdict(0, None, "valid")).reason == "invalid"  # never named as an outcome is
+    assert judge(YES, Verdict(0), Verdict(0, None, "valid")).reason == "invalid"  # never named "valid"
 
 
 # ---------------------------------------------------------------- answers
@@ -106,11 +106,11 @@ def test_a_wrong_claim_is_invalid_even_when_all_vote_valid():
     ((OTHER, OTHER, NO), ABSTAIN, (1, 1, 0), (True, True, False)),  # the claim is wrong, the problem is not
     ((NO, NO, YES), ABSTAIN, (0, 0, 1), (True, True, False)),
     ((YES, ABSTAIN, YES), ABSTAIN, (1, None, 1), (True, None, True)),
-    ((YES, NO, ABSTAIN), ABSTAIN, (1, 0, None), (None, None, None)),  # nothing came of it
+    ((YES, NO, ABSTAIN), ABSTAIN, (1, 0, None), (None, None, None)),  # no verdict
     ((YES, NO, Verdict(1)), ABSTAIN, (1, 0, None), (None, None, None)),  # without an answer it is no vote
     ((YES, YES, Verdict(0, None, "ambiguous")), ABSTAIN, (1, 1, 0), (False, False, True)),
     ((NO, Verdict(0, None, "wrong answer"), NO), ABSTAIN, (0, 0, 0), (True, True, True)),  # a judge's own words
-    ((YES, OTHER, NO), YES, (1, 1, 0, 1), (True, False, False)),  # valid, by the answer of the first
+    ((YES, OTHER, NO), YES, (1, 1, 0, 1), (True, False, False)),  # valid: the auditor sides with the first
     ((YES, OTHER, NO), OTHER, (1, 1, 0, 1), (False, True, False)),
     ((YES, OTHER, NO), NO, (1, 1, 0, 0), (False, False, True)),
     ((YES, OTHER, NO), Verdict(1, "27"), (1, 1, 0, 0), (False, False, True)),
@@ -125,13 +125,13 @@ def test_agreement_counts_the_program_check_but_not_what_is_known():
     assert judge(YES, YES, NO, check=Verdict(0, None, "idle")).agreed == (False, False, True)
     assert judge(YES, YES, NO, check=ABSTAIN).agreed == (None, None, None)
     assert judge(YES, YES, NO, known={PROBLEM.question}).agreed == (True, True, False)
-    assert judge(YES, YES, NO, check=YES).votes == (1, 1, 0)  # the check's is no vote
+    assert judge(YES, YES, NO, check=YES).votes == (1, 1, 0)  # the program check is no vote
 
 
 # ---------------------------------------------------------------- planted problems, all votes, all audits
 
 PLANTED = {"ambiguous": "ambiguous", "underspecified": "missing information", "unsolvable": "unsolvable",
-           "wrong answer": "wrong", "fine": "wrong"}  # what a verdict against it says
+           "wrong answer": "wrong", "fine": "wrong"}  # the reason of a verdict against it
 AUDITS = {"first": Verdict(1, "25", "valid"), "second": Verdict(1, "26", "valid"), "third": Verdict(1, "27", "valid"),
           "against": Verdict(0, None, "wrong"), "blocking": Verdict(0, None, "ambiguous"), "silent": Verdict(None)}
 
@@ -180,7 +180,7 @@ def test_the_program_check_stands_beside(check, reason):
 
 
 def test_an_unsound_problem_is_named_before_its_claim():
-    """No claim can be right about a problem that is no problem."""
+    """About an unsound problem no claim can be right."""
     assert judge(OTHER, OTHER, OTHER, check=Verdict(0, None, "idle")).reason == "idle"
 
 
@@ -231,7 +231,7 @@ def test_a_model_sees_trace_and_question_and_its_silence_is_an_abstention():
     (TimeoutError, "no reply"), (OSError, "judge failed"), (KeyError, "judge failed"), (MemoryError, "judge failed"),
 ])
 def test_a_judge_that_raises_abstains_and_is_counted(error, reason):
-    """*Choice*: whatever the client of an endpoint raises. The two others still decide."""
+    """*Choice*: a judge abstains whatever its client raises. The two others still decide."""
     def ask(prompt):
         raise error("secret")
 
@@ -243,7 +243,7 @@ def test_a_judge_that_raises_abstains_and_is_counted(error, reason):
 
 
 def test_a_judge_that_hangs_stalls_nothing():
-    """It costs its time limit a few times, then nothing, and is asked again once it has come back."""
+    """It costs its time limit a few times, then nothing, and is asked again when it has come back."""
     hanging = threading.Event()
     judge = ChatVerifier(lambda prompt: hanging.wait(60) and '{"valid": true, "answer": 25}', seconds=0.05)
     committee, start = Committee([Says(YES), judge, Says(YES)], Says(ABSTAIN)), time.perf_counter()

@@ -7,7 +7,7 @@ from ap.answers.expressions import Node
 from ap.answers.probes import Probe
 
 MAX_UNEQUAL = 20  # entries of two sets that are not exactly alike, such as sqrt(3 + 2 sqrt(2)) and 1 + sqrt(2)
-# Operations of a tree that are kinds of answers, and no numbers
+# Operations of a tree that stand for kinds of answers, not for numbers
 NOT_EXPRESSIONS = ("set", "()", "[]", "(]", "[)", "union", "matrix", "row", "word", ":", "named", "system", "relation",
                    "=", "<", "<=", "!=", "list", "or", "and", "minus")
 
@@ -17,7 +17,7 @@ def is_expression(node: Node) -> bool:
 
 
 def same(a: Node, b: Node, probe: Probe) -> bool:
-    """Raises Unreadable when one of them cannot be computed."""
+    """Do two trees mean the same? Raises Unreadable when one of them cannot be computed."""
     if a == b:
         return True
     if "named" in (a.op, b.op):
@@ -45,7 +45,7 @@ def same(a: Node, b: Node, probe: Probe) -> bool:
 
 
 def _same_named(a: Node, b: Node, probe: Probe) -> bool:
-    """x = 5 is 5, x = 5 and 2x = 10, but neither y = 5 nor a member of a system."""
+    """x = 5 equals 5, x = 5 and 2x = 10, but neither y = 5 nor one member of a system."""
     if a.op != "named":
         a, b = b, a
     name, value, relation = a.args
@@ -59,7 +59,7 @@ def _same_named(a: Node, b: Node, probe: Probe) -> bool:
 
 
 def _same_unordered(ours: tuple[Node, ...], theirs: tuple[Node, ...], probe: Probe) -> bool:
-    """The same entries as often as the other. Those that are not exactly alike are compared each with each."""
+    """Do both have the same entries, each equally often? Entries that are not exactly alike are compared in pairs."""
     rest, left = Counter(ours) - Counter(theirs), list((Counter(theirs) - Counter(ours)).elements())
     if len(left) > MAX_UNEQUAL:
         return False

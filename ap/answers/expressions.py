@@ -2,9 +2,9 @@ r"""Expressions: from the text of an answer to a tree of `Node`s.
 
 The text was written by a model, so nothing here trusts it. A tokenizer and a recursive-descent parser make a tree of
 `Node`s; no string ever reaches eval, sympy or anything else that evaluates strings. Length, depth, exponents,
-factorials and digits are limited *before* anything is computed, there are no signals and no shared state.
+factorials and digits are limited *before* anything is computed, and there are no signals and no shared state.
 
-What is ambiguous is not read: 1/2x, \sqrt23, 2\frac{3}{2}, (-8)^{1/3}, n!!. \log without a base is a logarithm of some
+Ambiguous notations are not read: 1/2x, \sqrt23, 2\frac{3}{2}, (-8)^{1/3}, n!!. \log without a base has some unknown
 base, the same throughout: \log 8/\log 2 is 3, but \log 100 is not 2.
 """
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Node:
 
     @property
     def variables(self) -> frozenset[str]:
-        """The free ones: k is none in a sum over k, but it may be one beside it."""
+        """The free variables: in a sum over k, k is not free, but it may be free beside the sum."""
         found, stack = set(), [(self, frozenset())]
         while stack:
             node, bound = stack.pop()
@@ -172,9 +172,9 @@ class Parser:
         return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
 
     def starts(self) -> bool:
-        """Does what comes next begin a factor, so that it is multiplied without a sign?
+        """Does the next token begin a factor that is multiplied without a sign?
 
-        A number does not, except for a power behind a letter or a bracket, and behind a factorial: n2^n, 2!2!.
+        A number does so only as a power behind a letter or a bracket, or behind a factorial: n2^n, 2!2!.
         """
         token, last = self.next, self.tokens[self.position - 1]
         if token.isdigit() and self.tokens[self.position + 1] == "^":
@@ -254,7 +254,7 @@ class Parser:
         return node
 
     def series(self, kind: str) -> Node:
-        r"""\sum and \prod over a variable, renamed. An integral is not computed: it equals itself only."""
+        r"""\sum and \prod over a variable, which may be i or e. An integral is not computed: it equals only itself."""
         if kind == "int":
             ends = [self.argument(more=None) if self.accept(sign) else num(0) for sign in "_^"]
             return Node("int", (*ends, self.product()))
@@ -376,7 +376,7 @@ class Parser:
         return num(value + Fraction(*part))
 
     def repeating(self, places: int) -> Fraction:
-        """The value of the digits under a line that start behind `places` decimal places."""
+        """The value of the repeating digits (those under a line) that start after `places` decimal places."""
         self.take(), self.take("{")
         digits = self.take()
         self.take("}")
@@ -385,7 +385,7 @@ class Parser:
         return Fraction(int(digits), (10 ** len(digits) - 1) * 10**places)
 
     def proper_fraction(self) -> tuple[int, int] | None:
-        r"""Numerator and denominator of the \frac or a/b that comes, if both are plain whole numbers."""
+        r"""Numerator and denominator of the \frac or a/b that comes next, if both are plain whole numbers."""
         match = FRACTION.match(" ".join(self.tokens[self.position:self.position + 7]))
         if not match:
             return None
@@ -402,6 +402,6 @@ def _multiple(factors, matrix: Node) -> Node:
 
 
 def _transposed(node: Node) -> Node:
-    """Of a matrix; of a tuple, which is a row, the column."""
+    """The transpose of a matrix; a tuple is a row, so its transpose is a column."""
     rows = [row.args for row in node.args] if node.op == "matrix" else [node.args]
     return Node("matrix", tuple(Node("row", column) for column in zip(*rows)))

@@ -1,4 +1,4 @@
-"""Which text of a solution is its answer. Every search is linear in the length of the text."""
+"""Finds the text of a solution that is its answer. Every search is linear in the length of the text."""
 from __future__ import annotations
 
 import re
@@ -41,17 +41,17 @@ def extract_answer(text: str) -> str | None:
 
 
 def after_thoughts(reply: str) -> str:
-    """What a model says behind its hidden thoughts; all of it where there are none."""
+    """The reply behind the model's hidden thoughts; all of it where there are none."""
     return reply.rpartition("</think>")[2]
 
 
 def behind_thinking(text: str) -> str:
-    """The same, but a text that ends with its thoughts is searched for an answer as a whole."""
+    """The text behind the hidden thoughts; the whole text when nothing follows them."""
     return after_thoughts(text) or text
 
 
 def marked(text: str) -> str | None:
-    r"""What the solution itself marks: the last balanced box, else the last "Answer:", "####" or <answer>.
+    r"""The answer that the solution itself marks: the last balanced box, else the last "Answer:", "####" or <answer>.
 
     Boxes with nothing but commas, "or" and "and" between them are one list.
     """
@@ -100,7 +100,7 @@ def says_so(text: str) -> bool:
 
 
 def last_formula(text: str) -> str | None:
-    """The last formula or bold text, unless its line hedges or it is one of a row of formulas without words."""
+    """The last formula or bold text, unless its line hedges or no words separate it from a formula before it."""
     if bold := BOLD.search(text, max(0, len(text) - 300)):
         return None if HEDGE.search(text[text.rfind("\n") + 1:]) else bold[1].strip() or None
     formulas = list(FORMULA.finditer(text))
@@ -117,7 +117,7 @@ def last_formula(text: str) -> str | None:
 
 
 def told(text: str) -> str | None:
-    """The only number of a sentence, with the word behind it: the last sentence if it concludes, or the only one."""
+    """The only number of the last sentence, with the word behind it, if this concludes or is the only sentence."""
     sentences = re.split(r"(?<=[^.])[.!]\s+|\n+", text[-400:].strip())
     last = sentences[-1].rstrip(". ")
     numbers = re.findall(r"[0-9][0-9,.]*(?:/[0-9]+)?", last)

@@ -6,8 +6,8 @@ the problem's, and "type" says what is special about that answer.
 
 `program_of` says which text of a reply is its program, and `run_tests` whether it passes. Benchmarks, solvers in
 training, and the judges and probers of the domain code all use these two. *Choices*: numbers in a program's output must
-be the same exactly, and a program has the names that LiveCodeBench gives it. Each test is a run of its own, and what is
-expected never enters the sandbox, so a program that knows of its judge gains nothing.
+be exactly the same, and a program has the names that LiveCodeBench gives it. Each test is a separate run, and the
+expected output never enters the sandbox, so a program that knows of its judge gains nothing.
 """
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ap.sandbox.processes import here
 from ap.sandbox.sandbox import Sandbox
 
 LETTERS = "ABCDEFGHIJ"
-KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 rows that decode are attempts at fewer
+KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 solutions at a time belong to fewer
 FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 
-# Runs in the sandbox only: to unpickle is to run what the file says.
+# Runs in the sandbox only, since unpickling executes what the file says.
 DECODE = ("import base64, pickle, sys, zlib\n"
           "sys.stdout.write(pickle.loads(zlib.decompress(base64.b64decode(sys.stdin.read()))))")
-# The names that LiveCodeBench gives every program, builtins last but one, where math's pow and others are taken back.
+# The names that LiveCodeBench gives every program. builtins come last but one, to restore pow and others from math's.
 PRELUDE = "".join(f"from {module} import *\n" for module in (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
     "builtins typing").split()) + (
@@ -50,7 +50,7 @@ def code_sandbox(allow_unsafe: bool = False) -> Sandbox:
 
 
 def all_tests(tests: Mapping, sandbox: Sandbox, where: str) -> list[dict]:
-    """Public and private tests, {"input", "output"}. Private ones are JSON, or what DECODE undoes. UserError."""
+    """Public and private tests, {"input", "output"}. Private ones are JSON, or need DECODE. Raises UserError."""
     text = tests["private"]
     if not text.lstrip().startswith("["):
         result = sandbox.run(DECODE, stdin=text, timeout=60.0)
@@ -74,15 +74,15 @@ def are_tests(value: Any) -> bool:
 
 
 def program_of(reply: str) -> str | None:
-    """The last fenced block behind a reply's thoughts that is marked as Python; where none is, that has no mark."""
+    """The last fenced block behind a reply's thoughts that is marked as Python, or else without a mark."""
     blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(after_thoughts(reply))]
     programs = [body for mark, body in blocks if mark.startswith("py")] or [body for mark, body in blocks if not mark]
     return programs[-1] if programs and programs[-1].strip() else None
 
 
 def run_tests(program: str, tests: Sequence[Mapping], sandbox: Sandbox, function: str | None = None) -> str:
-    """"equal" when a program does what every test {"input", "output"} expects; else, of the first that fails,
-    "different" or what the sandbox says. function: the one to call; None: the program reads and prints."""
+    """"equal" when a program passes every test {"input", "output"}; otherwise, for the first that fails, "different"
+    or the sandbox's status. function: the one to call; None: the program reads its input and prints."""
     program = PRELUDE + program + (CALL.format(name=function) if function else "")
     for test in tests:
         result = sandbox.run(program, stdin=test["input"])
@@ -94,15 +94,16 @@ def run_tests(program: str, tests: Sequence[Mapping], sandbox: Sandbox, function
 
 
 class Grade(NamedTuple):
-    """status: "equal", "different", "unparsed" (no answer can be read); of programs also what the sandbox says."""
+    """status: "equal", "different", "unparsed" (no answer can be read); of programs also a status of the sandbox."""
 
     answer: str | None  # as extracted: a letter, a program, else a text
     status: str
 
 
 class Grader:
-    """grade(solution, problem) -> Grade, from any thread. A solution of None (cut) is unparsed. sandbox: for problems
-    with tests. call: how answers are compared (processes.py)."""
+    """grade(solution, problem) -> Grade, from any thread. A solution that is None (it was cut) is unparsed.
+
+    sandbox: for problems with tests. call: how answers are compared (processes.py)."""
 
     def __init__(self, sandbox: Sandbox | None = None, call: Callable = here):
         self.sandbox, self.call, self._lock = sandbox, call, threading.Lock()
@@ -130,7 +131,7 @@ class Grader:
         return Grade(answer, "equal" if kind == "NV" and _close(given, problem["answer"]) else status)
 
     def _passes(self, program: str, problem: Mapping) -> str:
-        with self._lock:  # decoded once for the k solutions of a problem, which come close to each other
+        with self._lock:  # decoded once for the k solutions of a problem, which come soon after each other
             if problem["id"] not in self._tests:
                 if len(self._tests) == KEPT:
                     del self._tests[next(iter(self._tests))]
@@ -147,7 +148,7 @@ def _close(one: str, other: str) -> bool:
 
 
 def _same_value(printed: str, expected: str) -> bool:
-    """The last line printed and the expected output, as JSON (so tuples are lists)."""
+    """Are the last printed line and the expected output equal as JSON (so that tuples are lists)?"""
     try:
         return json.loads(printed.rstrip("\n").rpartition("\n")[2]) == json.loads(expected)
     except (ValueError, RecursionError):
@@ -155,7 +156,7 @@ def _same_value(printed: str, expected: str) -> bool:
 
 
 def _same_lines(printed: str, expected: str) -> bool:
-    """Whether all lines, without blanks around them, are the same text or the same numbers, exactly."""
+    """Are all lines, without blanks around them, the same text or exactly the same numbers?"""
     ours, theirs = printed.strip().split("\n"), expected.strip().split("\n")
     return len(ours) == len(theirs) and all(_same_line(a.strip(), b.strip()) for a, b in zip(ours, theirs))
 

@@ -12,7 +12,7 @@ from ap.answers.probes import OPERATIONS, Probe
 from ap.answers.reals import complement, intersection, is_interval, number, union
 
 MAX_ENTRIES = 4000  # of 1, 2, ..., n written out
-NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: what is named is not read
+NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: the name is not parsed
     r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
     r"|[A-Z][a-z]+ *\([^()=]{1,40}\)|m? *\\(?:angle|triangle) *[A-Z]{1,3}|\\frac *\{d\^?2? *[a-z]?\} *\{d[a-z]\^?2?\}"
     r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")
@@ -28,7 +28,7 @@ OUTWARDS = re.compile(r"([\[\]])([^\[\]()=,]+,[^\[\]()=,]+)([\[\]])")  # ]0, 1[
 
 
 def meanings(text: str) -> list[Node]:
-    """What an answer without its unit can mean, at least one. Raises Unreadable."""
+    """Everything that an answer without its unit can mean, at least one meaning. Raises Unreadable."""
     text = re.sub(r"(?<![A-Za-z\\])c(?=_)|(?<=\+)( ?)c$", r"\1C", text)  # a constant of integration
     text = EXCEPT.sub(r"\\R \\setminus \\{\1\\}", text)
     text = OUTWARDS.sub(_inwards, text)
@@ -38,7 +38,7 @@ def meanings(text: str) -> list[Node]:
         return [_interpreted(text), *plain]
     text = text[:bound.start()]
     found = [_interpreted(text)]
-    if bound[1] and not re.search(r"[a-z]\(", text):  # k under a name of its own, but not that of f(x)
+    if bound[1] and not re.search(r"[a-z]\(", text):  # k gets a name that is not its own; but not x of f(x)
         found.append(_interpreted(re.sub(rf"(?<![A-Za-z\\]){bound[1]}(?![A-Za-z])", r"\\Upsilon ", text)))
     return found
 
@@ -49,7 +49,7 @@ def _inwards(match: re.Match) -> str:
 
 
 def _short_name(match: re.Match) -> str:
-    """f(x) = is y =, which it is compared with; another long name becomes a variable of its own."""
+    """f(x) = becomes y =, so that the two can be compared; any other long name becomes a new variable."""
     if match[1] and re.search(r"\( *[a-z]", match[0]) and "y" not in match[0]:
         return "y ="
     return _variable(match[0]) + " ="
@@ -82,7 +82,7 @@ def _interpreted(text: str) -> Node:
 
 
 def _meaning(node: Node) -> Node:
-    """Lists as sets, relations as named values, intervals or differences, and every +- as two values."""
+    """Turn lists into sets, relations into named values, intervals or differences, and every +- into two values."""
     if node.op in ("list", "or", "and"):
         return _several(node.op, [_meaning(arg) for arg in node.args])
     if node.op == "relation":
@@ -105,7 +105,7 @@ def _meaning(node: Node) -> Node:
 
 
 def _set(node: Node) -> Node:
-    """A set with its entries; where there is a +-, its two values are two of them: {1, +-2} has three entries."""
+    """A set with its entries. A +- stands for two of them: {1, +-2} has three entries."""
     parts = [_meaning(arg) for arg in node.args]
     parts = _continued(_flattened(parts) if node.has("pm", "mp") else parts)
     names = {part.args[0] for part in parts if part.op == "named"}
@@ -146,7 +146,7 @@ def _several(kind: str, parts: list[Node]) -> Node:
 
 
 def _several_named(kind: str, parts: list[Node]) -> Node | None:
-    """What they mean where some name their values (x = 1, y = 2); None where names do not matter."""
+    """What parts mean of which some are named values (x = 1, y = 2); None where the names do not matter."""
     named = [part for part in parts if part.op == "named"]
     names, values = [part.args[0] for part in named], [part.args[1] for part in named]
     unknowns = sorted({*names})
@@ -186,7 +186,7 @@ def _name(part: Node) -> str:
 
 
 def _continued(entries: list[Node]) -> list[Node]:
-    """1, 2, ..., 10 written out, where it goes on by equal steps."""
+    """1, 2, ..., 10 written out, if its steps are equal."""
     at = next((i for i, node in enumerate(entries) if node == DOTS), 0)
     if at < 2 or at != len(entries) - 2 or any(node.op != "num" for node in (*entries[:at], entries[-1])):
         return entries
@@ -237,7 +237,7 @@ def _equation(parts: list[Node]) -> Node:
 
 
 def _chain(parts: list[Node], named: bool) -> Node:
-    """x = 1/2 = 0.5 (named), or 2/4 = 1/2 = 0.5: the first value, of which all others must be the same."""
+    """x = 1/2 = 0.5 (named), or 2/4 = 1/2 = 0.5: the first value; all others must equal it."""
     values, probe = parts[1:] if named else parts, Probe("chain", 50)
     if any(not same(values[0], other, probe) for other in values[1:]):
         raise Unreadable("a chain of different values")
@@ -259,7 +259,7 @@ def _identical(left: Node, right: Node) -> bool:
 
 
 def _is_asked_for(left: Node, right: Node) -> bool:
-    r"""Is it, as in m + n = 113 or |z| = 5, the value of what was asked for, rather than an equation to be solved?"""
+    r"""Does it state the value that was asked for, as m + n = 113 or |z| = 5 do, rather than an equation to solve?"""
     if right.variables or right == num(0) or not left.variables:
         return False
     if left.op in OPERATIONS and left.op not in ("neg", "inv", "^", "root", "degrees"):
@@ -299,7 +299,7 @@ def _inequality(signs: tuple[str, ...], parts: list[Node]) -> Node:
 
 
 def _around_zero(sign: str, small: Node, large: Node) -> Node | None:
-    """|x + a| < b and |x + a| > b as what they say of x."""
+    """The interval, or the union, for x that |x + a| < b or |x + a| > b means; None: it is neither of them."""
     inside, bound = (small, large) if small.op == "abs" else (large, small)
     if inside.op != "abs" or bound.variables or len(inside.variables) != 1 or not number(bound) > 0:
         return None

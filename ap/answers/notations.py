@@ -1,13 +1,13 @@
-r"""Notations that mean the same as another one, which the parser reads. In this order, on text without dressing.
+r"""Rules that turn a notation into another that the parser reads, applied in this order (by spelling.py).
 
-Each rule: an example of what it reads, a pattern, what replaces it.
+Each rule: an example of what it reads, a pattern, and the replacement.
 """
 from __future__ import annotations
 
 import re
 
-MARK = "\u2063"  # what \text{} leaves: behind it stands no variable
-O, C = r" *\{? *", r" *\}?"  # braces that may be there
+MARK = "\u2063"  # left in the place of \text{}: the letters behind it are no variable
+O, C = r" *\{? *", r" *\}?"  # optional braces
 N = rf"{O}([0-9]+){C}"
 
 UNSURE = ("not|no|never|opposite|negative|if|or|first|gold|given|reference|previous|wrong|incorrect|other|possible"

@@ -1,15 +1,15 @@
 r"""Probes: are two expressions equal? Their values are computed, exactly or to as many digits as it takes.
 
 How two expressions are compared (*choice*):
-- numbers are exact Fractions as long as they are rational, and so is their comparison;
+- numbers are exact Fractions as long as they are rational, and are compared exactly;
 - else both are computed to p and to 2p digits (mpmath). They are equal when their difference shrinks with the
   precision as a rounding error does. This is relative, so 10^{-200} \sqrt{2} is not 10^{-200} \sqrt{3}, and survives
   cancellation. p exceeds the digits in both texts: no decimal number of that length equals a root by luck;
 - with variables: at random points, seeded by the two texts, in the same way. They are equal when they agree at every
   point where both are defined (over the reals, unless i occurs), and there are enough of those. Whole numbers are tried
   where few others are in the domain, as for n!. So (x^2-1)/(x-1) is x+1, but sqrt(x^2) is not x.
-There is no symbolic simplification: the probes need none, and it cannot be bounded. Not seen is a difference that is
-smaller than the last of these digits, such as x + 10^{-500} \pi against x.
+There is no symbolic simplification: the probes need none, and it cannot be bounded. A difference that is smaller than
+the last of these digits is not seen, such as x + 10^{-500} \pi against x.
 """
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import mpmath
 from ap.answers.expressions import Node, Unreadable
 
 MAX_BITS = 33_300  # of an exact numerator or denominator: 10,000 decimal digits
-MAX_BITS_AT_A_POINT = 3000  # there, larger numbers go on as approximate ones
+MAX_BITS_AT_A_POINT = 3000  # at a random point; larger numbers become approximate there
 MAX_DIGITS = 3000  # of precision
 MAX_WORK = 400_000  # nodes times digits of precision
 MAX_TERMS = 5000  # of all sums together, times the nodes of one term
@@ -39,7 +39,7 @@ _local = threading.local()
 
 
 def _context(digits: int) -> mpmath.MPContext:
-    """An mpmath of this thread alone: its precision is state."""
+    """The mpmath context of this thread, set to this precision. Threads must not share one, since that is state."""
     if not hasattr(_local, "context"):
         _local.context = mpmath.MPContext()
     _local.context.dps = digits
@@ -49,7 +49,7 @@ def _context(digits: int) -> mpmath.MPContext:
 class Evaluation:
     """The value of expressions at one point, to some digits: a Fraction while it is rational, else a number of mpmath.
 
-    real: no way through complex numbers.
+    real: a complex value on the way counts as undefined.
     """
 
     def __init__(self, digits: int, point: dict[str, Fraction], real: bool):
@@ -110,7 +110,7 @@ class Evaluation:
         return self.fold(values, (lambda a, b: a + b) if op == "sum" else (lambda a, b: a * b))
 
     def fold(self, values: list, operation: Callable):
-        """All of them together: the exact ones first, since that is cheap, then the approximate ones."""
+        """Sum or product of all values: first the exact ones, since that is cheap, then the approximate ones."""
         exact = [value for value in values if isinstance(value, Fraction)]
         total = None
         for value in exact:
@@ -121,7 +121,7 @@ class Evaluation:
         return total
 
     def checked(self, value):
-        """An exact result, limited. At a point, where many digits mean nothing, it goes on as an approximate one."""
+        """A result of limited size. At a random point, where many digits mean nothing, a larger one is approximated."""
         if isinstance(value, Fraction) and _bits(value) > self.max_bits:
             if not self.point:
                 raise Unreadable("too large")
@@ -267,7 +267,7 @@ class Probe:
         return self.vanishes(cross, a, b) and all(signs)
 
     def vanishes(self, pair: Callable, *nodes: Node) -> bool:
-        """Do the two values of `pair` agree at enough points? pair: (value at this point, value at the first one)."""
+        """Do the two values that `pair` makes agree at enough points? pair: (value here, value at the first one)."""
         names = sorted(frozenset().union(*(node.variables for node in nodes)))
         real = bool(names) and not any(node.has("i") for node in nodes)
         size = sum(1 for node in nodes for _ in node.walk())
@@ -304,7 +304,7 @@ class Probe:
         return True
 
     def points(self, names: list[str]) -> tuple[list[dict], list[dict]]:
-        """Random fractions of either sign, and whole numbers. Ratios are taken to the values at the last of them."""
+        """Random fractions of either sign, and whole numbers. The last of these is the "first point" of ratios."""
         rng = random.Random(self.seed)
         spans = [(0, 1), (1, 3), (-3, 3), (-1, 1), (0, 3), (2, 9), (-9, 9)] if names else []
         fractions, whole = [], []
@@ -317,7 +317,7 @@ class Probe:
         return fractions, whole
 
     def agree(self, pair: Callable, point: dict, first: dict, real: bool, size: int) -> bool:
-        """The two values at one point, exactly, or to p and to 2p digits."""
+        """Do the two values agree at one point? They are compared exactly, or to p and to 2p digits."""
         digits, gaps = self.digits, []
         while len(gaps) < 2:
             if digits > MAX_DIGITS or digits * size > MAX_WORK:

@@ -27,7 +27,7 @@ class Reading:
     kind: str
     value: Node
     unit: str = ""
-    strict: bool = False  # only beside an answer that has this unit too
+    strict: bool = False  # equal only to an answer that has this unit too
 
 
 def read(text: str) -> list[Reading]:

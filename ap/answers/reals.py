@@ -17,7 +17,7 @@ def is_interval(node: Node) -> bool:
 
 
 def number(node: Node):
-    """The value of a real number, for sorting. Raises Unreadable when it is none."""
+    """The value of a real number, for sorting. Raises Unreadable when it is not a real number."""
     if node in (INFINITY, MINUS_INFINITY):
         return float("inf") if node == INFINITY else float("-inf")
     if node.variables:
@@ -30,7 +30,7 @@ def number(node: Node):
 
 
 def union(*subsets: Node) -> Node:
-    """In one form where the ends are numbers; else as it stands."""
+    """The union, in one form where the ends are numbers; otherwise its parts as they stand."""
     pieces, parts = [], []
     try:
         for subset in subsets:
@@ -50,7 +50,7 @@ def union(*subsets: Node) -> Node:
 
 
 def intersection(*subsets: Node) -> Node:
-    """Raises Unreadable when it is empty."""
+    """The intersection. Raises Unreadable when it is empty."""
     pieces = [(LEFT, RIGHT)]
     for subset in subsets:
         others = _pieces(subset)

@@ -1,4 +1,4 @@
-r"""One spelling for what means the same: LaTeX dressing, unicode digits and signs, blanks, the final full stop."""
+r"""One spelling for texts that mean the same: LaTeX dressing, unicode digits and signs, blanks, the final full stop."""
 from __future__ import annotations
 
 import re
@@ -14,7 +14,7 @@ SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n"))
 
 def _command(letter: str) -> str:
     r"""The LaTeX command of a Greek letter: \alpha of "α", \Delta of "Δ"."""
-    name = unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda")  # so Unicode writes "λ"
+    name = unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda")  # Unicode's spelling of "λ"
     return f"\\{name.capitalize() if letter < 'α' else name} "
 
 
@@ -46,7 +46,7 @@ DECIMAL_DOTS = re.compile(r"(?<=[0-9]\.)([0-9]{1,40}) *(?:\.\.+|\\ldots(?![A-Za-
 
 
 def _repeated(match: re.Match) -> str:
-    r"""0.1666... is 0.1\overline{6}: the shortest run of digits that is there twice at the end. Else the dots stay."""
+    r"""0.1666... is 0.1\overline{6}: the shortest run that stands twice at the end. Without one the dots stay."""
     digits = match[1]
     for length in range(1, len(digits) // 2 + 1):
         if digits[-length:] == digits[-2 * length:-length]:
@@ -76,7 +76,7 @@ def normalise(text: str) -> str:
         text = FONT.sub(lambda match: (f" {MARK}" if match[1] else " ") + (match[2] or match[3] or ""), text)
     text = ENVIRONMENT.sub(lambda m: re.sub(r"\\\\[ &]*(=?)", lambda row: row[1] or ", ", m[2]).replace("&", ""), text)
     text = re.sub(r"^\*\*([^*\n]{1,40}?):?\*\*:? ?(?=.)", r"\1: ", text)  # **Total:** 12
-    text = text.strip("* ").replace("**", "^")  # first what makes it bold, then powers
+    text = text.strip("* ").replace("**", "^")  # first the marks of bold text, then powers
     text = DECIMAL_DOTS.sub(_repeated, in_one_notation(text))
     text = re.sub(rf"^[=\s\"`{SYMBOLS}]+|[\s\"`.,;\\{SYMBOLS}]+$", "", " ".join(text.split()))
     if (remark := REMARK.search(text, max(0, len(text) - 80))) and not HEDGE.search(remark[1]):

@@ -1,7 +1,7 @@
-"""Units of measurement and the nouns that are counted: split from the number in front of them, under one name.
+"""Units of measurement and counted nouns: how they are split from the number in front, and get one name each.
 
-*Choice*: nothing is converted. What stands behind a slash is below it: J/mol K is J/(mol K). A noun behind a number is
-its unit, without what says more about it: "20 cups of feed" are cups.
+*Choice*: nothing is converted. Everything behind a slash is below it: J/mol K is J/(mol K). A noun behind a number is
+its unit, without the words that describe it further: "20 cups of feed" are cups.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 
 PREFIXES = {"kilo": "k", "centi": "c", "milli": "m", "micro": "u", "nano": "n", "mega": "M", "giga": "G", "deci": "d",
             "pico": "p"}
-METRIC = {  # symbol: its words. With any prefix
+METRIC = {  # symbol: its names; each may have a prefix
     "m": "meter metre", "g": "gram gramme", "s": "second sec", "L": "liter litre l", "J": "joule", "W": "watt",
     "V": "volt", "A": "ampere amp", "Hz": "hertz", "Pa": "pascal", "N": "newton", "mol": "mole",
     "eV": "electronvolt", "F": "farad", "C": "coulomb", "T": "tesla", "\\Omega": "ohm", "Wh": "watthour", "bar": "",
@@ -19,7 +19,7 @@ METRIC = {  # symbol: its words. With any prefix
 OTHER = """in inch inches|ft foot feet|yd yard|mi mile|lb pound lbs|oz ounce|min minute mins|h hour hr hrs|day|week|
     month|yr year yrs|gal gallon|K kelvin|celsius|fahrenheit|mi/h mph|km/h kph|rad radian|degree deg|unit|cent|
     dollar usd|euro eur|yen jpy|rupee inr rs|atm atmosphere|M molar|torr|mmHg|rpm|ha hectare|ton tonne|acre"""
-UNITS: dict[str, str] = {}  # every spelling: its unit
+UNITS: dict[str, str] = {}  # spelling -> unit
 for _names in " ".join(OTHER.split()).split("|"):
     _unit, *_words = _names.split()
     for _word in (_unit, *_words):
@@ -58,16 +58,16 @@ NOT_NOUNS = frozenset("""or and not but maybe perhaps either mod modulo base ove
     incorrect remainder up by negative zero one two three four five six seven eight nine ten eleven twelve""".split())
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 SCALE = re.compile(r"(?<=[0-9}]) +(%s)$" % "|".join(SCALES))
-# Letters behind a number that can also be variables, and those of them that are no units
+# Letters behind a number that can also be variables, and those among them that are never units
 VARIABLES = re.compile(r"(?:[a-zA-Z]|m[gslmL]|[nup][gms]|in|pA|ha)(?: *\^.*)?")
 NO_UNITS = re.compile("[^A-Zghlms](?![a-z])")
 
 
 def split_unit(text: str, explicit: bool) -> tuple[str, str, bool]:
-    """A quantity as (what is left, unit, strict). No unit: (text, "", False).
+    """A quantity as (the rest, unit, strict). No unit: (text, "", False).
 
-    explicit: it ends with a word in \\text{}. strict: the letters may be variables too, so that they are this unit only
-    beside an answer that has it as well.
+    explicit: it ends with a word in \\text{}. strict: the letters may be variables too, so that they mean this unit
+    only against an answer that has it as well.
     """
     text = re.sub(r"(?<=[/(*a-zA-Z]) *\^ *\{? *\\circ *\}? *C(?![a-z])", " celsius", text)
     end = max(0, len(text) - 80)

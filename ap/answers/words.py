@@ -1,4 +1,4 @@
-"""Answers in words: numbers, option letters, dates, times of day, and what else is said instead of a formula."""
+"""Answers in words instead of formulas: numbers, option letters, dates, times of day, yes and no."""
 from __future__ import annotations
 
 import re
@@ -63,7 +63,7 @@ def number_in_front(text: str) -> tuple[Fraction, str] | None:
 
 
 def verdict(text: str) -> str | None:
-    """yes or no, with a reason behind it that does not take it back."""
+    """The yes, no, true or false that a text begins with, if the reason behind it does not take it back."""
     match = re.fullmatch(r"(yes|no|true|false)[,.;:] +(.*)", text)
     return match[1] if match and not DOUBT.search(match[2]) else None
 
@@ -76,7 +76,7 @@ def letter(text: str) -> tuple[str, str] | None:
 
 
 def numerals(text: str) -> str | None:
-    """Numbered statements: "I and III only" is "(i), (iii)". One small letter alone, or only such, are variables."""
+    """Numbered statements: "I and III only" is "(i), (iii)". Single small letters are variables."""
     match = STATEMENTS.fullmatch(text)
     if not match or not re.search("[IVX]|[ivx]{2}|only|statement", text):
         return None

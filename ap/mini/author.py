@@ -1,7 +1,7 @@
-"""How a problem of the miniature is composed carelessly: one sentence a skill, with random numbers.
+"""The careless author of the miniature: it writes one sentence for each skill, with random numbers.
 
-The result can always be read, but it is often not a sound problem. Which skills can never go well together, whatever
-the numbers are, is said here too.
+The result can always be read, but it is often not a sound problem. `in_conflict` says which skills cannot be combined,
+whatever the numbers are.
 """
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SKILLS = tuple(name for name in OURS if name not in NOT_SKILLS)  # our own; a us
 
 
 class _Author:
-    """Writes one problem. It keeps the values in its head, but does not look at what the sentences do together."""
+    """Writes one problem. It tracks one possible value of each name, but not what the sentences do together."""
 
     def __init__(self, forms: dict[str, Form], skills: Sequence[str], rng: random.Random):
         self.forms, self.skills, self.rng = forms, tuple(skills), rng
         self.names = iter("abcdefghijklmnopqrstuvwxyz")
-        self.values: dict[str, int] = {}  # in its head; one possible world
+        self.values: dict[str, int] = {}  # one possible world
         self.lines: list[str] = []
         self.last = ""
 
     def define(self, value: int) -> str:
-        """A new name, now the last one."""
+        """Introduce a new name with this value; it becomes the last name."""
         self.last = next(self.names)
         self.values[self.last] = max(value, 0)
         return self.last
@@ -60,7 +60,7 @@ class _Author:
         return " ".join(self.lines)
 
     def add(self, form: Form) -> None:
-        """One more step, from the last name on."""
+        """Append one step, whose first input is the last name."""
         inputs = [self.last, *(self.earlier() for _ in form.inputs[1:])]
         if len(inputs) == 2 and form.swap(self.rng, *map(self.values.get, inputs)):
             inputs.reverse()
@@ -69,7 +69,7 @@ class _Author:
         value = form.meaning(*values, *numbers)
         if value is None or isinstance(value, str):
             value = form.otherwise(*values, *numbers)
-        elif not isinstance(value, int):  # there are several
+        elif not isinstance(value, int):  # several values are possible
             value = self.rng.choice(value)
         if form.name not in OURS:  # a later sentence may print it, and numbers have three digits
             value = min(value, LARGEST)
@@ -94,7 +94,7 @@ def draw_problem(language: Language, skills: Sequence[str], rng: random.Random) 
 
 @lru_cache
 def _merging(form: Form) -> float:
-    """Of the starts 0 to 99, the share that another one replaces, since both come to the same value."""
+    """How strongly a form merges values: of the starts 0 to 99, the share that repeat the value of another start."""
     rng = random.Random(0)
     numbers = form.draw(rng, *[50] * len(form.inputs))
     inputs = [(start, 30)[:len(form.inputs)] for start in range(100)]
@@ -106,8 +106,9 @@ def _merging(form: Form) -> float:
 def in_conflict(language: Language, skills: Sequence[str], skill: str) -> bool:
     """Does `skill` clash with another of `skills`, so that new numbers (almost) never help?
 
-    `least` needs a freedom that only congr leaves, or invert behind a step that merges values; invert behind such a
-    step needs least, when more than half of the values merge. *Choice*: only these; a test compares them with draws.
+    `least` asks for the smallest of several values, so it needs a skill that leaves several: congr, or invert after a
+    step that maps different values to one. Invert after such a step needs least in turn when more than half of the
+    values merge. *Choice*: only these conflicts are known; a test compares them with draws.
     """
     merging = {name: _merging(language.forms[name]) for name in skills if language.forms[name].defines}
     conflict: set[str] = set()

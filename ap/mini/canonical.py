@@ -1,4 +1,4 @@
-"""When are two problems of the miniature the same? Each gets one canonical text for all of its renamings."""
+"""When are two problems of the miniature the same? All renamings of a problem get the same canonical text."""
 from __future__ import annotations
 
 import random
@@ -9,9 +9,10 @@ from ap.mini.agents.chainlet import LARGEST, QUESTIONS, Check, Form, Language, S
 
 def canonical(language: Language, text: str) -> str:
     """The same text for all problems that differ only in their letters, the order of their sentences, or the order of
-    two names that may be exchanged, as those of a `pick`. A text that cannot be read stays as it is, up to its spaces.
+    two names that may be exchanged, as those of a `pick`. A text that cannot be read keeps its words, not its spaces.
 
-    Names are told apart by what defines and uses them: colours, refined until they stand (as in Weisfeiler-Leman).
+    Names are told apart by the sentences that define and use them: each name has a colour, which is refined in as many
+    rounds as there are names (as in the Weisfeiler-Leman test).
     """
     sentences = language.read(text)
     if isinstance(sentences, Check):

@@ -1,9 +1,9 @@
 """Three programs that solve a problem of the miniature world, each in its own way, and an audit of one problem.
 
-`enumerate_worlds` uses chainlet's parse and its meaning, `propagate` its parse only, `search` neither: sentences are
-read and understood twice. A user's form has only his own meaning: the first calls it, the second makes a
-table of it, the third has it as a fact that can only be tried. A program that cannot decide abstains with status
-"unknown".
+`enumerate_worlds` uses chainlet's parser and its meanings, `propagate` its parser only, `search` neither: so no parser
+and no meaning has to be trusted alone. The form of a user's skill has a single meaning, the function in its package:
+the first program calls it, the second makes a table of it, and the third uses it as a test for given values. A program
+that cannot decide abstains with status "unknown".
 """
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ap.mini.agents import chainlet
 from ap.mini.agents.chainlet import Language
 
 SIZE = chainlet.LARGEST + 1
-MAX_SPLITS = 2 * SIZE  # of one propagation
-MAX_NODES = 20_000  # of one search
+MAX_SPLITS = 2 * SIZE  # values that one propagation may try
+MAX_NODES = 20_000  # that one search may visit
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def _solution(answers: Iterable[int], least: bool) -> Solution:
 
 
 def enumerate_worlds(language: Language, text: str) -> Solution:
-    """Go through all hidden values forwards."""
+    """Try all hidden values and calculate forwards from them."""
     sentences = language.read(text)
     if isinstance(sentences, chainlet.Check):
         return Solution("unreadable")
@@ -68,9 +68,9 @@ VALUES = np.arange(SIZE)
 DIGIT_SUM = VALUES // 100 + VALUES // 10 % 10 + VALUES % 10
 
 Domains = dict[str, np.ndarray]  # name -> (1000,) bool: the values that it may still have
-Rule = tuple[tuple[str, ...], Callable[[Domains], None]]  # the names that it ties, and how it narrows their domains
+Rule = tuple[tuple[str, ...], Callable[[Domains], None]]  # the names it constrains, and how it narrows their domains
 
-# The value of a name for arrays of inputs, and numbers; -1 where there is none.
+# The value that a sentence gives its name, for arrays of inputs and its numbers; -1 where there is none.
 TABLES: dict[str, Callable[..., np.ndarray]] = {
     "shift": lambda y, k: y + k,
     "scale": lambda y, k: y * k,
@@ -85,7 +85,7 @@ TABLES: dict[str, Callable[..., np.ndarray]] = {
 
 @lru_cache(100_000)
 def _value(form: chainlet.Form, *arguments: int) -> int:
-    """What a user's form means; -1 where it has no value."""
+    """The value of a user's form; -1 where it has none."""
     value = form.meaning(*arguments)
     return -1 if value is None else value
 
@@ -149,7 +149,7 @@ def _pick_rule(name: str, first: str, second: str) -> Rule:
         x = x & ((y & np.logical_or.accumulate(z)) | (z & np.logical_or.accumulate(y)))
         domains[name] = x
 
-        def fits(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # it is the larger, or a larger one can win
+        def fits(one: np.ndarray, other: np.ndarray) -> np.ndarray:  # one is the larger, or other is
             winners = np.append(np.logical_or.accumulate((x & other)[::-1])[::-1][1:], False)
             return one & ((x & np.logical_or.accumulate(other)) | winners)
 
@@ -195,9 +195,10 @@ def _narrow(domains: Domains, rules: list[Rule]) -> bool:
 
 
 def _cycle(domains: Domains, rules: list[Rule]) -> str | None:
-    """A name on a cycle of rules, the one with fewest values; names with one value tie nothing. None: no cycle.
+    """A name in a rule that closes a cycle, the one with the fewest values; None: there is no cycle.
 
-    Without a cycle, each value that is left is a part of some world (arc consistency decides Berge-acyclic problems).
+    Names with a single value connect nothing. Without a cycle, each value that is left is part of some
+    world (arc consistency decides Berge-acyclic problems).
     """
     group: dict[str, str] = {}
 
@@ -217,7 +218,7 @@ def _cycle(domains: Domains, rules: list[Rule]) -> str | None:
 
 
 def propagate(language: Language, text: str) -> Solution:
-    """Narrow the sets of possible values, backwards and forwards, until they stand; split a set only on a cycle."""
+    """Narrow the sets of possible values, backwards and forwards, until nothing changes; split one only on a cycle."""
     sentences = language.read(text)
     if isinstance(sentences, chainlet.Check):
         return Solution("unreadable")
@@ -251,13 +252,13 @@ def _propagate(sentences: list[chainlet.Sentence]) -> Solution:
 
 
 class Relation(NamedTuple):
-    """What one sentence says of its names. The first of `letters` is the one that it defines, numbers come last."""
+    """What one sentence says about its names. The first of `letters` is the name that it defines; numbers come last."""
 
-    words: list[str]  # at fixed places, with letters in between
+    words: list[str]  # of the sentence, with letters where names and numbers stand
     letters: str
     holds: Callable[..., bool]
-    candidates: Callable[..., Iterable[int]]  # for the name that is None, all that fit; there may be more
-    given: bool = False  # defines nothing
+    candidates: Callable[..., Iterable[int]]  # all values that fit the name that is None, or more
+    given: bool = False  # True: it defines no name
 
 
 EVERYTHING = range(SIZE)
@@ -303,14 +304,14 @@ RELATIONS = [Relation(_words(sentence), *rest) for sentence, *rest in (
 
 @lru_cache
 def _relation(form: chainlet.Form) -> Relation:
-    """A user's form as a fact that can only be tried."""
+    """A user's form as a relation that can be tested, but not solved for its inputs."""
     return Relation(
         _words(form.template[:-1]), "".join(("x", *form.inputs, *form.numbers)),
         lambda x, *rest: x == _value(form, *rest), lambda x, *rest: (_value(form, *rest),) if x is None else EVERYTHING)
 
 
 def _bound(pattern: list[str], words: list[str]) -> dict[str, str | int] | None:
-    """What the letters of a pattern stand for in these words: different names and numbers. None: it does not fit."""
+    """The name or number for each letter of a pattern in these words; names must differ. None: it does not fit."""
     bound: dict[str, str | int] = {}
     for letter, word in zip(pattern, words, strict=True):
         if letter in ("x", "y", "z"):
@@ -326,11 +327,11 @@ def _bound(pattern: list[str], words: list[str]) -> dict[str, str | int] | None:
     return bound if len(set(names)) == len(names) else None
 
 
-Fact = tuple[Relation, tuple[str, ...], tuple[int, ...]]  # what is said of which names with which numbers
+Fact = tuple[Relation, tuple[str, ...], tuple[int, ...]]  # a relation, its names and its numbers
 
 
 def _facts(language: Language, text: str) -> tuple[list[Fact], str, bool] | None:
-    """Words to facts, by the words that stand at fixed places. Returns (facts, asked name, least), or None."""
+    """Parse a text by the words of the known relations. Returns (facts, asked name, least); None: unreadable."""
     users = list(map(_relation, language.users_forms()))
     *lines, question = re.split(r"(?<=\.)\s+", text.strip())
     facts: list[Fact] = []
@@ -361,7 +362,7 @@ def _facts(language: Language, text: str) -> tuple[list[Fact], str, bool] | None
 
 
 def search(language: Language, text: str) -> Solution:
-    """Take the fact that leaves fewest values for its one unknown name, in either direction; try them; go back."""
+    """Backtracking: take the fact that leaves the fewest values for its only unknown name, and try them in turn."""
     parsed = _facts(language, text)
     if parsed is None:
         return Solution("unreadable")
@@ -405,7 +406,7 @@ def search(language: Language, text: str) -> Solution:
 
 
 def renamed(language: Language, text: str, rng: random.Random) -> str:
-    """The same problem with other letters and its sentences in another order that is allowed."""
+    """The same problem with other letters and its sentences in another order; names are still defined before use."""
     lines = chainlet.split(text)
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     other = dict(zip(letters, rng.sample(letters, len(letters))))
@@ -423,9 +424,9 @@ def renamed(language: Language, text: str, rng: random.Random) -> str:
 def second_audit(language: Language, text: str) -> Solution:
     """Solve the problem again under other names and in another order, then without each of its sentences.
 
-    Returns the solution when all is well; status "changed" when a renaming changed it; "idle" when a sentence can go
-    without changing it (*choice*: not asked of hidden starts, which only declare), or computes what was there already;
-    else what kept it from being solved.
+    Returns the solution when all is well; status "changed" when a renaming changed it; "idle" when it stays the same
+    without some sentence (*choice*: hidden starts are not tested, since they only declare a name), or when a sentence
+    computes a value that was there already; otherwise the status that kept it from being solved.
     """
     first = propagate(language, text)
     if first.status != "ok":
@@ -450,7 +451,7 @@ def second_audit(language: Language, text: str) -> Solution:
 
 
 def _always_equal(sentences: list[chainlet.Sentence], x: str, y: str) -> bool:
-    """Have x and y the same value in every world? Then neither difference can be anything but 0."""
+    """Do x and y have the same value in every world? Then the differences x - y and y - x can only be 0."""
     asked = chainlet.Sentence(chainlet.OURS["find"], ("difference",), ())
     differences = (chainlet.Sentence(chainlet.OURS["differ"], ("difference", *pair), ()) for pair in ((x, y), (y, x)))
     return all(_propagate([*sentences[:-1], sentence, asked]) == Solution("ok", "0") for sentence in differences)

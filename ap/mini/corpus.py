@@ -1,6 +1,6 @@
-"""A corpus of worked problems of the miniature, some of them flawed, and what a teacher's programs find in it.
+"""A corpus of worked problems of the miniature, some of them flawed, and what the scripted teacher reads in it.
 
-`check_step` executes a worked example again at one of its sentences; `package` is what a SKILL.md says of one of our
+`check_step` executes a worked example again at one of its sentences; `package` is the SKILL.md package of one of our
 own skills.
 """
 from __future__ import annotations
@@ -67,10 +67,10 @@ _CLAIM = re.compile(r"(?:^|(?<=[.] ))(?:Try |Smallest )?([a-z]) = ([^.]*)\.")
 
 
 def check_step(language: Language, question: str, solution: str, sentence: str) -> bool | None:
-    """Does the worked solution re-execute at this sentence of its question? None when no checker knows the sentence.
+    """Does one sentence of the question come out right when the worked solution is executed again?
 
-    A step re-executes when the values that the solution claims for its names fit its meaning; a Here or a question
-    sentence, when the boxed answer is right.
+    A step does when the values that the solution claims for its names fit its meaning; a sentence that begins with
+    "Here", and a question, when the boxed answer is right. None: no checker knows the sentence.
     """
     known = language.read_sentence(sentence)
     if known is None:
@@ -106,7 +106,7 @@ TOOL_HINT = "from chainlet import check; print(check(text))"
 
 
 def package(template: str) -> tuple[dict[str, str], str, dict[str, str]] | None:
-    """The SKILL.md package of a sentence form: (fields, body, scripts). None for a form that is none of our skills."""
+    """The SKILL.md package of a sentence form: (fields, body, scripts). None: the form is not one of our skills."""
     form = next((OURS[name] for name in SKILLS if OURS[name].template == template), None)
     if form is None:
         return None

@@ -1,7 +1,7 @@
 """The miniature as a `Domain`: programs draw, decide and explain its problems, in a language that they read completely.
 
-agents/chainlet.py holds the language and its exact checker; the other files of this room what an author, a corpus, a
-curriculum and the judges need of it. The forms that a user's packages add belong to the object.
+agents/chainlet.py holds the language and its exact checker; the other files of this room hold what an author, a
+corpus, a curriculum and the judges need. The forms that a user's packages add belong to one Mini object only.
 """
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ap.trajectory import Problem
 
 
 class Mini(Domain):
-    """The miniature, with a language of its own."""
+    """The miniature. Each object has its own Language, so that runs with different packages do not mix."""
 
     instructions = (
         "A problem is one line: a start, one sentence a skill, a question. Names are a, b, c; values 0 to 999.")
 
-    # The program that checks a draft in the sandbox, where the environment has put it and the active skills.
+    # The program that checks a draft in the sandbox, where the environment has put it and the active skills as files.
     check_program = (
         "from chainlet import check\nprint(check(open('draft.txt').read(), open('skills.txt').read().split()))")
     phrases = (json.dumps(check_program)[1:-1],)
     scripts, preload = (Path(chainlet.__file__).parent,), ("chainlet",)
     skills = SKILLS
-    scaffold = tuple(OURS[name].template for name in chainlet.NOT_SKILLS)  # forms that stand in a text without a skill
+    scaffold = tuple(OURS[name].template for name in chainlet.NOT_SKILLS)  # forms that belong to no skill
 
     def __init__(self):
         self.language = Language(OURS.values())
@@ -44,9 +44,9 @@ class Mini(Domain):
     def learn(self, packages: Mapping[str, Path]) -> tuple[str, ...]:
         """Make the sentences of the user's skills known, and those of an earlier library unknown.
 
-        packages: those of our own skills need nothing. A user's one says its sentence in scripts/NAME.py, which runs
-        here, and in the sandbox as a module to preload. Returns the names of these modules. After a UserError the
-        language is as it was.
+        packages: skill name -> folder. Those of our own skills need nothing. A user's package defines its sentence in
+        scripts/NAME.py, which is executed here, and preloaded as a module in the sandbox. Returns the names of these
+        modules. After a UserError the language is as it was.
         """
         language, new = Language(OURS.values()), tuple(name for name in packages if name not in SKILLS)
         for name in new:
@@ -73,7 +73,7 @@ class Mini(Domain):
         return output.removeprefix("ok: ").strip()
 
     def submission(self, draft: str, answer: str, found: str | None) -> dict:
-        """The draft is the question."""
+        """The fields of the problem: the whole draft is its question."""
         return {"question": draft, "answer": answer}
 
     def in_conflict(self, skills: Sequence[str], skill: str) -> bool:
@@ -82,7 +82,7 @@ class Mini(Domain):
     # What the judges ask.
 
     def audit(self, problem: Problem, sandbox=None) -> Check:
-        """The exact check of what is handed in."""
+        """The exact check of the submitted problem."""
         return self.language.check(problem.question, problem.skills)
 
     def enumerate_worlds(self, question: str) -> checks.Solution:
@@ -146,7 +146,7 @@ def _read_form(language: Language, name: str, package: Path) -> None:
 
 
 def _chainlet_of(language: Language) -> ModuleType:
-    """The module chainlet as a script sees it whose forms belong to this language and to no other."""
+    """A copy of the module chainlet for a script whose forms shall belong to this language and to no other."""
     module = ModuleType("chainlet")
     bound = {name: getattr(language, name) for name in ("form", "read_sentence", "read", "skills_of", "check")}
     vars(module).update(vars(chainlet) | bound | {"LANGUAGE": language})

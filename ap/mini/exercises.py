@@ -24,8 +24,7 @@ def held_out_sets(domain: Mini, smallest: int, largest: int, count: int) -> dict
 
     Each problem is {"id", "question", "answer"}; in_distribution: smallest .. largest skills; deeper: largest + 1 and
     largest + 2, more than a training problem has. The same problems for the same arguments, whatever the run's seed:
-    training keeps away from them by their domain.canonical form, and all arms of all runs are measured on the same
-    ones.
+    training excludes them by their domain.canonical form, and all arms of all runs are measured on the same ones.
     """
     taken: set[str] = set()
     sets = {}
@@ -39,8 +38,9 @@ def held_out_sets(domain: Mini, smallest: int, largest: int, count: int) -> dict
 
 
 def draw_sound(domain: Mini, sizes: Sequence[int], rng: random.Random, taken: set[str]) -> str:
-    """A random problem that the checker passes and whose canonical form is not among `taken`: naive draws, the unsound
-    ones thrown away. *Choice*: the number of skills is drawn first, once, or sound problems would be short ones."""
+    """A random problem that the checker passes and whose canonical form is not among `taken`: naive draws, of
+    which the unsound ones are rejected. *Choice*: the number of skills is drawn only once, before the other draws;
+    otherwise most of the sound problems would be short."""
     size = rng.choice(sizes)
     while True:
         question = domain.draw_problem(rng.sample(domain.skills, size), rng)
@@ -52,10 +52,10 @@ def worked_example(domain: Mini, tokenizer, rng: random.Random, taken: set[str])
     """A worked solution of a random sound problem of one to six skills, as an episode: the solution is the action.
 
     *Choices*: a step of the solution goes wrong as often as one of the weakest simulated prober's (SLIP), while all
-    drills are right. So the start can calculate, and slips when it solves, as a model that has read what people write;
-    to slip less is what GRPO has to teach. Short problems are more frequent. Long ones are there since a small model
-    does not chain further than it has seen; a deeper problem is deeper than those that GRPO trains on. The names become
-    a random alphabetical choice of letters, so that the letters of longer problems are not new to the model.
+    drills are right. So the starting model can calculate, but slips when it solves, like a model that has read what
+    people write; GRPO has to teach it to slip less. Short problems are more frequent. Long ones are included since a
+    small model does not chain more steps than it has seen; a "deeper" problem is deeper than those that GRPO trains on.
+    The names become a random alphabetical choice of letters, so that the model knows the letters of longer problems.
     """
     question = rename(draw_sound(domain, (1, 2, 3, 4, 1, 2, 3, 4, 5, 6), rng, taken), rng)
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
@@ -65,7 +65,7 @@ def worked_example(domain: Mini, tokenizer, rng: random.Random, taken: set[str])
 
 
 def calculations(domain: Mini, count: int, key: str, taken: set[str]) -> list[tuple[str, str]]:
-    """(calculation, result) of `count` lines of such solutions, as `("a24 + 7 = ", "31. ")`."""
+    """`count` pairs (calculation, result) from the lines of worked solutions, such as `("a24 + 7 = ", "31. ")`."""
     found: list[tuple[str, str]] = []
     for number in itertools.count():
         if len(found) >= count:
@@ -75,10 +75,10 @@ def calculations(domain: Mini, count: int, key: str, taken: set[str]) -> list[tu
 
 
 def drill(tokenizer, rng: random.Random, pool: Sequence[tuple[str, str]], count: int = 16) -> Trajectory:
-    """`count` calculations without their story; only the results are trained.
+    """`count` calculations without a problem around them; the loss is on the results only.
 
-    What a problem asks for, a small model soon knows; calculating takes the longest to learn, and here a calculation
-    costs a quarter of the tokens that it costs inside of a problem.
+    A small model soon learns what a problem asks for. Calculating takes it the longest to learn, and a calculation
+    costs only a quarter of the tokens here that it costs inside a problem.
     """
     pieces = [(prompt_ids(tokenizer, [{"role": "user", "content": DRILL}]), 0)]
     for calculation, result in rng.sample(pool, count):

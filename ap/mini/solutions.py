@@ -19,10 +19,10 @@ class _Notation:
         return f"{name}{value}" if self.named else str(value)
 
     def calculation(self, pattern: str, names: Mapping[str, str], values: Mapping[str, int], numbers: Mapping) -> str:
-        """A pattern of a form with its letters' names, values and numbers in it, without the result; may be ""."""
+        """A form's calculation, filled in with names, values and numbers, without its result; may be ""."""
         shown = {letter: self.value(name, values[letter]) for letter, name in names.items()}
         text = fill(pattern, shown | numbers)
-        if self.named and text and not any(value in text for value in shown.values()):  # digits: what of?
+        if self.named and text and not any(value in text for value in shown.values()):  # digit sums hide it
             text = f"{', '.join(shown.values())}: {text}"
         return text
 
@@ -34,11 +34,11 @@ class _Notation:
         return f"{calculation} = {listed}. {stated}" if calculation else stated
 
     def silent(self, step: Step) -> bool:
-        """Is the step said elsewhere, or not at all? What is given is repeated in the named notation only."""
+        """Does the step get no line here? Given values are repeated in the named notation only."""
         return step.form.name in ("hidden", "invert") or (step.form.name == "start" and not self.named)
 
     def forward(self, step: Step, world: Mapping[str, int]) -> str:
-        """The line of one step with one outcome."""
+        """The line of a step that has one possible value."""
         form, inputs = step.form, [world[name] for name in step.inputs]
         pattern = form.worked(*inputs, *step.numbers) if callable(form.worked) else form.worked
         calculation = self.calculation(pattern, dict(zip(form.inputs, step.inputs)), dict(zip(form.inputs, inputs)),
@@ -63,11 +63,11 @@ class _Notation:
 def worked_solution(language: Language, text: str, named: bool = False) -> str | None:
     """Short worked steps and the boxed answer of a sound problem; None for any other text.
 
-    Hidden starts are found backwards where every step can be undone, else by a try. Where several values are possible
-    they are listed: `b = 24, 80.`
+    Hidden starts are found backwards where every step can be undone, otherwise by trying the right value. Where several
+    values are possible they are listed: `b = 24, 80.`
 
-    named: the notation for a small solver. Every value stands behind its name, and what is given is repeated first, so
-    that to look up a value is to copy what followed its name before: `a24. a24 + 7 = 31. b31.`
+    named: the notation for a small solver. Every value stands behind its name, and given values are repeated first, so
+    that looking up a value means copying what followed its name earlier: `a24. a24 + 7 = 31. b31.`
     """
     verdict = language.check(text)
     if verdict.status != "ok":
@@ -96,7 +96,7 @@ def worked_solution(language: Language, text: str, named: bool = False) -> str |
 
 
 def _try(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notation) -> list[str]:
-    """Name the hidden values and verify them forwards."""
+    """State the hidden values and verify them forwards."""
     word = "Smallest" if sentences[-1].kind == "least" else "Try"
     lines = []
     for step in steps_of(sentences):
@@ -146,9 +146,9 @@ def _undo(sentences: Sequence[Sentence], world: dict[str, int], notation: _Notat
 def slipped(
     language: Language, question: str, solution: str, rng: random.Random, risk: Mapping[str, float]
 ) -> str:
-    """A named solution as somebody writes it who makes mistakes: a result is off by 1, 2, 3 or 10 with the probability
-    risk[skill] of the sentence that defines its name (a hidden start: of invert). What follows goes on from the wrong
-    value as it is written, and the box has it where it is the one asked for.
+    """A named solution with random mistakes: a result is off by 1, 2, 3 or 10 with the probability risk[skill] of the
+    sentence that defines its name (for a hidden start, that of invert). Wherever a wrong value is used or boxed, the
+    wrong value is shown; the results of later lines are not calculated again.
     """
     sentences = language.read(question)
     asked, skills = sentences[-1].names[0], {}

@@ -9,17 +9,17 @@ from ap.sandbox.processes import here
 from ap.mini.domain import Mini
 from ap.trajectory import Problem
 
-# How error-prone a step is, relative to the others. *Choice*: what has to be inverted or searched is harder.
+# How error-prone a step is, relative to the others. *Choice*: steps to invert or to search are harder.
 STEP_WEIGHTS = {
     "shift": 1.0, "differ": 1.0, "digits": 1.0, "pick": 1.0, "scale": 2.0, "share": 2.0, "residue": 2.0, "case": 2.0,
     "pair": 3.0, "least": 3.0, "invert": 3.0, "congr": 4.0,
 }
 
-SLIPS = (0.12, 0.06, 0.03)  # *choice*: of the simulated solvers, from weak to strong
+SLIPS = (0.12, 0.06, 0.03)  # *choice*: slip probabilities of the simulated solvers, from weak to strong
 
 
 def step_risk(kind: str, slip: float) -> float:
-    """How likely a step of a kind goes wrong for who errs with probability `slip` in one of weight 1."""
+    """The probability that a step of this kind goes wrong, if `slip` is the probability for a step of weight 1."""
     return min(1.0, slip * STEP_WEIGHTS.get(kind, 1.0))
 
 
@@ -32,8 +32,8 @@ class ProgramSolver:
 
     Eq. (product law): P(success) = prod over steps of (1 - min(1, slip * weight(kind)))
 
-    domain: has `step_kinds(text)` and `check(text)`. call: how the check is called (processes.py). The numbers it gives
-    say how pass rates move through the system, and nothing about how hard a real solver would find a problem.
+    domain: has `step_kinds(text)` and `check(text)`. call: how the check is called (processes.py). Its pass
+    rates show how such numbers move through the system, and nothing about how hard a problem is for a real solver.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ProgramSolver:
         rng = random.Random(f"{seed_key}/{self.name}/attempt")
         answers = []
         for _ in range(k):
-            wrong_steps = sum([rng.random() < risk for risk in risks])  # a list: every step takes its draw
+            wrong_steps = sum([rng.random() < risk for risk in risks])  # a list, so that every step takes a draw
             answers.append(answer if answer is not None and wrong_steps == 0 else _wrong(answer, rng))
         return answers
 

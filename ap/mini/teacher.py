@@ -1,9 +1,9 @@
-"""The teacher: who extracts candidate skills from a corpus, and who shows how a problem is written.
+"""The scripted teacher: it extracts candidate skills from a corpus, and it shows how a problem is written.
 
-In the miniature both are programs. The author here is competent but uneven, as a large model is: sometimes hasty (it
-submits what it has not checked), sometimes wrong in a reflection, and after a failed check it redraws, prunes or
-replaces without asking which of the three the failure calls for. Only its successes are kept for SFT (V(q) = 1);
-which of its habits pay is for reinforcement learning to find out. Where a model is the teacher: model_teacher.py.
+In the miniature programs do both. The author here is competent but uneven, like a large model: it is sometimes hasty
+(it submits a problem that it has not checked), sometimes wrong in a reflection, and after a failed check it redraws,
+prunes or replaces without asking which of the three the failure calls for. Only its successes are kept for SFT
+(V(q) = 1); reinforcement learning has to find out which habits pay. A language model as teacher: model_teacher.py.
 """
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class _EpisodeAuthor:
         return self.refine(episode)
 
     def begin(self, episode: Episode) -> str:
-        """Stage draft: a first problem; an author that foresees conflicts drops a skill before."""
+        """Stage draft: write a first problem; an author that foresees a conflict prunes a skill first."""
         if self.foresees:
             conflicts = [skill for skill in episode.skills if self.domain.in_conflict(episode.skills, skill)]
             if conflicts and len(episode.skills) > self.env.config.skills_min:
@@ -119,7 +119,7 @@ class _EpisodeAuthor:
         return f"{FAULT}{culprit}." if culprit else SOUND
 
     def edit(self, episode: Episode, skill: str) -> str:
-        """Prune a skill or replace it by another; a new draft where neither can be done."""
+        """Prune a skill or replace it by another; write a new draft where neither is possible."""
         self.edited = True
         others = [name for name in self.env.library if name not in episode.skills]
         may_prune = len(episode.skills) > self.env.config.skills_min
@@ -142,7 +142,7 @@ class ScriptedTeacher:
 
     Every sentence form that stands in the corpus is a candidate. *Choice* of its quality: r(k) = agreement * support,
     where agreement is the share of its worked examples that come out right when they are executed again, and support
-    is min(1, examples / ENOUGH). A form that no checker knows, a typo, or idle talk has agreement 0.
+    is min(1, examples / ENOUGH). An unknown form, a typo or an irrelevant sentence has agreement 0.
     """
 
     ENOUGH = 10
@@ -151,7 +151,7 @@ class ScriptedTeacher:
         self.domain = domain
 
     def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
-        """Every sentence form of the corpus but the scaffolding that needs no skill (a start, a plain question)."""
+        """Every sentence form of the corpus, except those that need no skill (a start, a plain question)."""
         seen: dict[str, list[tuple[int, bool | None]]] = {}
         for index, document in enumerate(documents):
             for sentence in split(document.question):

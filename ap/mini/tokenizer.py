@@ -1,7 +1,7 @@
 """The tokenizer of a model made from scratch: byte-level BPE in Qwen's chat format. A checkpoint brings its own.
 
-It is small (--vocab_size), so what the format repeats in every message is one token each, and so are small numbers and
-the names of variables: for a tiny model, to copy a number is then to copy a token.
+The vocabulary is small (--vocab_size). So each constant piece of the format is one token, and so are small numbers and
+the names of variables: a tiny model then copies a number by copying one token.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ap.world.chat import STOP, TOOLS, TOOLS_HEAD, TOOLS_TAIL
 from ap.world.env import INSTRUCTIONS, ONE_SHOT, Env
 from ap.world.skills import Skill
 
-# The same text as Qwen's template writes for messages of the four roles with tools, where a call stands in the
+# Writes the same text as Qwen's template for messages of the four roles with tools, where a tool call is a part of the
 # assistant's content.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{%- if message.role == 'tool' %}"
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
-# Pieces that the format itself consists of: one token each, or else a tiny model would spend its context on them.
+# The constant pieces of the format. Each is one token; otherwise a tiny model would spend its context on them.
 SCAFFOLD = (
     TOOLS_HEAD, TOOLS_TAIL, *("\n" + json.dumps(tool) for tool in TOOLS.values()),
     "<|im_start|>system\n", "<|im_start|>user\n", "<|im_start|>assistant\n", "\n<|im_start|>user\n",
@@ -49,7 +49,7 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
 
     texts: what to learn the merges from. phrases: constant strings that become one token each (lines of the
     instructions and of the skill packages). Merges may cross spaces (` more than ` is one token), but not a number
-    or a one-letter name: to copy one is to copy a token. Longer numbers are read two digits at a time.
+    or a one-letter name, so that copying one means copying a token. Longer numbers are split into pairs of digits.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -66,7 +66,7 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
         vocab_size=vocab_size - len(phrases), special_tokens=special, show_progress=False, min_frequency=2,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    numbers = [str(number) for number in range(10, 100)] * 2  # twice: a merge must be seen twice
+    numbers = [str(number) for number in range(10, 100)] * 2  # twice, since min_frequency is 2
     pieces = []
     for text in texts:
         pieces += filter(None, pattern.split(text))
@@ -79,7 +79,7 @@ def build_tokenizer(texts: list[str], phrases: list[str], vocab_size: int) -> Pr
 
 
 def constant_phrases(domain: Domain, skills: list[Skill]) -> list[str]:
-    """What stands word for word in every prompt: one token each in a tokenizer made from scratch."""
+    """The strings that every prompt repeats word for word: one token each in a tokenizer made from scratch."""
     env = Env(domain, {skill.name: skill for skill in skills}, None, Config())
     lines = [line for skill in skills for line in env.describe((skill.name,)).splitlines()]
     stages = [f"stage: {stage}" for stage in STAGES]

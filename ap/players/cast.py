@@ -1,4 +1,4 @@
-"""The cast: who plays which role in a run, as a file of the user's says (--roles FILE).
+"""The cast: who plays which role in a run, as the user's file says (--roles FILE).
 
     {"verifiers": [{"endpoint": "http://localhost:8000/v1", "model": "qwen3-32b", "key": "NAME_OF_A_VARIABLE"},
                    {"endpoint": "https://...", "model": "gpt-oss-120b", "concurrency": 16,
@@ -10,12 +10,13 @@
      "extractor": {"checkpoint": "runs/mini/mgpo/step-000012", "max_tokens": 64}}
 
 Three verifiers, one auditor, one teacher, and probers from weak to strong. An extractor is a trained proposer that
-extracts skills from the corpus in the teacher's place (run_skills.py); the teacher still scores them. Any other role
-that is left out is played by the domain's own programs, where it has any (mini has; math, code and science have none).
+extracts skills from the corpus in the teacher's place (run_skills.py); the scores still come from the teacher, or from
+the domain's checkers. Any other role that is left out is played by the domain's own programs, where it has any (mini
+has; math, code and science have none).
 
 A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs (checkpoint.py). Both offer `ask`
-(prompt -> reply) and `sample` (prompt, k, seed key -> k replies), and count what they did. With prices, of an
-endpoint's million tokens in whatever currency, they also count the cost; what the cache answers is free.
+(prompt -> reply) and `sample` (prompt, k, seed key -> k replies), and count their requests. If prices per million
+tokens are given, in any currency, an endpoint also counts its cost; replies from the cache cost nothing.
 """
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from ap.players.chat_verifier import ChatVerifier
 from ap.players.checkpoint import Checkpoint, Place
 from ap.players.endpoint import Endpoint, EndpointSettings
 
-FIELDS = {  # of a player: what it may say, and of which type
+FIELDS = {  # kind of player -> the fields of its entry and their types
     "endpoint": {"endpoint": str, "model": str, "key": str, "concurrency": int, "seconds": (int, float), "tries": int,
                  "max_tokens": int, "temperature": (int, float),
                  "prompt_price": (int, float), "completion_price": (int, float)},
@@ -40,7 +41,7 @@ FIELDS = {  # of a player: what it may say, and of which type
 
 @dataclass
 class Cast:
-    """Those whom the user named; None or empty where the domain's programs play."""
+    """The players that the user named; None or empty where the domain's programs play."""
 
     verifiers: list[ChatVerifier] = field(default_factory=list)
     auditor: ChatVerifier | None = None
@@ -50,7 +51,7 @@ class Cast:
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
 
     def counts(self) -> dict[str, float]:
-        """role/PLAYER/requests and so on, since this process began: for the metrics."""
+        """Counts since this process began, as metrics: role/PLAYER/requests and so on."""
         return {f"role/{name}/{what}": number for name, player in self.players.items()
                 for what, number in player.counts.items()}
 
@@ -68,8 +69,8 @@ ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor")
 def open_cast(config: Config, domain: Domain, sandbox=None, needed: tuple[str, ...] = ROLES[:3]) -> Cast:
     """Read --roles. Raises UserError, naming file and field, for anything that is not as described above.
 
-    sandbox: where the domain runs what models answer, if it does. needed: the roles that must be played where the
-    domain has no programs for them.
+    sandbox: where the domain runs the programs that models answer with, if it does. needed: the roles that a
+    model must play where the domain has no programs for them.
     """
     cast = _read(config, domain.asking(sandbox))
     need(cast, config, domain, needed)
@@ -77,7 +78,7 @@ def open_cast(config: Config, domain: Domain, sandbox=None, needed: tuple[str, .
 
 
 def need(cast: Cast, config: Config, domain: Domain, roles: tuple[str, ...]) -> None:
-    """UserError when nobody plays one of the roles: neither a model nor the domain's programs."""
+    """Raise UserError when nobody plays one of the roles: neither a model nor the domain's programs."""
     missing = [role for role in roles if not getattr(cast, role)]
     if missing and not domain.verifiers:
         raise UserError(f"the domain {config.domain} has no programs for the roles {', '.join(missing)}; name models "
@@ -104,7 +105,7 @@ def _read(config: Config, asking: Asking) -> Cast:
 
     def judge(name: str, entry) -> ChatVerifier:
         one = player(name, entry)
-        # *Choice*: a local checkpoint has no time limit. It always ends, and to wait for its turn is no silence.
+        # *Choice*: a local checkpoint has no time limit. It always ends, and waiting for its turn is not its fault.
         limit = {"seconds": None} if isinstance(one, Checkpoint) else {}
         return ChatVerifier(one.ask, **limit, **asking.verifier)
 
@@ -120,7 +121,7 @@ def _read(config: Config, asking: Asking) -> Cast:
 
 
 def model_names(path: Path) -> dict[str, list[str]]:
-    """The models of a --roles file by role, without addresses and folders, for people. UserError."""
+    """The models of a --roles file by role, without addresses and folders, to be shown. Raises UserError."""
     def name(entry: dict) -> str:
         return entry.get("model") or Path(entry.get("checkpoint", "?")).name
 

@@ -14,7 +14,7 @@ class SampledSolver:
     """A language model as attempter. `sample`: (prompt, k, seed key) -> k replies, with fixed decoding settings.
 
     A reply without an answer in it counts as a wrong attempt. prompt: a text with {question}. read: reply -> its answer
-    or None; left out: answers.extract_answer.
+    or None; without it, answers.extract_answer is used.
     """
 
     name: str

@@ -22,7 +22,7 @@ How it was written:
 Problem:
 {question}"""
 
-MAX_UNANSWERED = 4  # calls of one judge that hang at the same time, before it is no longer asked
+MAX_UNANSWERED = 4  # when so many calls of one judge hang at the same time, it is no longer asked
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class ChatVerifier:
 
     It abstains when `ask` takes longer than `seconds` ("no reply"; None: there is no limit), when it raises ("judge
     failed"), and when its reply holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so
-    a call that hangs is left behind in one of its own; while MAX_UNANSWERED of them hang, the judge abstains at once.
-    So one judge delays a whole step by MAX_UNANSWERED * seconds at most.
+    a call that hangs is left behind in its thread; while MAX_UNANSWERED calls hang, the judge abstains at once. So one
+    judge delays a whole step by MAX_UNANSWERED * seconds at most.
 
-    request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> answer, where that is
-    no field of the record. grade: where answers are no texts to compare, (problem, its answer) -> what the committee
-    compares.
+    request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> answer, for answers
+    that are not a field of the record. grade: (problem, the judge's answer) -> what the committee compares, for answers
+    that cannot be compared as texts.
     """
 
     ask: Callable[[str], str]
@@ -71,7 +71,7 @@ class ChatVerifier:
             reply = self.ask(prompt)
             verdict = read_verdict(reply)
             return replace(verdict, answer=self.read(reply)) if self.read else verdict
-        except UserError as error:  # a dead endpoint: for people
+        except UserError as error:  # a dead endpoint: verify() raises it
             return error
         except TimeoutError:
             return Verdict(None, None, "no reply")
@@ -84,7 +84,7 @@ def read_verdict(reply: str) -> Verdict:
     for text in reversed(re.findall(r"\{[^{}]*\}", reply if isinstance(reply, str) else "")):
         try:
             record = json.loads(text)
-        except (ValueError, RecursionError):  # the second from brackets that are nested deeply
+        except (ValueError, RecursionError):  # RecursionError: brackets nested too deeply
             continue
         if isinstance(record, dict) and isinstance(record.get("valid"), bool):
             answer = record.get("answer")

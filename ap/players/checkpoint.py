@@ -1,4 +1,4 @@
-"""A local checkpoint as player, run by our own engine, and the place where all of them take turns on the GPU."""
+"""A local checkpoint as player, run by our own engine, and `Place`, where all of them take turns on the GPU."""
 from __future__ import annotations
 
 import threading
@@ -16,25 +16,25 @@ from ap.world.chat import decode_message, prompt_ids, stop_id, without_tokens
 
 
 class Place:
-    """Where all local checkpoints of a run play, in turn: at most one of their models lies on the GPU.
+    """The GPU that all local checkpoints of a run use in turn: at most one of their models is on it at a time.
 
-    A model is loaded when it is first asked; then it waits in the host's memory until it is asked again. *Choice*: who
-    asks for the model that is there goes first, so models do not change with every question.
+    A model is loaded when it is first asked; then it waits in the host's memory until it is asked again. *Choice*:
+    requests for the model that is already on the GPU go first, so that models are not exchanged for every request.
     """
 
     def __init__(self, config: Config):
         self.config = config
         self._players: dict[str, tuple] = {}  # folder -> model, tokenizer
-        self._here: str | None = None  # whose model lies on the device
-        self._device: torch.device | None = None  # which one, once a model was loaded to it
-        # Each rank has a GPU of its own, and a new thread does not know which; -1: none.
+        self._here: str | None = None  # folder of the model on the device
+        self._device: torch.device | None = None  # that device, once a model was loaded to it
+        # Each rank has its own GPU, and a new thread does not know which; -1: no GPU.
         self._gpu = torch.cuda.current_device() if config.device != "cpu" and torch.cuda.is_available() else -1
-        self._queue: list[tuple[str, object]] = []  # folder and ticket of each who waits, in the order of coming
+        self._queue: list[tuple[str, object]] = []  # (folder, ticket) of each waiting caller, first come, first served
         self._busy, self._changed = False, threading.Condition()
 
     @contextmanager
     def turn(self, folder: str) -> Iterator[tuple]:
-        """Model and tokenizer of a checkpoint, on the device and for the caller alone. UserError: cannot be loaded."""
+        """Model and tokenizer of a checkpoint, on the device, for the caller alone. UserError: it cannot be loaded."""
         mine = folder, object()
         with self._changed:
             self._queue.append(mine)
@@ -72,7 +72,7 @@ class Place:
 
 
 class Checkpoint:
-    """A local checkpoint as player. name: of the player; two judges with one checkpoint do not say the same."""
+    """A local checkpoint as player. name: the player's, which seeds `ask`, so judges with one checkpoint differ."""
 
     def __init__(self, folder: str, place: Place, max_tokens: int = 4096, temperature: float = 1.0, name: str = ""):
         if not (Path(folder) / "config.json").is_file():
@@ -89,13 +89,13 @@ class Checkpoint:
         with self.place.turn(self.folder) as (model, tokenizer):
             self.counts["requests"] += k
             replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
-            return replies(without_tokens(prompt), k, seed_key)  # a judge's prompt holds what the proposer wrote
+            return replies(without_tokens(prompt), k, seed_key)  # a judge's prompt quotes the proposer
 
 
 def checkpoint_sampler(
     model, tokenizer, max_new_tokens: int = 4096, temperature: float = 1.0
 ) -> Callable[[str, int, str], list[str]]:
-    """The `sample` of a SampledSolver, played by a local model and our own engine.
+    """The `sample` of a SampledSolver, played by a local model in our own engine.
 
     max_new_tokens: tokens of a reply. The replies depend on prompt, key and decoding settings only.
     """

@@ -1,10 +1,10 @@
 """A model behind an OpenAI-compatible server, for the roles of roles.py: `ask` and `sample`, as a local one has them.
 
-What is asked once is kept on disk and never asked again, so a run that is killed, or run again, pays for nothing twice.
-Errors are of three kinds. Those that pass (429, 5xx, time-outs, cut connections, useless replies) are tried again with
-growing pauses. A single request that the server refuses (400, 413, 422), or that never gets a usable reply, is
-BadReply: the role abstains. A server that cannot be reached, or refuses us (401, 403, 404), is DeadEndpoint, which ends
-the run; its last checkpoint and the cache are there to go on from.
+Each reply is kept on disk and never asked for again, so a run that is killed, or run again, pays for nothing twice.
+Errors are of three kinds. Transient ones (429, 5xx, time-outs, cut connections, unusable replies) are retried with
+growing pauses. A single request that the server refuses (400, 413, 422), or that never gets a usable reply, raises
+BadReply: the role abstains. A server that cannot be reached, or refuses us (401, 403, 404), raises DeadEndpoint, which
+ends the run; the run can go on from its last checkpoint and the cache.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from typing import MutableMapping
 from ap.files import UserError, read_json, write_json
 from ap.world.chat import without_tokens
 
-PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too
+PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx are transient, too
 
 
 class DeadEndpoint(UserError):
@@ -40,12 +40,12 @@ class BadReply(Exception):
 
 @dataclass(frozen=True)
 class EndpointSettings:
-    """How an endpoint is asked, as a --roles file may say it."""
+    """How an endpoint is asked; a --roles file may set these fields."""
 
-    concurrency: int = 8  # requests under way at most
+    concurrency: int = 8  # requests under way at the same time, at most
     seconds: float = 120.0  # time limit of a request
-    tries: int = 6  # requests before we give up
-    pause: float = 1.0  # seconds before the second try; then they double, or are what the server asks for
+    tries: int = 6  # of one request before we give up
+    pause: float = 1.0  # seconds before the second try; then it doubles, or is what the server asks for
     max_tokens: int = 4096  # of a reply
     temperature: float = 1.0
     prompt_price: float | None = None  # money per million tokens, in whatever currency; None: no cost is counted
@@ -56,9 +56,9 @@ class Endpoint:
     """One model of one server. Safe to call from any thread; at most `concurrency` requests are under way.
 
     key_variable: the environment variable that holds the API key, which is never logged or written. cache: folder of
-    the replies, one file each; None: not kept. name: of the player; two judges with one model are asked one by one.
-    `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them in its usable
-    replies; with prices, their cost. A reply from the cache costs nothing.
+    the replies, one file each; None: not kept. name: the player's, a part of the cache's key, so two judges with one
+    model are asked separately. `counts`: requests, and how many of them were retries; replies from the cache; tokens,
+    as the server counts them in its usable replies; with prices, their cost. A reply from the cache costs nothing.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Endpoint:
         return self._reply(prompt, self.name)
 
     def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
-        """k replies; "" where there was no usable one. The cache gives the same ones for the same prompt and key."""
+        """k replies; "" where there was no usable one. The same prompt and key get the same ones from the cache."""
         with ThreadPoolExecutor(min(k, self.settings.concurrency)) as pool:
             return list(pool.map(lambda number: self._or_empty(prompt, f"{seed_key}/{number}"), range(k)))
 
@@ -96,7 +96,7 @@ class Endpoint:
             return ""
 
     def _reply(self, prompt: str, key: str) -> str:
-        content = without_tokens(prompt)  # a judge's prompt holds what the proposer wrote
+        content = without_tokens(prompt)  # a judge's prompt quotes the proposer
         request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
                    "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
         if self.cache is None:
@@ -105,7 +105,7 @@ class Endpoint:
         path = Path(self.cache) / digest[:2] / f"{digest}.json"
         with self._lock:
             alone = self._under_way.setdefault(digest, threading.Lock())
-        with alone:  # who asks the same at the same time finds the reply
+        with alone:  # a second caller with the same request waits, then finds the reply
             if path.exists():
                 self._count(cached=1)
                 return read_json(path)["reply"]
@@ -123,7 +123,7 @@ class Endpoint:
         """The reply, after as many tries as it takes, and the tokens that the server counted."""
         reached, tries = False, self.settings.tries
         for attempt in range(tries):
-            pause = self.settings.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # not all threads at the same time
+            pause = self.settings.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # spreads the threads
             self._count(requests=1, retries=int(attempt > 0))
             try:
                 return self._post(request)
@@ -138,7 +138,7 @@ class Endpoint:
                 pause = float(asked) if asked.isdigit() else pause
             except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
                 problem = f"no reply ({getattr(error, 'reason', error)})"
-            except (AttributeError, LookupError, TypeError, ValueError) as error:  # not the record that was promised
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # not the record we expect
                 problem, reached = f"no usable record ({type(error).__name__})", True
             if attempt + 1 < tries:
                 time.sleep(pause)
@@ -148,7 +148,7 @@ class Endpoint:
                            "running? The same command goes on from the last checkpoint, and asks nothing twice.")
 
     def _post(self, request: dict) -> tuple[str, dict[str, int]]:
-        """One request. Raises OSError, HTTPException, or KeyError and its like for a reply that is not as promised."""
+        """One request. Raises OSError, HTTPException, or KeyError and its like for an unexpected reply."""
         seed = int.from_bytes(hashlib.sha256(request["key"].encode()).digest()[:4], "big") >> 1
         body = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
         post = urllib.request.Request(
@@ -169,7 +169,7 @@ class Endpoint:
 
 
 def _prices(where: str, settings: EndpointSettings) -> tuple[float, float] | None:
-    """Of a million tokens of prompts and of completions; None: not given. UserError for what is no price."""
+    """Prices per million tokens (prompts, completions); None: not given. Raises UserError for an unusable price."""
     prompt, completion = settings.prompt_price, settings.completion_price
     if prompt is None and completion is None:
         return None
@@ -185,7 +185,8 @@ def _prices(where: str, settings: EndpointSettings) -> tuple[float, float] | Non
 def _text_of(message: dict) -> str:
     """A reply as the model wrote it: some servers take tool calls out of the text, asked or not, and leave it empty.
 
-    They go back in Qwen's format, whatever their arguments are. TypeError or KeyError when there is neither.
+    The calls are put back in Qwen's format, whatever their arguments are. Raises TypeError or KeyError when there is
+    neither text nor call.
     """
     text, calls = message["content"], message.get("tool_calls") or []
     for call in calls:

@@ -1,10 +1,10 @@
 """A model as teacher: it reads the user's corpus and proposes skills, and it writes expert episodes.
 
-In the first it can be replaced by a trained proposer, the extractor: L_acq has taught it to extract skills itself.
+A trained proposer, the extractor, can take over the first task: L_acq has taught it to extract skills itself.
 
-The player is an endpoint or a local checkpoint (cast.py); it has `ask(prompt)` and `sample(prompt, k, key)`. What it
-says is data: a reply that cannot be used is asked for once more, then counted, and what is wrong with a proposed skill
-stands beside it in candidates.jsonl. An endpoint keeps its replies on disk, so a second run asks nothing again.
+The player is an endpoint or a local checkpoint (cast.py); it has `ask(prompt)` and `sample(prompt, k, key)`. Its
+replies are data: an unusable one is asked for once more, then counted, and the fault of a proposed skill is written
+beside it in candidates.jsonl. An endpoint keeps its replies on disk, so a second run asks for nothing again.
 """
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ap.world.skills import FIELDS, Skill, fault_of
 
 CHUNK = 4000  # characters of a passage at most. *Choice*, like the other numbers
 MOST = 3  # skills of one passage
-ALIKE = 0.6  # share of common words in name and intent from which on two skills are one
-AT_ONCE = 32  # passages that are asked about at the same time; an endpoint has a lower limit of its own
+ALIKE = 0.6  # two skills with this share of common words in name and intent are one
+AT_ONCE = 32  # passages that are asked about at the same time; an endpoint has its own, lower limit
 
 DETAILS = """\
 "difficulty": "one line: what it does to a problem's difficulty", "tool": "one line: what a program can check",
@@ -83,7 +83,7 @@ Write the agent's next message, and nothing else: a few words on why, then a dra
 
 
 def chunks(documents: Iterable[Document], size: int = CHUNK) -> list[Document]:
-    """Documents of at most `size` characters: long ones are cut between paragraphs, or words where those are longer."""
+    """Documents of at most `size` characters: long ones are cut between paragraphs, or else between words."""
     pieces = []
     for document in documents:
         if len(document.text) <= size:
@@ -112,11 +112,11 @@ class ModelTeacher:
     """Proposes the skills that a model finds in passages.
 
     *Choices*: a skill counts only if the words that it quotes do stand in the passage. Skills that share most words of
-    name and intent are one, under the name of the first, with the passages of all. r(k) is the mean of four marks that
-    the same model gives in a second question, a tenth of each. The model writes no checker scripts.
+    name and intent count as one, under the name of the first, with the passages of all. r(k) is a tenth of the mean of
+    four marks from 0 to 10, which the same model gives in a second question. The model writes no checker scripts.
 
-    extractor: the player that extracts skills, one of a passage at most; the model then quotes the passage, says how to
-    build the skill in, and scores it, as it does with its own.
+    extractor: the player that extracts skills, at most one from each passage; the model then quotes the passage, says
+    how to build the skill in, and scores it, as it does for its own skills.
     """
 
     def __init__(self, player, domain: str, extractor=None):
@@ -144,7 +144,7 @@ class ModelTeacher:
         return candidates
 
     def _read(self, number: int, document: Document, skill: dict[str, str] | None) -> list[_Proposal] | None:
-        """skill: what the extractor found there, if there is one. None: no usable reply."""
+        """skill: what the extractor found there, if there is an extractor. Returns None without a usable reply."""
         if self.extractor is not None:
             if not skill:
                 return []
@@ -170,7 +170,7 @@ class ModelTeacher:
         return round(sum(marks[name] for name in MARKS) / (10 * len(MARKS)), 4), why
 
     def _json(self, prompt: str, opening: str, fault: Callable[[object], str]):
-        """The value in the reply, which is asked for twice at most; None when both replies are of no use."""
+        """The value in the reply, which is asked for twice at most; None when there is no usable one."""
         again = ""
         for _ in range(2):
             try:
@@ -185,10 +185,11 @@ class ModelTeacher:
 
 
 class CheckedExtractor:
-    """A trained proposer extracts skills from worked problems, and programs score them, where the domain has such.
+    """A trained proposer extracts skills from worked problems, and the domain's programs score them.
 
-    r(k) is ScriptedTeacher's; a document speaks for a skill that was extracted from it if one of its sentences has the
-    skill's form and comes out right. The name says which form; category and intent stay as the proposer wrote them.
+    r(k) is computed as by ScriptedTeacher: a document supports a skill that was extracted from it if one of its
+    sentences has the skill's form and comes out right. The skill's name decides which form that is; category and intent
+    stay as the proposer wrote them.
     """
 
     def __init__(self, player, domain: Mini):
@@ -217,7 +218,7 @@ class CheckedExtractor:
 
 
 def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | None]:
-    """What a trained proposer extracts from each document; None: nothing of use, which is counted by what is wrong."""
+    """What a trained proposer extracts from each document; None: nothing usable; the faults are counted."""
     def ask(document: Document) -> tuple[dict[str, str], str]:
         try:
             return read_extraction(player.ask(extraction_prompt(document)))
@@ -296,7 +297,7 @@ class ModelAuthor:
         self.env, self.player = env, player
 
     def writer(self, rng: random.Random) -> Callable[[Episode], str]:
-        """One episode's author. The same state of `rng` asks with the same keys."""
+        """One episode's author. The same state of `rng` gives the same seed keys."""
         key, start = f"{rng.getrandbits(64):016x}", []
 
         def write(episode: Episode) -> str:
@@ -314,7 +315,7 @@ class ModelAuthor:
 
 
 def _message(reply: str) -> str:
-    """The agent's words in a reply, without what it makes the environment say; "" when it was cut while thinking."""
+    """The agent's words in a reply, without words invented for the environment; "" when it was cut while thinking."""
     text = after_thoughts(reply).strip()
     if text.startswith("<think>"):
         return ""

@@ -3,22 +3,23 @@
 `Sandbox` starts this file alone, by exec, with an empty environment: no package of ours, no memory of the trainer. The
 server imports sympy and numpy and keeps a few *jails* ready: forked processes that have given up everything below and
 wait for a request. The server hands four descriptors to a jail (request, stdout, stderr, channel) and never reads them,
-so no program inherits memory of an earlier one. How a program ended is the kernel's word, from waitpid. To follow one
+so no program inherits memory of an earlier one. The kernel says how a program ended, through waitpid. To follow one
 call, read `Server.on_request`, then `await_program` and `run` (in the jail), then `Server.on_end`.
 
-What is given up, from the outside in. Tier "namespaces" has all, "landlock" all but the first, "rlimits" the last:
+What is given up, from the outside in. Tier "namespaces" has all of it, "landlock" all but the first, "rlimits" only the
+last:
 namespaces  own user, pid, mount, network, ipc, host name (`enter_namespaces`); a root that holds only read-only views
             of Python and system libraries, no /proc (`build_root`); per call a tmpfs of limited size and number of
             files, and a pid namespace that no other program is in (`Jail`, `hold`).
 Landlock    files: read the same folders, write the call's own; no TCP; no signal or abstract socket outwards (newer
-            kernels). Everything is denied again that the namespaces hide.
+            kernels). It denies once more what the namespaces hide.
 seccomp     a list of what is allowed (`seccomp_filter`): no new process or program (threads are fine), no socket except
             a pair of streams, no signal but to itself, no ptrace, keys, io_uring, memfd, bpf, mounts, System V memory.
             Without namespaces also no chmod, chown, utime, truncate by path, which not every Landlock sees.
 rlimits     memory, CPU, file size, descriptors, core; no capability; NO_NEW_PRIVS.
 
-*Choice*: one program is one process. So memory is limited in sum, not only per process; nothing survives its call;
-and no fork bomb has to be stopped while it runs. What is lost are os.fork, subprocess and all of multiprocessing but
+*Choice*: one program is one process. So the limit of memory holds for the whole program; nothing survives its call;
+and no fork bomb has to be stopped while it runs. Programs have no os.fork, no subprocess, and of multiprocessing only
 its pools of threads.
 """
 from __future__ import annotations
@@ -51,16 +52,16 @@ import traceback
 import types
 
 DESCRIPTORS, FILE_MB, FOLDER_MB, FOLDER_FILES = 64, 16, 64, 2048  # limits of one program
-THREADS = 400  # pids in its namespace, where threads count; the kernel gives the first 300 out only once
-OUT_OF_MEMORY, OUT_OF_DISK = 64, 63  # signals by which a failing program says why; it may fake them, at its expense
-BOX = "/box"  # where, in its jail, a program finds its own folder
+THREADS = 400  # pids in its namespace, threads included; the kernel gives out the first 300 only once
+OUT_OF_MEMORY, OUT_OF_DISK = 64, 63  # signals that say why a program failed; a fake only harms itself
+BOX = "/box"  # the path of a program's own folder inside its jail
 LIBC = ctypes.CDLL(None, use_errno=True)
 KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2] if part.isdigit())
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 DEVICES = ("null", "zero", "urandom")
 
 # ----------------------------------------------------------------------------------------------------- seccomp
-ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column below, AUDIT_ARCH_*
+ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # machine -> (column in the tables, AUDIT_ARCH_*)
 # What Python, numpy and sympy need: name, number on x86_64, on aarch64 ("-": does not exist); see the kernel's unistd.h
 CALLS = """
 read 0 63, write 1 64, open 2 -, openat 257 56, close 3 57, close_range 436 436, stat 4 -, fstat 5 80, lstat 6 -,
@@ -82,12 +83,12 @@ waitid 247 95, sendto 44 206, recvfrom 45 207, sendmsg 46 211, recvmsg 47 212, s
 getpeername 52 205, getsockopt 55 209, getpid 39 172, gettid 186 178, getppid 110 173, getpgrp 111 -, getuid 102 174,
 geteuid 107 175, getgid 104 176, getegid 108 177, getgroups 115 158, getresuid 118 148, getresgid 120 150,
 getrlimit 97 163, setrlimit 160 164, getrusage 98 165, uname 63 160, sysinfo 99 179, getrandom 318 278"""
-# Only on files of one's own, which is what the namespaces leave.
+# Harmless only on a program's own files; in the tier "namespaces" there are no others.
 TOUCH = """
 chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54, utime 132 -,
 utimes 235 -, futimesat 261 -, utimensat 280 88, getxattr 191 8, lgetxattr 192 9, fgetxattr 193 10, listxattr 194 11,
 llistxattr 195 12, flistxattr 196 13, truncate 76 45"""
-# The first argument is a process: oneself, or 0, which means oneself.
+# Allowed when the first argument, a process, is the caller itself or 0, which means the same.
 SELF = """
 kill 62 129, tgkill 234 131, prlimit64 302 261, sched_getaffinity 204 123, sched_setaffinity 203 122, getpgid 121 155,
 getsid 124 156"""
@@ -97,10 +98,10 @@ SOME = {
     "socketpair 53 199": [(0, -1, (1,)), (1, 0xF, (1,))],  # AF_UNIX; a SOCK_DGRAM pair could send to any address
     "ioctl 16 29": [(1, -1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451))],  # TCGETS WINSZ FIONREAD NBIO [N]CLEX
     "fcntl 72 25": [(1, -1, (*range(8), 36, 37, 38, 1030))],  # not F_SETOWN, F_SETSIG: they send signals
-    "prctl 157 167": [(0, -1, (15, 16, 39))],  # name of the thread, whether NO_NEW_PRIVS
+    "prctl 157 167": [(0, -1, (15, 16, 39))],  # PR_SET_NAME, PR_GET_NAME, PR_GET_NO_NEW_PRIVS
 }
-ME = 0x4D4520AA  # stands for the process's own number, which only the process itself knows
-CLONE3, NEWEST = 435, 451  # "not implemented": what libc then does without, and every call younger than this list
+ME = 0x4D4520AA  # placeholder for the process's own number
+CLONE3, NEWEST = 435, 451  # ENOSYS for clone3, which libc can do without, and for every newer call
 
 
 def _numbers(table: str, column: int) -> list[int]:
@@ -109,7 +110,7 @@ def _numbers(table: str, column: int) -> list[int]:
 
 
 def seccomp_filter(tier: str) -> bytes:
-    """The classic BPF program; an instruction is code, jump if true, jump if false, value."""
+    """The filter as a classic BPF program. An instruction is (code, jump if true, jump if false, value)."""
     if tier == "rlimits":
         return b""
     column, arch = ARCHES[platform.machine()]
@@ -140,7 +141,7 @@ def seccomp(program: bytes) -> None:
 
 # ---------------------------------------------------------------------------------------------------- Landlock
 def landlock(readable: list[str], writable: list[str]) -> None:
-    """From now on only these files and folders, with all below them; raises OSError where there is no Landlock."""
+    """Allow only these files and folders and all below them from now on. Raises OSError where there is no Landlock."""
     abi = libc("syscall", 444, None, 0, 1)
     files = (1 << (13 + (abi >= 2) + (abi >= 3) + (abi >= 5))) - 1
     attributes = struct.pack("QQQ", files, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)  # no TCP, no scope outwards
@@ -177,7 +178,7 @@ def write(path: str, text: str, dir_fd: int | None = None) -> None:
 
 
 def enter_namespaces() -> None:
-    """Own user, pid, mount, network, ipc and host name namespaces; the pid namespace begins with the next fork."""
+    """New user, pid, mount, network, ipc and host name namespaces; that of pids begins with the next fork."""
     uid, gid = os.geteuid(), os.getegid()
     libc("unshare", NEWUSER | NEWPID | NEWNS | NEWNET | NEWIPC | NEWUTS)
     for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
@@ -186,9 +187,9 @@ def enter_namespaces() -> None:
 
 def build_root(folder: str, visible: list[str]) -> None:
     """Move into a new root made of read-only views of the folders `visible`, three devices and an empty BOX."""
-    mount("none", "/", None, 0x4000 | 0x40000)  # MS_REC | MS_PRIVATE: nothing of ours reaches the host
+    mount("none", "/", None, 0x4000 | 0x40000)  # MS_REC | MS_PRIVATE: no mount of ours reaches the host
     mount("jail", folder, "tmpfs", 0x2 | 0x4, "size=1m,mode=755")  # MS_NOSUID | MS_NODEV
-    for path in sorted({os.path.realpath(p) for p in visible}):  # parents first: a bind may hold the next target
+    for path in sorted({os.path.realpath(p) for p in visible}):  # parents first: a mount may hold the next target
         target = folder + path
         if not os.path.isdir(target):
             os.makedirs(target)
@@ -198,12 +199,12 @@ def build_root(folder: str, visible: list[str]) -> None:
             os.symlink(os.readlink(link), folder + link)
     for name in ("/dev", BOX):
         os.makedirs(folder + name, exist_ok=True)
-    if not os.path.lexists(f"{folder}/tmp"):  # else a visible folder lies in /tmp
+    if not os.path.lexists(f"{folder}/tmp"):  # it exists when a visible folder lies in /tmp
         os.symlink(f"{BOX}/program", f"{folder}/tmp")
     for name in DEVICES:
         os.close(os.open(f"{folder}/dev/{name}", os.O_CREAT | os.O_WRONLY))
         mount(f"/dev/{name}", f"{folder}/dev/{name}", None, 0x1000)
-    os.symlink(f"{BOX}/stdin", f"{folder}/dev/stdin")  # a plain file, so that it needs no /proc
+    os.symlink(f"{BOX}/stdin", f"{folder}/dev/stdin")  # stdin is a plain file, so this needs no /proc
     libc("syscall", 442, -100, folder.encode(), 0x8000, struct.pack("QQQQ", 0x1 | 0x2, 0, 0, 0), 32)
     # ^ mount_setattr, AT_RECURSIVE: read-only, nosuid
     os.chdir(folder)
@@ -213,10 +214,10 @@ def build_root(folder: str, visible: list[str]) -> None:
 
 
 def hold(sysctl: int) -> None:
-    """Be the first process of a pid namespace: it only stays, so that programs are ordinary processes there, one after
-    the other (to a first process, its own SIGKILL does nothing)."""
+    """Be the first process of a pid namespace, which only waits. So programs are ordinary processes there, one after
+    the other (a first process could not end itself by SIGKILL)."""
     libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with the server
-    if KERNEL >= (6, 14):  # before, pid_max was one for the whole machine, and root would have set that
+    if KERNEL >= (6, 14):  # before, root would set it for the whole machine
         with contextlib.suppress(OSError):  # report() tells
             write("pid_max", str(THREADS), dir_fd=sysctl)
     drop_capabilities()
@@ -250,15 +251,15 @@ def limit(**limits: int) -> None:
 
 
 def shut_in(conf: dict, box: str) -> None:
-    """What the program's own process gives up before it learns its request."""
+    """Give up, in the program's own process, every right that it will not have, before it reads its request."""
     namespaces = conf["tier"] == "namespaces"
     if namespaces:
         enter_call()
     drop_capabilities()
     memory = conf["pages"] * resource.getpagesize() + conf["memory_mb"] * 2**20  # beyond what the server has mapped
-    limit(AS=memory, CORE=1)  # 1, not 0: no core handler either
+    limit(AS=memory, CORE=1)  # 1, not 0: then no core handler runs either
     if namespaces and KERNEL < (6, 14):
-        limit(NPROC=THREADS)  # counted in our user namespace, over all calls; binds ordinary users only
+        limit(NPROC=THREADS)  # counted over all calls in our user namespace; does not bind root
     if conf["tier"] == "rlimits":
         return
     devices = [f"/dev/{name}" for name in DEVICES if os.path.exists(f"/dev/{name}")]
@@ -291,11 +292,11 @@ def await_program(server: socket.socket, conf: dict, box: str) -> tuple[str, typ
 
 
 def receive(server: socket.socket, box: str) -> tuple[dict, bytes, int]:
-    """Say that this jail is ready, and wait: the request, the program's standard input, and the channel's descriptor.
+    """Say that this jail is ready, and wait for the request, the program's standard input and the channel's descriptor.
 
     The request's stdout and stderr take the places of this process's own.
     """
-    disk = os.open(box, os.O_PATH)  # by it the server sees at the end whether the disk is full
+    disk = os.open(box, os.O_PATH)  # shows the server at the end whether the disk is full
     socket.send_fds(server, [b"ready"], [disk])
     fds = socket.recv_fds(server, 16, 4)[1]
     if not fds:
@@ -316,13 +317,13 @@ def write_files(files: dict[str, str], stdin: bytes, box: str) -> None:
                 file.write(text)
         with open(f"{box}/stdin", "wb") as file:  # a file and no pipe: os.fstat(0).st_size and /dev/stdin then work
             file.write(stdin)
-    except (OSError, ValueError, RecursionError) as error:  # a traceback of ours would tell the program's author of us
+    except (OSError, ValueError, RecursionError) as error:  # no traceback of ours
         os.write(2, f"sandbox: no room for its files: {getattr(error, 'strerror', type(error).__name__)}\n".encode())
         os._exit(1)
 
 
 def open_streams(box: str) -> None:
-    """The three standard streams, as the interpreter opens them at its start."""
+    """Open the three standard streams as the interpreter does at its start."""
     os.dup2(os.open(f"{box}/stdin", os.O_RDONLY), 0)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="replace", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
@@ -330,27 +331,27 @@ def open_streams(box: str) -> None:
 
 
 def make_main(request: dict, folder: str) -> types.ModuleType:
-    """The module `__main__` in which the program will run, and what importing and tracebacks need to know of it."""
+    """The module `__main__` in which the program will run, and what importing and tracebacks need to know about it."""
     main = types.ModuleType("__main__")
     main.__builtins__, main.__file__ = builtins, f"{folder}/main.py"
     sys.modules["__main__"] = main
     sys.path.insert(0, folder)
     for module in {name.split("/")[0].removesuffix(".py") for name in request["files"]} & sys.modules.keys():
-        if getattr(sys.modules[module].__spec__, "has_location", False):  # we imported it; the program means its own
+        if getattr(sys.modules[module].__spec__, "has_location", False):  # preloaded; the program means its own file
             del sys.modules[module]
     code = request["code"]
     source = (len(code), None, list(io.StringIO(code)), "main.py")
-    linecache.cache.update({"main.py": source, main.__file__: source})  # for functions one, for classes both
+    linecache.cache.update({"main.py": source, main.__file__: source})  # functions need one, classes both
     return main
 
 
 def limit_and_begin(timeout: int, channel: int) -> None:
-    """The last limits; then the trainer is told that the program starts, and every descriptor but three is closed."""
-    cpu = timeout * 4 + 4  # seconds over all threads; usually the clock is first
-    # Descriptors last: under this limit the kernel lets none be passed on while others of the user's are under way.
+    """Set the last limits, tell the trainer that the program starts, and close every descriptor but three."""
+    cpu = timeout * 4 + 4  # seconds over all threads; usually the wall-clock limit comes first
+    # Not earlier: under a low NOFILE the kernel passes no descriptors while others of the same user are in flight.
     limit(FSIZE=FILE_MB * 2**20, CPU=cpu + 1, NOFILE=DESCRIPTORS)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))  # a signal that tells, before the one that only kills
+    resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))  # SIGXCPU, which says why, comes before SIGKILL
     os.write(channel, b"started")
     os.closerange(3, 1 << 20)
     gc.enable()
@@ -359,7 +360,7 @@ def limit_and_begin(timeout: int, channel: int) -> None:
 def run(code: str, main: types.ModuleType, leave=os._exit, kill=os.kill) -> None:
     """Run a program as `python main.py` does, and end this process as Python would end. Never returns.
 
-    leave, kill: as they are now; a program may change those of `os` for itself, and then count on its own exit code.
+    leave, kill: bound before the program starts, since it may replace those of `os` to choose its own exit code.
     """
     status = reason = 0
     try:
@@ -376,11 +377,11 @@ def run(code: str, main: types.ModuleType, leave=os._exit, kill=os.kill) -> None
         finally:
             end_interpreter(main)
     except BaseException:
-        status = status or 120  # as Python, when it cannot write what is left
+        status = status or 120  # like Python, when it cannot flush its streams
     finally:
         if reason:
             signal.signal(reason, signal.SIG_DFL)
-            kill(0, reason)  # its group, which is itself
+            kill(0, reason)  # 0: its process group, which is only itself
         leave(status & 0xFF)
 
 
@@ -399,13 +400,13 @@ def reason_of(error: BaseException) -> int:
 
 
 def end_interpreter(main: types.ModuleType) -> None:
-    """What the interpreter does at its own end."""
+    """Do what the interpreter does at its end."""
     threading._shutdown()  # waits for the program's threads
     atexit._run_exitfuncs()
     flush()
-    if threading.active_count() == 1:  # a daemon thread would stumble over missing names
+    if threading.active_count() == 1:  # a daemon thread would fail on missing names
         for name in [name for name in main.__dict__ if name != "__builtins__"]:
-            main.__dict__[name] = None  # objects may have a last word, in __del__
+            main.__dict__[name] = None  # so that __del__ of objects runs
         flush()
 
 
@@ -416,7 +417,7 @@ def flush() -> None:
 
 
 class ThreadLock:
-    """For _multiprocessing.SemLock, which needs shared memory: multiprocessing's pools of threads have locks too."""
+    """Replaces _multiprocessing.SemLock, which needs shared memory; multiprocessing's thread pools need locks, too."""
     SEM_VALUE_MAX, handle, name = 2**31 - 1, 0, None
 
     def __init__(self, kind: int, value: int, *_):
@@ -434,14 +435,14 @@ class ThreadLock:
 
 
 def forgiving(call, box: str, result):
-    """`call`, which the filter refuses, has no effect on files in `box` instead: shutil.copy needs no more."""
+    """A `call` that the filter refuses, made to do nothing to files in `box` instead; shutil.copy needs no more."""
     def to_own_files(path, *args, **kwargs):
         try:
             return call(path, *args, **kwargs)
         except PermissionError:
             if isinstance(path, int) or not os.path.realpath(os.fsdecode(path)).startswith(f"{box}/"):
                 raise
-            os.stat(path)  # raises when there is no such file, from which Path.touch learns to make it
+            os.stat(path)  # raises when there is no such file; Path.touch then makes it
             return result
 
     return to_own_files
@@ -449,7 +450,7 @@ def forgiving(call, box: str, result):
 
 # -------------------------------------------------------------------------------------------------- the server
 class Jail:
-    """A process that waits for a request, on `line`, and then is a program; `channel` leads to the trainer."""
+    """A process that waits on `line` for a request and then becomes that program; `channel` leads to the trainer."""
 
     def __init__(self, conf: dict, box: str, holder: int, own_pid_ns: int):
         self.box, self.holder, self.disk, self.channel, self.used = box, holder, -1, None, False
@@ -472,7 +473,7 @@ class Jail:
         self.pidfd = os.pidfd_open(self.pid)
 
     def end(self) -> bytes:
-        """Wait status, and whether its folder is full, of a program that has ended."""
+        """Clean up after a program that has ended. Returns its wait status and whether its folder is full, packed."""
         status = os.waitpid(self.pid, 0)[1]
         usage = os.fstatvfs(self.disk) if self.disk >= 0 and self.holder >= 0 else None
         for fd in {self.pidfd, self.disk} - {-1}:
@@ -482,7 +483,7 @@ class Jail:
 
 
 class Server:
-    """Hands requests to jails, kills those that the trainer gives up, and passes on how programs ended."""
+    """Hands requests to jails, kills programs that the trainer gives up, and passes on how programs ended."""
 
     def __init__(self, control: socket.socket, conf: dict):
         """Shut this process in, import what programs import, and share its memory with the jails to come."""
@@ -501,15 +502,15 @@ class Server:
         conf["pages"] = int(os.pread(statm, 100, 0).split()[0])
         os.close(statm)
         gc.collect()
-        gc.freeze()  # children then share these pages instead of copying them at their first collection
+        gc.freeze()  # children then share these pages, which a garbage collection would copy
         collapse_pages(maps)
         self.jails: dict[int, Jail] = {}  # by pid
         self.ready: list[Jail] = []
-        self.numbers = itertools.count()  # of folders, where jails have one each
+        self.numbers = itertools.count()  # of the folders in tiers where each jail has one
         self.selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
-        """The loop: what happens on a descriptor is told to the method that is registered with it."""
+        """The event loop: each event on a descriptor goes to the method that is registered with it."""
         self.selector.register(self.control, selectors.EVENT_READ, (self.on_request, None))
         while True:
             events = self.selector.select(0 if len(self.ready) < self.conf["ready"] else None)
@@ -535,20 +536,20 @@ class Server:
             self.selector.unregister(end)
 
     def on_request(self, _) -> None:
-        """The trainer asks for a run, with four descriptors; or it has gone."""
+        """The trainer asks for a run and passes four descriptors, or it has gone."""
         message, fds, _, _ = socket.recv_fds(self.control, 16, 4)
         if not message:
             finish(self.conf, self.jails)
         jail = self.ready.pop(0) if self.ready else self.new_jail()
         jail.used, jail.channel = True, socket.socket(fileno=fds[3])
-        with contextlib.suppress(OSError):  # it died, and on_end comes
+        with contextlib.suppress(OSError):  # it has died; on_end follows
             socket.send_fds(jail.line, [b"run"], fds)
         self.selector.register(jail.channel, selectors.EVENT_READ, (self.on_given_up, jail))
         for fd in fds[:3]:
             os.close(fd)
 
     def on_given_up(self, jail: Jail) -> None:
-        if jail.channel:  # else it has ended just before
+        if jail.channel:  # None: it has just ended
             self.forget(jail.channel)
             os.kill(jail.pid, signal.SIGKILL)
 
@@ -560,7 +561,7 @@ class Server:
     def on_end(self, jail: Jail) -> None:
         """Clean up after a program, and tell the trainer how it ended."""
         if not jail.used:
-            os._exit(1)  # why is on stderr; the trainer starts another server, or gives up
+            os._exit(1)  # the reason is on stderr; the trainer starts another server, or gives up
         for end in (jail.line, jail.pidfd, jail.channel):
             self.forget(end)
         del self.jails[jail.pid]
@@ -600,7 +601,7 @@ def enter_root(conf: dict) -> tuple[int, list[int]]:
 
 
 def collapse_pages(maps: int) -> None:
-    """Ask for pages of 2 MB, if the kernel can: a fork then copies fewer entries. maps: /proc/self/maps, opened."""
+    """Ask for pages of 2 MB, if possible: a fork then copies fewer entries. maps: /proc/self/maps, opened."""
     with open(maps) as mappings:
         for line in mappings:
             place, rights, _, _, inode = line.split()[:5]
@@ -610,7 +611,7 @@ def collapse_pages(maps: int) -> None:
 
 
 def finish(conf: dict, jails: dict) -> None:
-    """The trainer closed or died."""
+    """End everything: the trainer has closed the sandbox, or died."""
     for pid in jails:
         os.kill(pid, signal.SIGKILL)
     if conf["tier"] != "namespaces":
@@ -622,7 +623,7 @@ def finish(conf: dict, jails: dict) -> None:
 
 
 def kill_orphans(jails: dict) -> None:
-    """Without a pid namespace: what a program left behind became our child (we are subreaper); kill until none is."""
+    """Without a pid namespace, processes that a program left behind become our children (subreaper); kill them all."""
     for _ in range(100):
         pids = map(int, open(f"/proc/self/task/{os.getpid()}/children").read().split())
         orphans = [pid for pid in pids if pid not in jails]
@@ -635,7 +636,7 @@ def kill_orphans(jails: dict) -> None:
 
 
 def remove_tree(folder: str) -> None:
-    """However deep: what lies in a subfolder is first moved up, so that no path becomes long. Best effort."""
+    """Remove a folder, however deep: contents of subfolders first move up, so that paths stay short. Best effort."""
     count = 0
     with contextlib.suppress(OSError):
         while entries := list(os.scandir(folder)):
@@ -647,27 +648,27 @@ def remove_tree(folder: str) -> None:
                 for inner in os.listdir(entry.path):
                     count += 1
                     if stat.S_ISDIR(os.lstat(f"{entry.path}/{inner}").st_mode):
-                        os.chmod(f"{entry.path}/{inner}", 0o700)  # who moves a folder needs write permission on it
+                        os.chmod(f"{entry.path}/{inner}", 0o700)  # moving a folder needs write permission on it
                     os.rename(f"{entry.path}/{inner}", f"{folder}/moved-{count}-{os.getpid()}")
                 os.rmdir(entry.path)
         os.rmdir(folder)
 
 
 def preload(conf: dict) -> None:
-    site.setquit(), site.setcopyright(), site.sethelper()  # for the rest of what it does, -S is said
+    site.setquit(), site.setcopyright(), site.sethelper()  # the server runs with -S, without the rest of site
     if conf["tier"] != "rlimits":
         _multiprocessing.SemLock = ThreadLock
-    sys.excepthook = traceback.print_exception  # which asks linecache for the lines
-    threading.stack_size(4 << 20)  # of address space, as are arenas: 100 threads are to fit into the limit of memory
+    sys.excepthook = traceback.print_exception  # it asks linecache for the lines of source
+    threading.stack_size(4 << 20)  # it counts as address space, like arenas; 100 threads shall fit
     with contextlib.suppress(AttributeError):  # not glibc
         LIBC.mallopt(-8, 1)  # M_ARENA_MAX
     sys.dont_write_bytecode = True
     sys.argv = sys.orig_argv = ["main.py"]
     sys.path[:0] = conf["paths"]
     sys.path += conf["site"]
-    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # who forks has one thread
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # forks need one thread
     for name in conf["modules"]:
-        with contextlib.suppress(Exception):  # the program that imports it will see why
+        with contextlib.suppress(Exception):  # the program that imports it gets the error
             importlib.import_module(name)
     if "sympy" in sys.modules:
         sympy = sys.modules["sympy"]
@@ -680,7 +681,7 @@ def preload(conf: dict) -> None:
 
 # ------------------------------------------------------------------------------------------- which tier works here
 def works(action, *args) -> bool:
-    """Whether `action` succeeds, in a process that is thrown away."""
+    """Does `action` succeed? It runs in a process that is thrown away."""
     pid = os.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
@@ -691,7 +692,7 @@ def works(action, *args) -> bool:
 
 
 def try_tier(conf: dict, tier: str) -> None:
-    """Shut this process in as a program's; raises when something is refused."""
+    """Shut this process in like a program's process. Raises when something is refused."""
     conf = {**conf, "tier": tier, "filter": seccomp_filter(tier), "pages": 1 << 20}
     if tier != "namespaces":
         return shut_in(conf, conf["folder"])
@@ -721,12 +722,12 @@ def main() -> None:
     control.send(conf["tier"].encode() or b"none")
     if not conf["tier"]:
         return
-    with contextlib.suppress(OSError):  # when memory runs out, a program goes before the trainer
+    with contextlib.suppress(OSError):  # when memory runs out, programs are killed before the trainer
         write("/proc/self/oom_score_adj", "1000")
     if conf["tier"] == "namespaces":
         enter_namespaces()
         pid = os.fork()
-        if pid:  # stays outside as the process the trainer knows; pid 1 of the namespace is the server
+        if pid:  # this one stays outside, as the process that the trainer knows; the server is pid 1 inside
             control.close()
             os._exit(os.waitpid(pid, 0)[1] != 0)
         libc("prctl", 1, signal.SIGKILL, 0, 0, 0)  # PDEATHSIG: dies with that process

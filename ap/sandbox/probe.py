@@ -1,7 +1,7 @@
 """The program that `Sandbox.report()` runs: every line of `found` tries to break one promise of the sandbox.
 
-It reads on its standard input, as JSON, what there is to be attacked (a secret file, sockets, a process), and prints
-{promise: whether the attack failed}. It is a program like a model's, so it imports nothing of ours.
+It reads the targets of its attacks (a secret file, sockets, a process) as JSON from its standard input, and prints
+{promise: whether the attack failed}. It stands for a model's program, so it imports nothing of ours.
 """
 PROBE = """
 import ctypes, json, os, socket, threading

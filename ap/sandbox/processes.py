@@ -2,8 +2,8 @@
 
 A thread that calculates holds Python's global interpreter lock, and decoding needs that lock for each of its many small
 steps. So the engine's worker threads (workers.py) hand the calculation to another process and wait. What only waits
-anyway stays in those threads: a program of the agent has a process of its own in the sandbox, and a model behind an
-endpoint is on another machine. Nothing here needs torch, so a worker process starts quickly and stays small.
+stays in those threads: a program of the agent has its own process in the sandbox, and a model behind an endpoint is on
+another machine. Nothing here needs torch, so a worker process starts quickly and stays small.
 """
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ COUNT = 2  # *choice*: a check takes about 1 ms, so two processes serve many thr
 
 
 def here(function: Callable, *arguments) -> Any:
-    """function(*arguments), in the caller's own thread: stands in for Processes.call where no process is wanted."""
+    """function(*arguments), in the caller's own thread: replaces Processes.call where no process is wanted."""
     return function(*arguments)
 
 
 class Processes:
     """At most `count` processes, each started when it is first needed, that call functions for any thread.
 
-    setup: (function, *arguments) to be called first in every process; (): nothing is. Functions and arguments travel by
-    pickle, functions by their name: they must be defined at the top of a module that the process can import.
+    setup: (function, *arguments) to be called first in every process; (): no call. Functions and arguments are pickled,
+    functions by their name: they must be defined at the top level of a module that the process can import.
 
-    own: an object whose methods may be called, too. In each process they are called of the object that setup returned
-    there, so what such an object holds, as the functions of a user's skills, never has to travel.
+    own: an object whose methods may be called, too. Each process calls them on the object that setup returned there, so
+    the contents of such an object, for instance the functions of a user's skills, are never pickled.
     """
 
     def __init__(self, count: int = COUNT, setup: tuple = (), own: object = None):
-        self._setup, self._own = setup or (list,), own  # (list,): a call without effect
-        self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: one that has not been started, or has died
+        self._setup, self._own = setup or (list,), own  # (list,): a call that does nothing
+        self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None: a process not yet started, or dead
         self._started: list[_Process] = []
         self._closed = False
         for _ in range(count):
@@ -47,8 +47,8 @@ class Processes:
     def call(self, function: Callable, *arguments) -> Any:
         """function(*arguments), computed by a process that is idle; waits until there is one.
 
-        What the function raises is raised here. Where the process dies (killed, out of memory) a new one is asked once
-        more; RuntimeError when that one dies, too.
+        An exception of the function is raised here. If the process dies (killed, out of memory), a new one is asked
+        once more; RuntimeError if that one dies, too.
         """
         request = function, arguments
         if self._own is not None and getattr(function, "__self__", None) is self._own:
@@ -90,8 +90,8 @@ class Processes:
 class _Process:
     """The trainer's end of a worker process.
 
-    Not a multiprocessing.Process: that would import the script again, and torch with it, or fork a process that has
-    threads.
+    It is no multiprocessing.Process, since that would import the script again, and torch with it, or fork a process
+    that has threads.
     """
 
     def __init__(self):
@@ -103,7 +103,7 @@ class _Process:
                 stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
 
     def ask(self, function: Callable, arguments: tuple) -> tuple[bool, Any]:
-        """(True, result) or (False, exception). Raises EOFError or OSError where the process is dead."""
+        """Returns (True, result) or (False, exception). Raises EOFError or OSError if the process is dead."""
         self._connection.send((function, arguments))
         return self._connection.recv()
 
@@ -117,13 +117,13 @@ _own: Any = None  # in a worker process: what its setup returned
 
 
 def set_up(function: Callable, *arguments) -> None:
-    """The first call in a worker process."""
+    """The first call in a worker process: keep what the setup returns."""
     global _own
     _own = function(*arguments)
 
 
 def call_own(name: str, *arguments) -> Any:
-    """Call a method of what the setup of this worker process returned."""
+    """Call a method of the object that the setup of this worker process returned."""
     return getattr(_own, name)(*arguments)
 
 
@@ -147,5 +147,5 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, whose end ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer; this process ends with it
     serve(Connection(int(sys.argv[1])))

@@ -1,30 +1,31 @@
-"""Where programs written by the model run: `Sandbox.run(code) -> SandboxResult`, milliseconds a call.
+"""Runs programs that the model has written: `Sandbox.run(code) -> SandboxResult`, milliseconds a call.
 
 A policy under reward pressure tries everything, so every program counts as hostile. This file is the trainer's side: it
 starts a server by exec (ap/sandbox/jail.py, which says what a program has to give up), sends it requests and believes
-nothing but the kernel's word on how a program ended. The trainer never forks itself (threads, CUDA), and nothing is
+only what the kernel says about how a program ended. The trainer never forks itself (threads, CUDA), and nothing is
 unpickled.
 
-Three tiers; the best one that works here is taken, and `Sandbox.report()` tries every promise with a program that
-breaks it if it can.
+There are three tiers. The best one that works here is taken, and `Sandbox.report()` tests every promise with a program
+that tries to break it.
 - "namespaces": a program sees no file but Python's, the system's libraries' and those of `paths`, read-only, and an
-  empty folder of its own (also /tmp), of limited size and number of files, gone afterwards; no network, no process.
+  empty private folder (also /tmp) of limited size and number of files, which is removed afterwards; it has no network
+  and sees no other process.
 - "landlock", where user namespaces are refused (a default Docker container): the same files can be read and written,
-  the network, new processes and signals are refused. But names, sizes and times of other files can be seen, what
-  all its files together take on disk is not limited, nor is the number of its threads (only by memory). There is no
-  /tmp (tempfile uses the folder), and chmod and utime have no effect.
+  the network, new processes and signals are refused. But names, sizes and times of other files can be seen; neither
+  the total size of its files nor the number of its threads is limited (threads only by memory). There is no /tmp
+  (tempfile uses the folder), and chmod and utime have no effect.
 - "rlimits", where that is refused too: limits of time, memory, output, file size. A program can then read and delete
   the user's files, use the network, kill the user's processes, and leave some behind. It must be allowed expressly.
 
-What no tier protects against: bugs of the kernel, which is shared (the list of allowed calls makes its surface
-small) and of the processor; what can be learnt from timing and load, or from locks on files that all programs can read,
-by which two that run at the same time can tell each other something; use of both cores until the time-out; a program
-that has its own process in its hands, so it may print any text, choose its own exit code, or replace what modules do,
-for itself: never judge by what a program says about itself. There is no cgroup: memory is limited by RLIMIT_AS, beside
-which pipes and socket pairs hold some megabytes, and the private folder 64. When the trainer is root, programs are the
-machine's uid 0 without capabilities: prefer an ordinary user. Modules in `preload` run in the server, outside the
-limits, and all folders in `paths` can be read whole: name only your own, without secrets. Linux on x86_64 and aarch64;
-on other processors only the last tier.
+No tier protects against: bugs of the processor and of the kernel, which is shared (the list of allowed calls makes its
+surface small); side channels, that is timing, load, and locks on files that all programs can read, through which two
+programs that run at the same time can communicate; use of all cores until the time-out. A program controls its own
+process: it may print any text, choose its exit code, or replace what modules do for itself. So never judge a program by
+what it says about itself. There is no cgroup: memory is limited by RLIMIT_AS, beside which pipes and socket pairs hold
+some megabytes, and the private folder 64. When the trainer is root, programs are the machine's uid 0 without
+capabilities: prefer an ordinary user. Modules in `preload` run in the server, outside the limits, and all folders in
+`paths` can be read completely: name only your own, without secrets. Linux on x86_64 and aarch64; on other processors
+only the last tier works.
 
 *Choice*: programs are reproducible. PYTHONHASHSEED is 0; `random` and numpy.random start from the same seed in
 every call.
@@ -53,11 +54,11 @@ from ap.files import UserError
 from ap.sandbox.jail import OUT_OF_DISK, OUT_OF_MEMORY, remove_tree
 from ap.sandbox.probe import PROBE
 
-SERVER = Path(__file__).with_name("jail.py")  # run by exec, in a process of its own
+SERVER = Path(__file__).with_name("jail.py")  # started by exec, as a separate process
 TIERS = ("namespaces", "landlock", "rlimits")
 SITE = ("sympy", "mpmath", "numpy")  # imported by the server, before any request, when installed
 START_SECONDS = 60.0  # a server that takes longer to start a program is replaced
-FLOOD = 256  # a program that writes this many times the output limit is killed; until then the rest is thrown away
+FLOOD = 256  # a program that writes this many times the output limit is killed; before that, the excess is dropped
 NOTICE = "\n[output cut]\n"
 UNSAFE = ("sandbox: this machine refuses both user namespaces and Landlock with seccomp, so a model's program could "
           "read and delete your files, use your network and kill your processes; run in a container that allows one of "
@@ -70,10 +71,10 @@ class SandboxResult:
 
     status: ok (exit code 0, nothing cut), timeout, output_limit, memory, disk, killed (by a signal that was not ours)
     or error (another exit code, or an exception). exit_code: minus the signal's number after a signal. seconds: wall
-    clock from the program's start to its end. Then, whatever the status, for each limit whether it was met: timed_out;
-    memory_limit (an uncaught MemoryError); output_limit (more was written than is kept, and there is a notice);
-    disk_limit (the folder is full at the end, or an uncaught "no space left" or "file too large"). signal: its number,
-    if status is killed, else 0.
+    clock from the program's start to its end. For each limit a field says, whatever the status, whether it was reached:
+    timed_out; memory_limit (an uncaught MemoryError); output_limit (more was written than is kept, and there is a
+    notice); disk_limit (the folder is full at the end, or an uncaught "no space left" or "file too large"). signal: its
+    number if status is killed, else 0.
     """
     stdout: str
     stderr: str
@@ -88,17 +89,17 @@ class SandboxResult:
 
 
 class _ServerDied(Exception):
-    """args[0]: whether our program had begun."""
+    """args[0]: had our program begun when the server died?"""
 
 
 class Sandbox:
     """Runs programs in jailed processes, from any thread, at most `workers` at a time.
 
     paths: folders whose modules programs may import (read-only). timeout: seconds of wall clock, from the program's
-    start. memory_mb: address space a program may add to what the server has mapped. output_limit: bytes of stdout
-    and of stderr each that are kept. preload: modules of `paths` imported once, by the server; like the folders
+    start. memory_mb: address space a program may add to what the server has mapped. output_limit: bytes that are
+    kept of stdout and of stderr each. preload: modules of `paths` that the server imports once; like the folders
     themselves they must not change while the sandbox is open. allow_unsafe: whether the tier "rlimits" may be taken.
-    tier: this one and no other. The server goes on starting in the background.
+    tier: use this one and no other. When __init__ returns, the server is still starting in the background.
     Raises UserError when a folder of `paths` is missing, a setting is not positive, or no allowed tier works here.
     """
 
@@ -134,7 +135,7 @@ class Sandbox:
         """Run `code` as a main program with `stdin`; `files` (relative name -> text) lie in its working directory.
 
         A program that was running when the server died is run once more; the second time its status is "killed".
-        Raises UserError for a file name that leaves the directory or a time-out that is no positive number,
+        Raises UserError for a file name that leaves the directory or a time-out that is not a positive number,
         RuntimeError when the sandbox is closed or no server starts.
         """
         for name in files or {}:
@@ -234,7 +235,7 @@ class Sandbox:
         remove_tree(self._folder)
 
     def _attempt(self, payload: bytes, timeout: float) -> SandboxResult:
-        """One request; raises _ServerDied after the server died under it, and was replaced."""
+        """One request. Raises _ServerDied if the server died meanwhile; by then it is replaced."""
         with contextlib.ExitStack() as ours:
             with contextlib.ExitStack() as theirs:
                 job = theirs.enter_context(open(os.memfd_create("request"), "w+b", 0))
@@ -261,18 +262,18 @@ class Sandbox:
                 return self._converse(channel, ends[0][0], ends[1][0], timeout)
             except _ServerDied:
                 with self._lock:
-                    if self._server is server and not self._closed:  # else another thread has replaced it
+                    if self._server is server and not self._closed:  # otherwise another thread has replaced it
                         self._stop()
                         self._start()
                 raise
 
     def _converse(self, channel: socket.socket, out: int, err: int, timeout: float) -> SandboxResult:
-        """Collect what the program writes, give it up at the limits; ends with the server's word on its status."""
+        """Collect the program's output and give it up at the limits, until the server reports how it ended."""
         texts, written = {out: bytearray(), err: bytearray()}, {out: 0, err: 0}
         given_up, begun, deadline = "", None, time.monotonic() + START_SECONDS
 
         def collect(fd: int) -> bool:
-            """Whether there may be more to read."""
+            """Read once. Returns whether there may be more to read."""
             try:
                 data = os.read(fd, 65536)
             except BlockingIOError:
@@ -285,7 +286,7 @@ class Sandbox:
             nonlocal given_up, deadline
             if not given_up:
                 given_up, deadline = why, time.monotonic() + 10.0
-                with contextlib.suppress(OSError):  # the server is dead; a message would turn a race into ECONNRESET
+                with contextlib.suppress(OSError):  # the server is dead; a message could cause ECONNRESET
                     channel.shutdown(socket.SHUT_WR)
 
         with selectors.PollSelector() as selector:
@@ -295,9 +296,9 @@ class Sandbox:
                 selector.register(fd, selectors.EVENT_READ)
             while True:
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if time.monotonic() >= deadline:  # also while it writes without end
+                if time.monotonic() >= deadline:  # checked here, too, for a program that never stops writing
                     if begun is None or given_up:
-                        raise _ServerDied(begun is not None)  # or hangs
+                        raise _ServerDied(begun is not None)  # or it hangs
                     give_up("timeout")
                 for key, _ in ready:
                     if key.fd in texts:
@@ -323,11 +324,11 @@ class Sandbox:
                     return self._result(message, texts.values(), written.values(), given_up, seconds)
 
     def _result(self, report: bytes, texts, written, given_up: str, seconds: float) -> SandboxResult:
-        """`report` is the server's: wait status, and whether the program's folder was full."""
+        """report: the server's packed message of the wait status, and whether the program's folder was full."""
         wait_status, full = struct.unpack("iB", report)
         code = os.waitstatus_to_exitcode(wait_status)
         memory, disk = code == -OUT_OF_MEMORY, code == -OUT_OF_DISK or bool(full)
-        code = 1 if code in (-OUT_OF_MEMORY, -OUT_OF_DISK) else code  # an uncaught exception like others
+        code = 1 if code in (-OUT_OF_MEMORY, -OUT_OF_DISK) else code  # as after any uncaught exception
         timed_out = given_up == "timeout" or (not given_up and code == -signal.SIGXCPU)
         cut = max(written) > self.output_limit
         statuses = {"timeout": timed_out, "output_limit": cut, "ok": code == 0, "memory": memory, "disk": disk,

@@ -26,7 +26,7 @@ def evaluate(run, policy: Policy, config: Config, ranks: Ranks, phase: str) -> l
 
 
 def before_and_after(run, policy: Policy, config: Config, ranks: Ranks, phase: str) -> dict:
-    """Evaluate once for each phase; a finished evaluation is found again. Returns its record for the table."""
+    """Evaluate once for each phase; a finished one is read from its file. Returns its record for the table."""
     path = config.folder / f"evaluation_{phase}.json"
     if not path.exists():
         trajectories = evaluate(run, policy, config, ranks, phase)

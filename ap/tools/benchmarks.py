@@ -2,9 +2,9 @@ r"""Public benchmarks: where each lies, what its fields are, how it is asked, gr
 
 `load` turns rows of a file, in the layout in which the benchmark is published, into problems {"id", "question",
 "answer"} with, where it has them, "choices" (the texts behind the letters A, B, ...), "tests" (of a program) or "type"
-(of an answer). `ask` writes the prompt; ap/answers/grading.py sees from what a problem has how to grade a solution. No
-data is kept here, and none is fetched unless the user names the hub: MathArena's sets are CC BY-NC-SA, and GPQA asks
-not to be published again.
+(of an answer). `ask` writes the prompt; ap/answers/grading.py decides by a problem's fields how to grade a solution. No
+data is kept here, and none is fetched unless the user names the hub: MathArena's sets are CC BY-NC-SA, and GPQA's
+authors ask not to publish it again.
 
 Choices, one a benchmark (published numbers differ in them, so they belong beside a result):
 - Options keep their published order ("none of the above" may be one). GPQA has none, so there they are shuffled, by a
@@ -54,7 +54,7 @@ class Source(NamedTuple):
     record: Mapping[str, Any]
 
     def text(self, *names: str) -> str:
-        """The first of the named fields that there is, as text. UserError."""
+        """The first of the named fields that the record has, as text. Raises UserError."""
         name = first_field(self.record, names, self.where, "is this the file of another benchmark?")
         return text_of(self.record, name, self.where, "correct or remove the row")
 
@@ -70,7 +70,7 @@ class Source(NamedTuple):
         return [str(entry).strip() for entry in value]
 
     def json(self, name: str, kind: type) -> Any:
-        """What the JSON in a field says, if it is of the kind. UserError."""
+        """The value of the JSON in a field, which must be of this kind. Raises UserError."""
         try:
             value = json.loads(self.text(name))
         except (ValueError, RecursionError):
@@ -92,7 +92,7 @@ def amo_bench(source: Source) -> dict | str:
 
 
 def options(source: Source, choices: list[str], field: str, letter: str) -> dict:
-    """A multiple-choice problem; `letter`, read from `field`, must be one of an option."""
+    """A multiple-choice problem; `letter`, read from `field`, must be the letter of an option."""
     if len(letter) != 1 or letter not in LETTERS[:len(choices)]:
         raise source.wrong(field, f"the letter of one of {len(choices)} options")
     return {"question": source.text("question", "Question"), "answer": letter, "choices": choices}
@@ -126,9 +126,9 @@ def gpqa(source: Source) -> dict:
 
 
 def live_code_bench(first: str, last: str) -> Callable[[Source], dict | str]:
-    """The reader of the problems of a window of months, "2024-08" to "2025-01", both in it."""
+    """A reader for the problems of a window of months, such as "2024-08" to "2025-01", both included."""
     def read(source: Source) -> dict | str:
-        month = str(source.record.get("contest_date"))[:7]  # of a text or a time stamp
+        month = str(source.record.get("contest_date"))[:7]  # the date is a text or a time stamp
         if not re.fullmatch(r"20\d\d-\d\d", month):
             raise source.wrong("contest_date", "a date like 2025-01-31")
         if not first <= month <= last:
@@ -205,9 +205,9 @@ BENCHMARKS = {
 def load(name: str, data: str | Path, sandbox: Sandbox | None = None) -> tuple[list[dict], Counter]:
     """The problems of a benchmark, and how many rows were left out for which reason.
 
-    data: a file or folder, or "hub", "hub:OWNER/NAME", "hub:OWNER/NAME@REVISION" to fetch it. sandbox: where private
-    tests are decoded, once here, so that what is wrong with them is told before anything is generated; they stay
-    encoded, for they are large. Raises UserError with file, line and field.
+    data: a file or folder, or "hub", "hub:OWNER/NAME", "hub:OWNER/NAME@REVISION" to fetch it. sandbox: private tests
+    are decoded in it once, so that faults in them are reported before anything is generated; the problems keep them
+    encoded, since they are large. Raises UserError with file, line and field.
     """
     benchmark, problems, left_out, seen = BENCHMARKS[name], [], Counter(), Counter()
     for path in data_files(benchmark, str(data)):
@@ -233,7 +233,7 @@ def load(name: str, data: str | Path, sandbox: Sandbox | None = None) -> tuple[l
 
 
 def identity(source: Source) -> str:
-    """A row's id: the first of ID_FIELDS, or else a hash of what it says, whatever file it stands in."""
+    """A row's id: the first of ID_FIELDS, or else a hash of its content, whichever file it is in."""
     for name in ID_FIELDS:
         if source.record.get(name) not in (None, ""):
             return str(source.record[name])
@@ -242,7 +242,7 @@ def identity(source: Source) -> str:
 
 
 def data_files(benchmark: Benchmark, data: str) -> list[Path]:
-    """The files of a benchmark: the file itself; of a folder those with the right name, or the only one it has."""
+    """The files of a benchmark: `data` itself, or of a folder those with the right name, or else its only one."""
     patterns = [benchmark.files + suffix for suffix in SUFFIXES]
     folder = Path(data)
     if data == "hub" or data.startswith("hub:"):

@@ -1,7 +1,7 @@
 """From a command line, a preset and the folder of a run to one `Config`, or to a sentence that says what is wrong.
 
-It knows no setting by its name, except where several must go together (`validate`): what there is to know about one
-stands at its definition in config.py.
+No setting is named here, except where several must fit together (`validate`): everything about a single setting stands
+at its definition in config.py.
 """
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def run_main(main: Callable[[list[str]], None]) -> None:
 
 
 def parse_config(argv: list[str], description: str, uses: tuple[type | Product, ...] = PARTS) -> Config:
-    """The settings of a script: its command line, over those that the run was started with, over the preset.
+    """The settings of a script: the command line overrides what the run was started with, which overrides the preset.
 
-    A new run with --reference starts from the settings of that other run, all but how many problems it shall write.
+    A new run with --reference starts from the settings of that other run, except the number of problems to write.
 
     `uses` says which options the script has: the settings of these parts, and those that matter for these products.
-    UserError for an unknown preset or setting, a value of the wrong type, values that do not go together, and a value
-    that would contradict what is already in the run's folder. `--help` prints every option and leaves.
+    Raises UserError for an unknown preset or setting, a value of the wrong type, values that do not fit together, and a
+    value that would contradict what is already in the run's folder. `--help` prints every option and exits.
     """
     given = _options(argv, uses, description)
     config = _preset_config(given.get("preset", Config.preset), given)
@@ -46,7 +46,7 @@ def parse_config(argv: list[str], description: str, uses: tuple[type | Product, 
     reference = given.get("reference", saved.reference if saved else "")
     start = saved or (load_config(Path(reference)) if reference else None)
     if start is not None:
-        wanted = {} if saved else {"problems": config.problems}  # what the other run was told to write is its own
+        wanted = {} if saved else {"problems": config.problems}  # not taken over from the other run
         config = dataclasses.replace(
             start, **wanted | given | {"out": config.out, "name": config.name, "reference": reference})
     validate(config)
@@ -55,7 +55,7 @@ def parse_config(argv: list[str], description: str, uses: tuple[type | Product, 
                         "--name.")
     if saved is not None:
         _refuse_contradiction(saved, config, config.folder)
-    if reference:  # in common with that other run: how its pi_ref was made, not how to go on from it
+    if reference:  # both must agree on how pi_ref was made, not on how to go on from it
         _refuse_contradiction(load_config(Path(reference)), config, Path(reference), (SKILLS, EXPERT, SFT))
         if not (config.source / "sft" / f"step-{config.sft_steps:06d}").is_dir():
             raise UserError(f"--reference {reference}: no finished reference policy is there (sft/step-"
@@ -99,7 +99,7 @@ def _options(argv: list[str], uses: tuple[type | Product, ...], description: str
 
 
 def _parser(uses: tuple[type | Product, ...], description: str, defaults: Config) -> Parser:
-    """One option a setting, grouped by the parts of a run; their values are texts."""
+    """One option for each setting, grouped by the parts of a run; their values are texts."""
     parser = Parser("settings", description=description, usage="%(prog)s [--setting value ...]", add_help=False,
                     argument_default=argparse.SUPPRESS)
     parser.add_argument("-h", "--help", action="store_true", help="print this, with defaults of --preset, and leave")
@@ -192,7 +192,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _refuse_contradiction(saved: Config, config: Config, folder: Path, products=PRODUCTS) -> None:
-    """UserError if one of the products lies in `folder` and `config` differs from `saved` in what shapes only them."""
+    """Raise UserError if `folder` holds a product and `config` differs from `saved` in what shapes only `products`."""
     for product in products:
         made = made_with(saved, product, products) if (folder / product.mark).exists() else {}
         for name, old in made.items():
@@ -206,7 +206,7 @@ def _refuse_contradiction(saved: Config, config: Config, folder: Path, products=
 
 
 def validate(config: Config) -> None:
-    """UserError, one sentence, for the first value that makes no sense, by itself or beside the others."""
+    """Raise UserError, with one sentence, for the first value that makes no sense, by itself or with the others."""
     def need(holds: bool, otherwise: str) -> None:
         if not holds:
             raise UserError(otherwise)

@@ -8,7 +8,7 @@ from ap.world.acquire import Document
 
 
 def read_corpus(path: Path) -> list[Document]:
-    """D_corpus: a JSONL of {question, answer[, solution]}, or a folder of such and of .md and .txt files. UserError."""
+    """D_corpus: a JSONL of {question, answer[, solution]}, or a folder of such, .md and .txt files. UserError."""
     path = Path(path)
     return _read_folder(path) if path.is_dir() else _read_records(path)
 

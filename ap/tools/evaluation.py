@@ -71,7 +71,7 @@ def bootstrap_interval(values: Sequence, seed: int = 0, n: int = 2000, level: fl
 
     Eq. (mean@k): mean over problems of (right samples / samples), where values are rows of a matrix
 
-    values: one entry a problem: a number, or the row of a matrix. n: resamples. *Choice*: the percentile interval, for
+    values: one entry a problem: a number, or the row of a matrix. n: resamples. *Choice*: the percentile interval, as
     it needs no assumption and can be explained in a line; it is a little narrow below some 20 problems.
     Raises ValueError for an empty list.
     """
@@ -94,7 +94,7 @@ def paired_difference(a: Sequence, b: Sequence, seed: int = 0, n: int = 2000, le
 
 
 def sign_test(a: Sequence, b: Sequence) -> float:
-    """Two-sided p-value of "a is as often above b as below", exact.
+    """Exact two-sided p-value of the hypothesis that a is above b as often as below it.
 
     Eq. (sign test): p = min(1, 2 * sum_{i <= min(wins, losses)} C(m, i) / 2^m),  m = wins + losses
 
@@ -225,7 +225,7 @@ def first_field(record: dict, names: Sequence[str], where: str, advice: str) -> 
 
 
 def text_of(record: dict, name: str, where: str, advice: str) -> str:
-    """A field as text, without blanks around it. UserError when it is missing, empty, or no text and no number."""
+    """A field as text, without blanks around it. UserError when it is missing, empty, or neither text nor number."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
         what = "missing" if name not in record else f"{json.dumps(value, default=str)[:40]}, not a text or number"

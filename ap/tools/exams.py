@@ -1,4 +1,4 @@
-"""Evaluations of a solver: which exam a file of problems asks for, and the tables that come out of the attempts."""
+"""Evaluations of a solver: how a file of problems becomes an exam, and the tables of the results."""
 from __future__ import annotations
 
 from collections import Counter
@@ -23,7 +23,7 @@ def exam_of_domain(
 ) -> tuple[list[dict], Exam]:
     """The problems of a domain's file as they are graded, and how they are asked.
 
-    Programs run in a sandbox, and answers are compared in processes, that the stack closes.
+    Programs run in a sandbox, and answers are compared in worker processes; the stack closes both.
     """
     asking = domain.asking(None)
     problems = [asking.graded(problem) for problem in problems]
@@ -58,8 +58,8 @@ def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> li
 
 
 def shares(statuses: Sequence[str]) -> dict[str, float]:
-    """Of all attempts: cut at the token limit; without an answer that can be read (cut ones too); and the programs that
-    failed, by how (timeout, error, memory, ...), if any did."""
+    """Shares of all attempts: those cut at the token limit; those without a readable answer (cut ones included); and
+    programs that failed, by the way they did (timeout, error, memory, ...), if there are any."""
     counts, total = Counter(statuses), max(len(statuses), 1)
     failed = sorted(counts.keys() - {"equal", "different", "unparsed", "cut"})
     return {"truncated": counts["cut"] / total, "unparsed": (counts["cut"] + counts["unparsed"]) / total,
@@ -81,7 +81,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
 
 
 def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
-    """The statistics; `marked` names the one that the paper reports of this benchmark."""
+    """The statistics; `marked` names the one that the paper reports for this benchmark."""
     print(f"\n{name}: {len(rows)} problems")
     for statistic, (estimate, low, high) in summarise(rows).items():
         mark = "  <- what the paper reports" if statistic == marked else ""

@@ -8,11 +8,11 @@ r"""The proposer's problems in the layouts that other trainers read.
            (verl's documentation, "Prepare Data for Post-Training"). verl picks the reward function by data_source:
            "lighteval/MATH" compares what is in \boxed{}, "codecontests" runs programs on tests; for a name of your own
            it needs a custom_reward_function.
-    trl    prompt, solution, answer and what else is known of the problem (TRL's documentation, "Dataset formats":
+    trl    prompt, solution, answer and what else is known about the problem (TRL's documentation, "Dataset formats":
            conversational, prompt-only). GRPOTrainer hands the columns to reward functions; accuracy_reward of
            trl.rewards takes `solution`.
-    chat   messages: the prompt and the final answer. There are no worked solutions in it, except of the domain code,
-           where it is the reference program.
+    chat   messages: the prompt and the final answer. It holds no worked solutions, except for the domain code, where
+           the answer is the reference program.
     episodes   messages: whole expert episodes of a run, system, user and assistant, as Qwen's chat format writes tools
            and their replies; for supervised training in TRL and verl, which take this column.
 
@@ -50,7 +50,7 @@ def is_code(record: dict) -> bool:
 
 
 def solution(record: dict) -> str:
-    """The final answer in a box; of code the reference program, or nothing where it is not known."""
+    """The final answer in a box; for code the reference program, or "" when it is not known."""
     if is_code(record):
         return f"```python\n{record['evidence']}\n```" if record.get("evidence") else ""
     return f"\\boxed{{{record['answer']}}}"
@@ -65,7 +65,7 @@ def ground_truth(record: dict) -> str:
 
 
 def facts(record: dict) -> dict:
-    """What else is known of a problem, the same fields for all: step of training, K_0, K_T and rho."""
+    """What else is known about a problem, the same fields for all: step of training, K_0, K_T and rho."""
     rate = record.get("pass_rate")
     return {
         "step": record.get("step"), "skills": list(record.get("skills") or ()),
@@ -95,7 +95,7 @@ MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
 def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
-    """Their problems, and rows {"messages", ...}, of a run's expert.jsonl. UserError."""
+    """The problems of a run's expert.jsonl, and its rows {"messages", ...}. Raises UserError."""
     run = load_config(path.parent)
     tokenizer = AutoTokenizer.from_pretrained(run.model or run.source / "tokenizer", local_files_only=True)
     problems, rows = [], []
@@ -115,7 +115,7 @@ def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
 
 FORMATS: dict[str, Callable[[dict, int, str, str], dict]] = {"verl": verl, "trl": trl, "chat": chat}
 
-# Settings of which the card says the last name.
+# Settings that are paths, of which the card shows the last part.
 PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")
 
 # ------------------------------------------------------------------------------------------------- files
@@ -177,7 +177,7 @@ def judges(name: str, run: Config | None) -> list[str]:
 def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], license: str) -> str:
     """The card as Markdown; its head is what the Hugging Face hub reads of a README.md.
 
-    Settings are those in config.json beside the problems that differ from the preset's, if it is there.
+    It lists the settings in config.json beside the problems, if that is there, that differ from the preset's.
     """
     rates = [record["pass_rate"] for record in records if record.get("pass_rate") is not None]
     run = load_config(source.parent) if (source.parent / "config.json").exists() else None

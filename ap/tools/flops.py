@@ -22,12 +22,12 @@ class Sizes:
     layer: int  # one decoder layer
     root: int  # all that is in no layer: embedding, head (0 more when tied), last norm
     experts: int  # of all layers together; 0 for a dense model
-    active: int  # that one token is multiplied with
-    head: int  # of the LM head, which is one of `active`, tied or not
+    active: int  # those that one token is multiplied with
+    head: int  # of the LM head; part of `active`, tied or not
 
 
 def sizes(shape: PretrainedConfig) -> Sizes:
-    """Counted on a build without memory.
+    """Count the parameters on a model without memory.
 
     active = total - experts * (1 - chosen / experts of a layer) - embedding, which is looked up; when it is tied it is
     the head's matrix, too, and stays in.

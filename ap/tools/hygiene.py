@@ -3,13 +3,13 @@
     python -m ap.tools.hygiene runs/mini/problems.jsonl --against aime24.jsonl gpqa.csv --out clean.jsonl
 
 It compares words, not meanings: a problem told in other words passes. A text is its tokens: words in small letters,
-numbers, and signs that count (+, =, <), without punctuation and LaTeX's dressing. A problem is thrown out for the first
-of these that holds; of several alike the first is kept.
+numbers, and signs that count (+, =, <), without punctuation and LaTeX's layout. A problem is thrown out for the first
+of these reasons that holds; of several problems that repeat each other the first is kept.
 - in a benchmark: they share n tokens in a row, where n is 13, or all tokens of the shorter one if it has fewer; below 8
   they must be the same. *Choice*: one such run is enough; 8 to 13 is the range of GPT-3's appendix C, 13 is what
   lm-evaluation-harness takes. A run in more than 10 texts of the benchmarks is a stock phrase ("m and n are relatively
-  prime positive integers") and does not count, as in GPT-3. A language of few words, like the miniature's, shares runs
-  by itself.
+  prime positive integers") and does not count, as in GPT-3. A language of few words, like the miniature's, shares
+  runs in any case.
 - same: the tokens are those of an earlier problem.
 - near: Jaccard similarity of the sets of runs of 5 tokens at least 0.7 (*choice*; 0.7 to 0.8 is usual). MinHash finds
   the candidates (128 hashes, 32 bands of 4: of pairs at 0.7 it misses one in 7,000), the exact similarity decides.
@@ -54,7 +54,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def runs(tokens: Sequence[str], n: int) -> set[str]:
-    """All runs of n tokens; of a shorter text itself."""
+    """All runs of n tokens; a shorter text is its own only run."""
     return {" ".join(tokens[i:i + n]) for i in range(max(len(tokens) - n, 0) + 1)}
 
 
@@ -63,15 +63,15 @@ def jaccard(one: set[str], other: set[str]) -> float:
 
 
 def minhash(shingles: Iterable[str]) -> np.ndarray:
-    """(128,) uint64: the least value of each hash function over a set; two sets agree in a share of them that is their
-    Jaccard similarity on average."""
+    """(128,) uint64: the least value of each hash function over a set. The share of these values in which two sets
+    agree is, on average, their Jaccard similarity."""
     values = np.array([zlib.crc32(shingle.encode()) for shingle in shingles], dtype=np.uint64)
     return ((FACTORS * values + SHIFTS) >> np.uint64(32)).min(axis=1)
 
 
 def in_benchmarks(problems: Sequence[Sequence[str]], texts: Iterable[tuple[str, Sequence[str]]]) -> dict[int, Finding]:
-    """Index of each problem that shares a run with a text -> what. problems: tokens. texts: (where, tokens); of those
-    that are the same one counts, or a file with many copies would make its problems stock phrases."""
+    """Index of each problem that shares a run with a text -> what was found. problems: tokens. texts: (where, tokens);
+    equal texts count once, since many copies of a problem in a file would otherwise make it a stock phrase."""
     holders = defaultdict(set)  # run -> the problems that have it
     for index, tokens in enumerate(problems):
         for n in range(min(SHORT, len(tokens)), min(LONG, len(tokens)) + 1):
@@ -97,8 +97,9 @@ def in_benchmarks(problems: Sequence[Sequence[str]], texts: Iterable[tuple[str, 
 
 
 def repeats(problems: Sequence[tuple[str, Sequence[str]]], near: float) -> dict[int, Finding]:
-    """Index of each problem that is the same as an earlier one, or near one that is kept -> what. problems: (where,
-    tokens)."""
+    """Index of each problem that is the same as an earlier one, or near one that is kept -> what was found.
+
+    problems: (where, tokens)."""
     first, bands, kept, found = {}, defaultdict(list), {}, {}
     for index, (where, tokens) in enumerate(problems):
         earlier = first.setdefault(" ".join(tokens), where)

@@ -1,8 +1,8 @@
-"""How many bytes of each GPU, and of a node's host, a run needs in each phase of a step. plan.py says what is assumed.
+"""How many bytes of each GPU, and of a node's host, a run needs in each phase of a step. plan.py lists assumptions.
 
 The three phases of a step are the rollout, the log-probabilities of pi_theta and pi_ref, and the update. All amounts
-are bytes. They are sums of what is known to be needed, and upper bounds where it depends on details; RESERVE is for
-what is not known.
+are bytes. They are sums of what is known to be needed, or upper bounds where that depends on details; RESERVE stands
+for what is not known.
 """
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def gpu_memory(
 
 
 def training_state(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
-    """What the training keeps. P parameters in n pieces, w bytes of --dtype:
+    """What training keeps all the time. P parameters in n pieces, w bytes of --dtype:
 
         float32 weights 4 P/n, moments 8 P/n, gradients 4 P/n;  pi_ref w P/n: all on the host with --offload true
     """
@@ -144,15 +144,16 @@ def training_state(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
 
 
 def copies(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
-    """What is there for a while: the replica that decodes, and what an update gathers and reduces.
+    """Temporary copies: the replica that decodes, and what an update gathers and reduces.
 
-        replica w P;  gathered: w times two layers and the root; offloaded, their float32 pieces are copied here before
-        gradients on their way: w root + the larger of (w + 8) layer, while a layer's gradient is made and it and the
-        one before are reduced in float32, and 4 (layer + root), the last ones to be reduced. One GPU: w P, those of a
-        micro-batch, and two float32 copies of one matrix, at most a layer or the root
+        replica     w P
+        gathered    w times two layers and the root; with --offload their float32 pieces are first copied to the GPU
+        gradients   w root + the larger of (w + 8) layer, while a layer's gradient is computed and it and the one before
+                    are reduced in float32, and 4 (layer + root), the last ones to be reduced. On one GPU: w P, those of
+                    a micro-batch, and two float32 copies of one matrix, at most a layer or the root
 
-    AdamW's copy of its second moments' roots, 4 P/n, comes when these, gathered weights and activations are gone; it
-    counts where there is nothing else.
+    AdamW's copy of its second moments' roots, 4 P/n, is made when all of these and the activations are gone; it counts
+    where there is nothing else.
     """
     w, total, layer, root = width_of(config), count.total, count.layer, count.root
     if n > 1:

@@ -15,13 +15,13 @@ The plan assumes that with several GPUs
                                             optimiser works
 
 and that a kernel without a matrix of scores computes attention. With one GPU, or where --shard leaves a model whole,
-nothing is spread or gathered. memory.py has the sums, flops.py and traffic.py what gives the time of an update.
+nothing is spread or gathered. memory.py has the sums; flops.py and traffic.py give the time of an update.
 
 *Choice*: Qwen3-30B-A3B trains on 8 x 80 GB by --offload true. With P parameters, replica and training state of a GPU
 are 2 P + 16 P / 8 bytes = 114 GiB; offloaded, 2 P = 57 GiB, which leaves room for a cache of 8 rows of 16,384 tokens,
 and 16 P + 2 P = 512 GiB of a node's memory, 587 as pinned memory is rounded up. We offload and
 do not use LoRA, which would need no such memory, because LoRA trains 2 % as many numbers and is not the full
-fine-tuning of the paper. Neither the plan nor its assumptions have met such a node.
+fine-tuning of the paper. Neither the plan nor its assumptions have been tested on such a node.
 """
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
 
 
 def episodes_of_gpu(config: Config) -> int:
-    """Episodes of a step that one GPU plays: whole groups, so it may be more than its share."""
+    """Episodes of a step that one GPU plays: whole groups, so it may be more than an even share."""
     return -(-config.groups // config.gpus) * config.group_size
 
 
@@ -133,7 +133,7 @@ def memory_lines(shape: PretrainedConfig, config: Config) -> list[str]:
 
 
 def update_lines(shape: PretrainedConfig, config: Config, count: Sizes, n: int) -> list[str]:
-    """How long the update of a step computes, and how long its links carry; weights in n pieces."""
+    """How long the update of a step computes, and how long its links transfer; weights in n pieces."""
     w, episodes = width_of(config), episodes_of_gpu(config)
     rows = max(1, config.micro_batch_tokens // config.max_tokens)  # of a micro-batch, all at full length
     batches = -(-episodes // rows)

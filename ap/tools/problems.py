@@ -17,9 +17,10 @@ from ap.world.rollout import draw, roll_out
 def without_repeats(accepted: Sequence[Trajectory], canonical: Callable[[str], str]) -> dict[str, Trajectory]:
     """The problems of one step, each once: canonical form -> the first trajectory, by group and member, that wrote it.
 
-    *Choice*: a problem that is written several times in one step is kept once, but all who wrote it are paid. V(q)
-    stays a property of the problem: of G samples of a policy that converges some will be equal, and which of them came
-    first says nothing about their actions. From the next step on it is a known problem, and earns 0.
+    *Choice*: a problem that is written several times in one step is kept once, but every trajectory that wrote it
+    gets its reward. V(q) stays a property of the problem: of G samples of a policy that converges some will be equal,
+    and which of them came first says nothing about their actions. From the next step on the problem is known and earns
+    0.
     """
     first: dict[str, Trajectory] = {}
     for trajectory in accepted:
@@ -37,9 +38,9 @@ def problem_record(trajectory: Trajectory, step: int) -> dict:
 
 
 def write_problems(run, policy: Policy, config: Config, ranks: Ranks) -> None:
-    """Let the trained proposer write config.problems more problems, behind those of training in problems.jsonl.
+    """Let the trained proposer write config.problems more problems, after those of training in problems.jsonl.
 
-    It goes on in steps as in training, without comparing and updating, and gives up after ten of them without a new
+    It goes on in steps as in training, but without advantages and updates, and gives up after ten steps without a new
     valid problem. The file is replaced after each step, so it never holds a part of one.
     """
     path, judge = config.folder / "problems.jsonl", Judge(run.committee, run.prober, run.tokenizer, config)

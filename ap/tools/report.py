@@ -1,9 +1,9 @@
 """A run as one page to look at: what was learnt, curves, and every turn of the trajectories that were kept.
 
 This file collects and shapes the data; the page itself is report.html beside it, with one place for the data as JSON.
-The page has no outside reference: it opens from file://, on a train, in ten years. It can be written at any time; what
-a run has not made yet is named as missing. What a model wrote is never markup: it lies in the JSON with all of < > &
-escaped, and the script puts it on the page as text only. A content policy in the page forbids the rest.
+The page has no outside reference: it opens from file://, offline, and in years to come. It can be written at any time,
+and names as missing what a run has not made yet. What a model wrote is never markup: it lies in the JSON with all of
+< > & escaped, and the script puts it on the page as text only. A content security policy in the page forbids all else.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ap.files import UserError, read_json, write_text
 from ap.trajectory import STAGES
 
 TEMPLATE, PLACE = Path(__file__).with_suffix(".html"), "@DATA@"
-MAX_POINTS = 200  # of a curve; longer ones are averaged in equal parts
+MAX_POINTS = 200  # of a curve; a longer one is averaged in equal parts
 MAX_TRAJECTORY_CHARS = 1_000_000  # of JSON in the page, so that it stays quick to open
 MAX_PROBLEMS = 60  # shown, hardest first
 
@@ -81,7 +81,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Any:
-    """The value of a .json file, or the values of a .jsonl file that may be being written; empty when missing."""
+    """The value of a .json file, or the values of a .jsonl file, which may still be growing; empty when missing."""
     if path.suffix == ".json":
         return read_json(path) if path.exists() else {}
     records, lines = [], path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
@@ -166,7 +166,7 @@ def pair_up(before: Sequence[dict], after: Sequence[dict]) -> list[list[dict]]:
 def choose(pairs: list[list[dict]], train: list[dict], limit: int = MAX_TRAJECTORY_CHARS) -> list[dict]:
     """As many trajectories as fit into `limit` characters of JSON: pairs whole, training spread evenly over its steps.
 
-    Pairs may take half of the room, and the first is kept if any is.
+    Pairs may take half of the room, and if any pair is kept, the first one is.
     """
     kept = thinned(pairs, limit // 2)
     kept += thinned([[transcript] for transcript in train], limit - sum(map(_size, kept)))

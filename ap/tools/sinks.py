@@ -9,8 +9,8 @@ from ap.metrics import Sink
 def open_sinks(config: Config, resume_step: int, is_main: bool) -> list[Sink]:
     """TensorBoard's (OUT/NAME/tensorboard) where the package is installed, and W&B's when --wandb names a project.
 
-    Steps after `resume_step`, which are made again, replace those in TensorBoard; W&B, where the run goes by its name,
-    keeps what it saw first. UserError when W&B is asked for and not installed.
+    Steps after `resume_step`, which are made again, replace those in TensorBoard; W&B, where the run's id is its name,
+    keeps the numbers that it got first. Raises UserError when W&B is asked for and not installed.
     """
     sinks: list[Sink] = []
     if not is_main:
@@ -37,4 +37,4 @@ def open_sinks(config: Config, resume_step: int, is_main: bool) -> list[Sink]:
 def _to_tensorboard(writer, step: int, numbers: dict[str, float]) -> None:
     for name, value in numbers.items():
         writer.add_scalar(name, value, step)
-    writer.flush()  # several ranks end without a farewell
+    writer.flush()  # with several ranks the process ends without closing it

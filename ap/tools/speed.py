@@ -34,8 +34,8 @@ class Speed:
         peak_memory_gib         of the rank that took most, in GiB (2^30): what PyTorch had allocated on its GPU at once
                                 since the last call; without a GPU, of its process since it started
 
-        `everyone`: the trajectories of all ranks. `engine`: counts and seconds of this rank's. MFU is left out when
-        no peak is known.
+        `everyone`: the trajectories of all ranks. `engine`: counts and seconds of this rank's engine. MFU is left out
+        when no peak is known.
         """
         lengths, world_size = [len(trajectory.ids) for trajectory in everyone], self.ranks.world_size
         rates = {

@@ -49,15 +49,15 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def agreement(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """How far the judges agree, as shares. What there was no case of is left out.
+    """How far the judges agree, as shares. A share is left out when there was nothing to count.
 
-    Of the problems on which at least two verifiers gave a vote (one agrees with itself always):
+    Of the problems on which at least two verifiers gave a vote (a single one always agrees with itself):
         committee/unanimous  all votes are the same; the answers behind them may differ
         committee/audited    the answers differed, so the auditor was asked
         committee/settled    it sided with one of the answers
         committee/turned     it sided with none of them
-    Of the problems of which something came and on which verifier N gave a vote, so that a bad judge is seen:
-        committee/agrees/N   it said what came of it (verifier.Committee)
+    Of the problems on which the committee reached a verdict and verifier N voted:
+        committee/agrees/N   its vote and answer agree with that verdict (verifier.Committee); low for a bad judge
     """
     voted = [t.votes for t in trajectories if sum(vote is not None for vote in t.votes[:3]) >= 2]
     cases = {"unanimous": [len(set(votes[:3]) - {None}) == 1 for votes in voted],

@@ -49,6 +49,6 @@ def weak_scaling(compute: float, count: Sizes, width: int, n: int, micro_batches
     """Speed of a GPU among n, each with the work that one has alone: compute / (compute + link time).
 
     `compute`: seconds that a GPU needs for its micro-batches. The worst case, in which nothing overlaps; FSDP2 gathers
-    the next layer while one computes, so the truth lies between this and 1. Not in it: waiting for the longest rollout.
+    the next layer while one computes, so the truth lies between this and 1. Waiting for the longest rollout is extra.
     """
     return compute / (compute + link_bytes(count, width, n, micro_batches) / LINK)

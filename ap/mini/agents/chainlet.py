@@ -6,10 +6,10 @@
 A problem is one line of plain sentences; one sentence is one step. Names are single letters, defined once and before
 they are used. Values are whole numbers 0..999. A *world* gives every name a value such that all sentences hold.
 
-All that is particular to a skill is said at its sentence form below. A user's package adds a form in the same way. A
+Everything particular to a skill stands at its sentence form below. A user's package adds a form in the same way. A
 `Language` is a set of forms that can be read together. In the sandbox there is one, in which the packages of the run
 register their forms, and the functions `form`, `read` and `check` of this module are its methods. The trainer makes a
-Language for each run that it opens, so that runs with other packages do not know each other's forms.
+Language for each run that it opens, so that runs with different packages do not know each other's forms.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
 
 LARGEST = 999
-MAX_SENTENCES = 30  # more are unreadable
+MAX_SENTENCES = 30  # a longer text counts as unreadable
 MAX_HIDDEN = 2  # names that start hidden; enumeration would blow up with more
 MAX_VISITS = 200_000  # steps of one enumeration
 MAX_VISITS_DELETED = 30_000  # the same, for the delete-one test
@@ -37,7 +37,7 @@ _TOKEN = re.compile(r"\ba whole\b|\b[a-z]\b|\b(?:0|[1-9][0-9]{0,2})\b")
 
 
 def fill(pattern: str, values: Mapping[str, object]) -> str:
-    """A template or a calculation with something in the place of each letter."""
+    """A template or a calculation with each letter replaced by its value."""
     return _LETTER.sub(lambda match: str(values[match.group()]), pattern)
 
 
@@ -45,10 +45,11 @@ def fill(pattern: str, values: Mapping[str, object]) -> str:
 class Form:
     """One sentence form. Its names are x, y, z and its numbers k, m, n, p, in order of appearance.
 
-    Its functions are given the values of the inputs, then the numbers; `draw` and `swap` a random generator first.
+    `meaning`, `otherwise` and `worked` take the values of the inputs, then the numbers; `draw` and `swap` take a random
+    generator, then the inputs; a function in `undo` takes the values by letter.
     """
 
-    name: str  # of the skill; of the forms that are no skill: start, hidden, find
+    name: str  # of the skill; start, hidden and find are no skills
     template: str
     meaning: Callable | None = None  # -> the value, several values, None (no answer) or the name of another failure
     defines: str = "x"  # the names that get their value here; the others are the inputs
@@ -58,10 +59,10 @@ class Form:
     # that fits the value; tuned so that 0.45, 0.3, 0.2 of the draws of two, three, four random skills are sound.
     draw: Callable[..., Sequence[int]] = lambda rng, *inputs: ()  # the numbers
     swap: Callable[..., bool] = lambda rng, y, z: rng.sample((0, 1), 2) == [1, 0]  # exchange the two inputs?
-    otherwise: Callable[..., int] = lambda y, *rest: y  # what it takes for the value where there is none
+    otherwise: Callable[..., int] = lambda y, *rest: y  # the value to go on with where there is none
 
-    # How a worked solution shows it: the calculation of the value; "xy": that of the input y when the value is known.
-    # A function says which it is; None: a step that no calculation can undo.
+    # How a worked solution shows the step. worked: the calculation of the value. undo["xy"]: that of y from x.
+    # Either may be a function that returns the calculation; None: no calculation can undo the step.
     worked: str | Callable[..., str] = ""
     undo: Mapping[str, str | Callable[[Mapping[str, int]], str | None]] = field(default_factory=dict)
 
@@ -127,7 +128,7 @@ def _examine(new: Form, ranges: Mapping[str, Sequence[int]], known: "Language") 
 def _guarded(meaning: Callable) -> Callable:
     """A user's meaning that cannot break the checker: never raises, and gives no huge numbers."""
     def guarded(*arguments: int) -> int | None:
-        if max(arguments) > LARGEST:  # in the head of an author who lost his way
+        if max(arguments) > LARGEST:  # the naive author's values can be too large
             return None
         try:
             value = meaning(*arguments)
@@ -145,7 +146,7 @@ class Language:
     """The sentence forms that are known together, and how texts of them are read and checked."""
 
     def __init__(self, forms: Iterable[Form] = ()):
-        """A language of its own: what is added to it is added to no other."""
+        """A new language; a form that is added to it is added to no other."""
         self.forms: dict[str, Form] = {}  # by name
         self.templates: dict[str, Form] = {}
         for one in forms:
@@ -156,16 +157,16 @@ class Language:
         self.forms[new.name] = self.templates[new.template] = new
 
     def form(self, template: str, **settings) -> Callable[[Callable], Callable]:
-        """Make a sentence form known: written above the function that is its meaning, it makes a skill.
+        """A decorator that makes a sentence form known as a skill; the function below it is the form's meaning.
 
             @form("x is k more than twice y.", k=(2, 9))
             def more_than_twice(y, k):
                 return 2 * y + k
 
         x is the name that the sentence defines, y an earlier one (and z a second), k, m, n, p are numbers; k=(2, 9): an
-        author draws k from 2 to 9. The function returns a whole number, or None where there is none; one outside of
+        author draws k from 2 to 9. The function returns a whole number, or None where there is none; a value outside of
         0..999 is a fault of the problem. worked="2 * y + k" shows the calculation in worked solutions; for more
-        settings see Form. The skill is called as the file is, and a file has one form. Raises FormError.
+        settings see Form. The skill has the name of its file, and a file has one form. Raises FormError.
         """
         def add(meaning: Callable) -> Callable:
             ours = meaning.__module__ == __name__
@@ -217,9 +218,9 @@ class Language:
     def check(self, text: str, skills: Iterable[str] | None = None) -> "Check":
         """Is this a sound problem, and what is its answer? Never raises; a text that is no problem is "unreadable".
 
-        Sound: it can be read; every skill in `skills` is there (*choice*: to drop one takes an edit); it has a world;
-        all worlds agree on the answer, or it asks for the smallest; every sentence matters; the answer is not printed
-        in it.
+        Sound: it can be read; every skill in `skills` is there (*choice*: a skill is dropped only by an edit); it has a
+        world; all worlds agree on the answer, or it asks for the smallest; every sentence matters; the answer is not
+        printed in it.
         """
         sentences = self.read(text)
         if isinstance(sentences, Check):
@@ -236,7 +237,7 @@ class Language:
             return Check("too many cases", detail="enumeration")
 
 
-LANGUAGE = Language()  # of this process: our own forms, and in the sandbox those of the packages that it has preloaded
+LANGUAGE = Language()  # of this process: our own forms; in the sandbox also those of the preloaded packages
 form, read_sentence, read = LANGUAGE.form, LANGUAGE.read_sentence, LANGUAGE.read
 skills_of, check = LANGUAGE.skills_of, LANGUAGE.check
 
@@ -324,7 +325,7 @@ def _two_divisors(rng, y):
     if rng.random() < 0.7:
         n, p = rng.choice(_COPRIME)
         m = rng.randint(0, n - 1)
-        k = n * p if rng.random() > 0.35 else 2 * n * p  # the larger bound lets two values pass
+        k = n * p if rng.random() > 0.35 else 2 * n * p  # the larger bound allows two values
     return k, m, n, p
 
 
@@ -439,7 +440,7 @@ class Sentence(NamedTuple):
         return self.named(self.form.inputs)
 
     def named(self, letters: Iterable[str]) -> tuple[str, ...]:
-        """The names at the places that the form calls so."""
+        """The names that stand for these letters of the form."""
         return tuple(self.names["xyz".index(letter)] for letter in letters)
 
 
@@ -454,7 +455,7 @@ class Step(NamedTuple):
 
 
 def template_of(sentence: str) -> str:
-    """The sentence's form: `b is 7 more than a.` -> `x is k more than y.` Unknown sentences have one too."""
+    """The sentence's form: `b is 7 more than a.` -> `x is k more than y.` Unknown sentences have a template, too."""
     return _abstract(sentence)[0]
 
 
@@ -477,7 +478,7 @@ def _abstract(sentence: str) -> tuple[str, list[str], list[int]]:
 
 
 def split(text: str) -> list[str]:
-    """The sentences of a text: what stands between full stops with space behind them."""
+    """The sentences of a text, which is split at the white space after each full stop."""
     return re.split(r"(?<=\.)\s+", text.strip())
 
 
@@ -485,8 +486,8 @@ def split(text: str) -> list[str]:
 
 
 def _near(value: int) -> Iterable[int]:
-    """0..999, the nearest to `value` first. The delete-one test starts at the old value: with it all other sentences
-    hold, so that a second answer is found soon."""
+    """0..999, the nearest to `value` first. The delete-one test starts at the old value, for which all other sentences
+    hold, so that it finds a second answer soon."""
     yield value
     for distance in range(1, LARGEST + 1):
         if value + distance <= LARGEST:
@@ -521,7 +522,7 @@ def explore(
     """Go through the worlds, depth first, until `visit(world)` is true. `visit` must copy a world that it keeps.
 
     wanted(name, value): worlds for which it is false are left out. Raises TooManyCases.
-    Returns the fault that lies furthest on: (index of the step, name of the failure); (-1, "") when there was none.
+    Returns the fault at the latest step: (index of the step, name of the failure); (-1, "") when there was none.
     """
     world: dict[str, int] = {}
     furthest, visits = (-1, ""), 0
@@ -592,7 +593,7 @@ def _solve(sentences: Sequence[Sentence]) -> Check:
 
 
 def _branching(steps: Sequence[Step], one: dict[str, int], other: dict[str, int]) -> int:
-    """The sentence to blame for two worlds: the first that merges different inputs or has two outcomes for the same."""
+    """The sentence to blame for two worlds: the first with one value for different inputs, or two for equal ones."""
     for step in steps:
         if step.form.name not in ("hidden", "invert"):
             same_inputs = all(one[name] == other[name] for name in step.inputs)
@@ -608,7 +609,7 @@ def _matters(
     """The delete-one test: without the sentence, the answer changes or is not determined.
 
     A name without a definition is a free value 0..999. *Choice*: a hidden start declares just that, so it only has to
-    be used. What MAX_VISITS_DELETED steps do not show to matter, does not.
+    be used; and a sentence counts as idle when MAX_VISITS_DELETED steps do not show that it matters.
     """
     relevant = {query} | {name for sentence in sentences if sentence.kind == "invert" for name in sentence.names}
     for sentence in reversed(sentences):
