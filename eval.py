@@ -25,16 +25,16 @@ from typing import Sequence
 
 from tqdm import tqdm
 
+from ap.answers.programs import code_sandbox
 from ap.catalog import DOMAINS, open_domain
-from ap.answers.grading import code_sandbox
 from ap.config import Config
-from ap.tools.commandline import Parser, run_main
 from ap.files import UserError, read_jsonl, write_jsonl
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.mini.exercises import held_out_sets
 from ap.tools.benchmarks import BENCHMARKS, ask, load
-from ap.tools.evaluation import Row, load_problems, read_correctness, write_correctness
+from ap.tools.commandline import Parser, run_main
+from ap.tools.evaluation import Row, load_problems, print_unreadable, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, grader, load_tokenizer, paired_line, print_table, rows_of
 from ap.world.attempts import Decoding, Exam
 
@@ -46,7 +46,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
     add("--problems", metavar="FILE",
-        help="JSONL, CSV, Parquet: a question and an answer a row; none: the domain's held-out sets")
+        help="JSONL, JSON, CSV, Parquet (text also as .gz): a row a problem, in any layout of ap/tools/layouts.py; "
+             "none: the domain's held-out sets")
     add("--question_field", metavar="TEXT", help="field that holds the question (default: the first known name)")
     add("--answer_field", metavar="TEXT", help="field that holds the answer (default: the first known name)")
     add("--benchmark", choices=BENCHMARKS, help="instead of --problems: a public benchmark, whose rows are --data")
@@ -100,7 +101,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def reported(name: str, k: int) -> str:
     """The statistic of a benchmark that the paper reports, or "" if k differs from the paper's."""
     benchmark = BENCHMARKS[name]
-    return f"{benchmark.statistic}@{k}" if k == benchmark.k else ""
+    return f"{benchmark.statistic}@{k}" if benchmark.statistic and k == benchmark.k else ""
 
 
 PORTION = 1024  # attempts between two writes to disk. *Choice*: the engine decodes 256 at once
@@ -131,6 +132,7 @@ def open_sets(options: argparse.Namespace, stack: ExitStack) -> tuple[dict[str, 
         return {name: problems}, Exam(partial(ask, name), grader(sandbox, stack), workers)
     if options.problems:
         problems = load_problems(options.problems, options.question_field, options.answer_field)
+        print_unreadable(options.problems, problems)
         problems, exam = exam_of_domain(open_domain(options.domain), problems, stack, unsafe, workers)
         return {Path(options.problems).stem: problems}, exam
     domain = open_domain(options.domain)

@@ -16,9 +16,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from ap.config import Config
-from ap.tools.commandline import parse_config, run_main, save_config
 from ap.judge.judge import Judge
-from ap.tools.summary import dead_groups, summary
 from ap.learn.mgpo import compare, update
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
@@ -26,11 +24,13 @@ from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.prepare.reference import build_reference
 from ap.run import Run
 from ap.tools.before_after import before_and_after, print_table
+from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.plan import dry_run
 from ap.tools.problems import problem_record, without_repeats, write_problems
 from ap.tools.report import write_report
 from ap.tools.sinks import open_sinks
 from ap.tools.speed import Speed
+from ap.tools.summary import dead_groups, summary
 from ap.trajectory import Trajectory
 from ap.world.rollout import draw, roll_out, transcript
 

@@ -9,9 +9,9 @@ none that the environment wrote (L_SFT). At the same time it learns to extract s
 """
 from __future__ import annotations
 
-from ap.tools.commandline import parse_config, run_main, save_config
 from ap.learn.ranks import Ranks
 from ap.prepare.reference import build_reference
+from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.plan import dry_run
 
 

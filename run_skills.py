@@ -16,11 +16,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ap.catalog import open_domain
-from ap.tools.commandline import parse_config, run_main, save_config
 from ap.config import ModelSettings, RoleSettings, RunSettings, SkillSettings
 from ap.learn.ranks import Ranks
-from ap.run import open_library
 from ap.prepare.skills import build_skills
+from ap.run import open_library
+from ap.tools.commandline import parse_config, run_main, save_config
 
 USES = (RunSettings, ModelSettings, SkillSettings, RoleSettings)
 

@@ -24,10 +24,9 @@ from tokenizers import AddedToken
 from tqdm import tqdm
 
 from ap.catalog import open_domain
-from ap.tools.commandline import parse_config, run_main, save_config
 from ap.config import SOLVER, Config, ModelSettings, RunSettings, SolverSettings, UpdateSettings
-from ap.engine.model import build_model
 from ap.domains.base import Domain
+from ap.engine.model import build_model
 from ap.files import UserError, read_json, write_json, write_jsonl
 from ap.judge.rewards import overlong_penalty
 from ap.learn.grpo import compare, update
@@ -37,6 +36,7 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
+from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.evaluation import load_problems, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
 from ap.trajectory import Trajectory

@@ -136,13 +136,14 @@ class EpisodeSettings:
     actions: str = setting(
         "think,exec,edit,submit", *EPISODES, help="actions that the proposer may take; leave one out for an ablation")
     one_shot: bool = setting(False, *EPISODES, help="ablation: the proposer's first message must be its submission")
+    mend_messages: bool = setting(
+        False, *EPISODES, help="tell once, after an unusable message, how one is written, and go on; false: it ends")
 
 
 @dataclass
 class SftSettings:
     """stage 2: supervised fine-tuning (SFT) on expert episodes"""
-    sft_trajectories: int = setting(
-        2000, EXPERT, help="number of expert episodes to make; only those whose problem is valid, V(q) = 1, count")
+    sft_trajectories: int = setting(2000, EXPERT, help="number of expert episodes whose problem is valid, V(q) = 1")
     sft_steps: int = setting(2600, SFT, help="number of optimiser updates")
     sft_batch: int = setting(8, SFT, help="expert episodes in each update")
     sft_lr: float = setting(3e-3, SFT, help="peak learning rate, after a short warm-up; a cosine lowers it to a tenth")
@@ -191,8 +192,7 @@ class RewardSettings:
         1.0, *JUDGED, help="lambda: a valid problem whose pass rate rho is above 0 earns lambda * (1 - rho) more")
     pass_rate: str = setting(
         "rate", *JUDGED, choices=("rate", "passk"), help="rho as success rate, or as literal pass@16, which is 0 or 1")
-    prober_k: int = setting(
-        16, *JUDGED, help="attempts at a problem by the prober, whose success shows how hard it is (paper: 16)")
+    prober_k: int = setting(16, *JUDGED, help="attempts of the prober at a problem, to see how hard it is (paper: 16)")
     prober_window: int = setting(
         500, MGPO, help="problems between two looks at the moving average (EMA) of the prober's pass rate (paper: 500)")
     prober_floor: float = setting(
@@ -288,7 +288,7 @@ def made_with(config: Config, product: Product, within: tuple[Product, ...] = PR
 _BIG = {
     "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "exec_timeout": 10.0,
     "max_turns": 24, "reproducible": False, "workers": 32, "lr": 1e-6, "sft_lr": 1e-5, "sft_steps": 400,
-    "sft_batch": 32, "save_every": 10, "recompute": True,
+    "sft_batch": 32, "save_every": 10, "recompute": True, "mend_messages": True,
 }
 PRESETS: dict[str, dict] = {
     "mini": {},

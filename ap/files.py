@@ -18,9 +18,19 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def writable(text: str) -> str:
+    """A text as a file can hold it: halves of surrogate pairs, which models and JSON can write, are joined to pairs or
+    replaced by U+FFFD."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write one value, indented for people. Atomic: readers see either the old or the complete new file."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, writable(json.dumps(value, indent=1, ensure_ascii=False)) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -34,7 +44,7 @@ def read_json(path: Path) -> Any:
 
 def write_jsonl(path: Path, records: Iterable[dict]) -> None:
     """Write one object a line, atomically."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_text(path, writable("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)))
 
 
 def read_jsonl(path: Path) -> list[dict]:
@@ -42,9 +52,12 @@ def read_jsonl(path: Path) -> list[dict]:
     return [record for _, record in numbered_records(path)]
 
 
-def numbered_records(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of every line that is not blank. UserError, with the line, if one is not a JSON object."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):  # not splitlines(): JSON strings may hold U+2028
+def numbered_records(path: Path, text: str | None = None) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of every line that is not blank. UserError, with the line, if one is not a JSON object.
+
+    text: what the file holds, where it has been read already."""
+    text = read_text(path) if text is None else text
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): JSON strings may hold U+2028
         if not line.strip():
             continue
         try:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from ap.files import read_jsonl, told_when_unwritable, write_jsonl
+from ap.files import read_jsonl, told_when_unwritable, writable, write_jsonl
 
 Sink = Callable[[int, dict[str, float]], None]  # another receiver of the numbers of a step, such as TensorBoard or W&B
 
@@ -38,7 +38,7 @@ class Metrics:
         """Write one line for each record, all with the same step."""
         for record in records:
             line = json.dumps(_plain({"step": step} | record), ensure_ascii=False, allow_nan=False)
-            self.file.write(line + "\n")
+            self.file.write(writable(line) + "\n")
         self.file.flush()
 
     def close(self) -> None:

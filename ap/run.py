@@ -9,15 +9,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ap.catalog import open_domain
 from ap.config import Config
 from ap.domains.base import Domain
-from ap.sandbox.processes import Processes
 from ap.files import UserError, read_jsonl
 from ap.judge.prober import Prober
 from ap.judge.verifier import Committee, ProgramCheck, ProgramVerifier, same_answer
 from ap.mini.solvers import program_pool
 from ap.players.cast import open_cast
+from ap.players.compat.chat_format import format_of
+from ap.sandbox.processes import Processes
 from ap.sandbox.sandbox import Sandbox
-from ap.world.env import Env
 from ap.world.curriculum import Curriculum, split_skill_sets
+from ap.world.env import Env
 from ap.world.skills import Skill, load_library
 
 
@@ -53,7 +54,8 @@ class Run:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             config.model or config.source / "tokenizer", local_files_only=True)
         self._open_programs()
-        self.env = Env(self.domain, self.library, self.sandbox, config, self._look)
+        self.env = Env(
+            self.domain, self.library, self.sandbox, config, self._look, format_of(self.tokenizer).reply)
         self.cast = open_cast(config, self.domain, self.sandbox)
         self._open_judges(config)
         sizes = range(config.skills_min, config.skills_max + 1)

@@ -81,7 +81,8 @@ def main() -> None:
     for what in ("lines", "parameters"):
         most = sorted(found, key=lambda function: -getattr(function, what))[:4]
         print(f"functions with most {what}: {', '.join(f'{f.name} {getattr(f, what)}' for f in most)}")
-    print(f"one trajectory passes through {len(PATH)} files, {sum(code_lines(ROOT / path) for path in PATH)} code lines")
+    lines = sum(code_lines(ROOT / path) for path in PATH)
+    print(f"one trajectory passes through {len(PATH)} files, {lines} code lines")
     print(f"run_mgpo.py: {len((ROOT / 'run_mgpo.py').read_text().splitlines())} lines; "
           f"README.md: {len((ROOT / 'README.md').read_text().split())} words")
 

@@ -26,11 +26,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.learn.advantages import normalise  # noqa: E402
-from ap.mini.domain import Mini  # noqa: E402
-from ap.tools.evaluation import load_problems  # noqa: E402
-from ap.mini.solvers import SLIPS, step_risk  # noqa: E402
 from ap.learn.update import warmup_cosine  # noqa: E402
+from ap.mini.domain import Mini  # noqa: E402
 from ap.mini.exercises import draw_sound  # noqa: E402
+from ap.mini.solvers import SLIPS, step_risk  # noqa: E402
+from ap.tools.evaluation import load_problems  # noqa: E402
 
 STEPS, PROBLEMS, ATTEMPTS, COUNT = 200, 32, 8, 1000
 MINI = Mini()

@@ -34,14 +34,14 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers import AutoModelForCausalLM, Qwen3Config  # noqa: E402
 
-from ap.tools.flops import sizes, training_flops  # noqa: E402
-from ap.tools.plan import PUBLISHED  # noqa: E402
-from ap.learn.batch import Batch, collate  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.engine.model import packs, ready, token_logprobs  # noqa: E402
+from ap.learn.batch import Batch, collate  # noqa: E402
 from ap.learn.ranks import Ranks  # noqa: E402
-from ap.trajectory import Trajectory  # noqa: E402
 from ap.learn.update import micro_batches, padding  # noqa: E402
+from ap.tools.flops import sizes, training_flops  # noqa: E402
+from ap.tools.plan import PUBLISHED  # noqa: E402
+from ap.trajectory import Trajectory  # noqa: E402
 
 SHAPES = {
     "qwen3-4b": PUBLISHED["qwen3-4b"],

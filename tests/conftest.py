@@ -11,15 +11,15 @@ import torch
 
 import run_skills
 from ap.config import Config
-from ap.learn.batch import Actions
+from ap.engine.model import build_model
 from ap.learn import losses
+from ap.learn.batch import Actions
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.mini.agents import chainlet
-from ap.world.env import Env
-from ap.engine.model import build_model
-from ap.sandbox.sandbox import SandboxResult
 from ap.run import Run
+from ap.sandbox.sandbox import SandboxResult
+from ap.world.env import Env
 
 torch.set_num_threads(1)
 

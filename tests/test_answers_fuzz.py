@@ -5,7 +5,8 @@ from fractions import Fraction
 import pytest
 
 hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import given, settings, strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st  # noqa: E402
 
 from ap.answers.extract import extract_answer  # noqa: E402
 from ap.answers.match import match_answer  # noqa: E402

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import ap
-from ap.sandbox import jail
 from ap.files import UserError
 from ap.mini.domain import Mini
+from ap.sandbox import jail
 from ap.sandbox.sandbox import NOTICE, Sandbox
 
 PRELUDE = """

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import script
 
 BENCH = Path(__file__).parent.parent / "bench" / "engine.py"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import script
 
 BENCH = Path(__file__).parent.parent / "bench" / "train.py"

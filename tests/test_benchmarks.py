@@ -17,12 +17,13 @@ import pytest
 
 import ap.world.attempts
 import eval as evaluation_script
-from ap.tools.benchmarks import BENCHMARKS, ask, load
-from ap.world.chat import encode
-from ap.files import UserError
-from ap.tools.evaluation import read_correctness
+from ap.answers.grading import Grade, Grader
+from ap.answers.programs import code_sandbox, program_of
 from ap.engine.rows import Conversation
-from ap.answers.grading import Grade, Grader, code_sandbox, program_of
+from ap.files import UserError
+from ap.tools.benchmarks import BENCHMARKS, ask, load
+from ap.tools.evaluation import read_correctness
+from ap.world.chat import encode
 
 
 def encoded(value) -> str:
@@ -124,6 +125,30 @@ LAYOUTS = {  # the rows of each benchmark, and how many problems they hold
                     "answer": f"text {i}", "answer_letter": "ABCDEFGHIJ"[i], "discipline": "ours", "field": "ours",
                     "subfield": "ours", "difficulty": "easy", "is_calculation": False} for i in range(10)], 10),
 }
+SUM = "def add(a: int, b: int) -> int:\n    \"\"\"Their sum.\"\"\"\n"
+LAYOUTS |= {
+    "humaneval": ([
+        {"task_id": "Ours/0", "prompt": "from typing import List\n\n\n" + SUM,
+         "canonical_solution": "    return a + b\n",
+         "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1, 2) == 3\n"
+                 "    assert candidate(-1, 1) == 0\n",
+         "entry_point": "add"},
+        {"task_id": "Ours/1", "entry_point": "back", "canonical_solution": "    return shift(text)[::-1]\n",
+         "prompt": "def shift(text):\n    return text.upper()\n\n\ndef back(text):\n    # no docstring\n",
+         "test": "def check(candidate):\n    for text in 'ab', '':\n"
+                 "        assert candidate(text) == shift(text)[::-1]\n"}],
+        2),
+    "mbpp": ([
+        {"task_id": 11, "text": "Write a function to add.", "code": "def add(a, b):\r\n  return a + b",
+         "test_setup_code": "", "challenge_test_list": [],
+         "test_list": ["assert add(1, 2) == 3", "assert add(0.5, 0.5) == 1"]},
+        {"task_id": 12, "prompt": "Write a function to root.",
+         "code": "import math\ndef root(n):\n return math.sqrt(n)",
+         "test_imports": ["import math"], "test_list": ["assert math.isclose(root(4), 2.0)"]}], 2),
+}
+PROGRAMS |= {row["task_id"]: row["code"] for row in LAYOUTS["mbpp"][0]} | {
+    row["task_id"]: row["prompt"] + row["canonical_solution"] for row in LAYOUTS["humaneval"][0]}
+PROGRAMS = {str(name): program for name, program in PROGRAMS.items()}
 WRONG = {"choices": "I think \\boxed{none}", "tests": "```python\nprint('wrong')\n```", "": "\\boxed{-31337}"}
 
 

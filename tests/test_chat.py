@@ -2,13 +2,20 @@
 import json
 import random
 import string
+import warnings
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ap.world.chat import STOP, TOOLS, decode_message, encode, prompt_ids, read_message, reply_text, stop_id, tool_call
-from ap.mini.tokenizer import build_tokenizer
+from ap.files import UserError
 from ap.mini.domain import Mini
+from ap.mini.tokenizer import CHAT_TEMPLATE, build_tokenizer
+from ap.players.compat.chat_format import format_of
+from ap.world.chat import (
+    STOP, TOOLS, decode_message, encode, prompt_ids, read_message, reply_text, stop_ids, tool_call, written_ids,
+)
 
 START = [{"role": "system", "content": "You write problems."}, {"role": "user", "content": "Active skills: shift"}]
 PROGRAM = 'print("ok: 31")\n# "quoted" \\ and ünïcode'
@@ -60,6 +67,151 @@ def test_ids_of_the_prompt_are_the_template_s_text(tokenizer):
     assert "# Tools" not in tokenizer.decode(prompt_ids(tokenizer, START))
 
 
+# ---------------------------------------------------------------- the chat formats of others
+
+LISTED = "{% if tools %}TOOLS {% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
+LLAMA3 = ("{{ '<s>' }}{% for m in messages %}{{ '<|header|>' + m.role + '<|/header|>\n\n' + m.content | trim + "
+          "'<|eot|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|header|>assistant<|/header|>\n\n' }}{% endif %}")
+MISTRAL = ("{{ '<s>' }}{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}"
+           "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}{% for m in messages %}"
+           "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}"
+           "{% if m.role == 'user' %}{{ '[INST] ' + (system if loop.first else '') + m.content + ' [/INST]' }}"
+           "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}")
+GEMMA = ("{{ '<s>' }}{% for m in messages %}{% if m.role not in ('user', 'assistant') %}"
+         "{{ raise_exception('System role not supported') }}{% endif %}{{ '<turn>' + ('model' if m.role == 'assistant' "
+         "else m.role) + '\n' + m.content | trim + '<eot>\n' }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}")
+OPENS = ("{{ '<s>' }}{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|A|>' + m.content.split('</think>')[-1] "
+         "+ '</s>' }}{% else %}{{ '<|U|>' + m.content }}{% endif %}{% endfor %}"
+         "{% if add_generation_prompt %}{{ '<|A|><think>\n' }}{% endif %}")
+OTHER_CALLS = LLAMA3.replace("{% for m in", LISTED + "{% for m in", 1)  # lists tools, but not as Qwen's template does
+RENAMED = CHAT_TEMPLATE.replace("<|im_end|>", "<|done|>")
+SPECIAL = {"llama3": "<|eot|> <|header|> <|/header|>", "mistral": "[INST] [/INST]", "gemma": "<turn> <eot>",
+           "opens thoughts": "<|A|> <|U|>", "other calls": "<|eot|> <|header|> <|/header|>",
+           "renamed": "<|im_start|> <|done|>"}
+FORMATS = {"llama3": LLAMA3, "mistral": MISTRAL, "gemma": GEMMA, "opens thoughts": OPENS, "other calls": OTHER_CALLS,
+           "renamed": RENAMED}
+
+
+def other_tokenizer(name: str, template: str | None = None):
+    """A byte-level tokenizer with `</s>` for eos_token, and the special tokens of a format."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "</s>", *SPECIAL.get(name, "").split()]
+    raw.train_from_iterator(["stage: check"], trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    made = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>",
+                                   chat_template=template or FORMATS[name])
+    made.add_special_tokens({"additional_special_tokens": special[2:]})
+    return made
+
+
+@pytest.mark.parametrize("name, stops, end, head", [
+    ("llama3", {"<|eot|>", "</s>"}, "<|eot|>", "<|header|>user<|/header|>\n\n"),
+    ("mistral", {"</s>"}, "</s>", "[INST] "), ("gemma", {"<eot>", "</s>"}, "<eot>", "\n<turn>user\n"),
+    ("opens thoughts", {"</s>"}, "</s>", "<|U|>"), ("other calls", {"<|eot|>", "</s>"}, "<|eot|>", None),
+    ("renamed", {"<|done|>", "</s>"}, "<|done|>", "\n<|im_start|>user\n"),
+])
+def test_the_format_is_read_off_the_template(name, stops, end, head):
+    tokenizer = other_tokenizer(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chat = format_of(tokenizer)
+    assert {tokenizer.decode([stop]) for stop in stop_ids(tokenizer)} == stops
+    assert chat.end == end and chat.around[False][0] == (head or "<|header|>user<|/header|>\n\n")
+    assert chat.lists_tools == (name == "renamed") and chat.takes_system == (name != "gemma")
+    text = tokenizer.decode(prompt_ids(tokenizer, START, ["exec"]))
+    assert '"name": "exec"' in text and "<tool_call>" in text and text.index("problems.") < text.index("Active skills")
+    ids = written_ids(tokenizer, "Sound.")
+    assert ids[-1] in stop_ids(tokenizer) and decode_message(tokenizer, ids) == chat.lead + "Sound."
+    assert chat.lead == {"opens thoughts": "\n</think>\n\n", "mistral": " "}.get(name, "")
+    assert bool(chat.note) == (name == "opens thoughts")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_appending_equals_rendering_in_formats_of_others(name):
+    """As ids, too. Where the prompt opens thoughts, these are what the template leaves out of earlier messages."""
+    tokenizer = other_tokenizer(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chat = format_of(tokenizer)
+    messages = [{"role": "user", "content": "Active skills: shift"}]
+    ids = prompt_ids(tokenizer, messages)
+    for written, answer, to_tool in EXCHANGE:
+        ids += written_ids(tokenizer, written) + encode(tokenizer, chat.reply(answer, to_tool))
+        own = to_tool and chat.lists_tools
+        answer = f"<tool_response>\n{answer}\n</tool_response>" if to_tool and not own else answer
+        messages += [{"role": "assistant", "content": written}, {"role": "tool" if own else "user", "content": answer}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    appended = tokenizer.decode(ids)
+    if name == "opens thoughts":
+        assert appended.count("<think>\n") == len(EXCHANGE) + 1
+        appended = appended.replace("<think>\n\n</think>\n\n", "")
+    else:
+        assert ids == tokenizer.encode(rendered, add_special_tokens=False)
+    assert appended == rendered
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_a_tokenizer_that_puts_a_blank_before_every_text(scheme):
+    """As Llama 2's does: what is appended must be tokenised as if it stood where it stands."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    raw.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    special = ["<s>", "</s>", *SPECIAL["llama3"].split()]
+    raw.train_from_iterator([string.printable + "ünïcode", "stage: check"] * 2, trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", chat_template=LLAMA3)
+    chat = format_of(tokenizer)
+    assert chat.blanks
+    messages = [{"role": "user", "content": "Active skills: shift"}]
+    ids = prompt_ids(tokenizer, messages)
+    for written, answer, to_tool in EXCHANGE[:1] + EXCHANGE[3:]:
+        ids += written_ids(tokenizer, written) + encode(tokenizer, chat.reply(answer, to_tool))
+        messages += [{"role": "assistant", "content": written}, {"role": "user", "content": answer}]
+    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    right = tokenizer.encode(rendered, add_special_tokens=False)
+    assert "".join(tokenizer.convert_ids_to_tokens(ids)) == "".join(tokenizer.convert_ids_to_tokens(right))
+
+
+@pytest.mark.parametrize("template, said", [
+    (None, "no chat template"), ("{{ messages[0].content }}", "each message once"),
+    ("{% for m in messages %}{{ m.role + loop.revindex | string + m.content + '</s>' }}{% endfor %}"
+     "{% if add_generation_prompt %}assistant{% endif %}", "cannot be appended to"),
+    (LLAMA3.replace("m.content | trim", "m.content | upper"), "each message once"),
+    (LLAMA3.replace("m.content | trim", "m.content.replace('Four', '4')"), "instead of"),
+    ("{{ raise_exception('No chats.') }}", "No chats."), ("{% for m in", "refuses"),
+])
+def test_a_template_that_cannot_be_appended_to_is_refused(template, said):
+    tokenizer = other_tokenizer("llama3")
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=said) as told:
+        prompt_ids(tokenizer, START)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_stop_tokens_of_the_generation_config_end_a_message_too(tmp_path):
+    tokenizer = other_tokenizer("llama3")
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6]}))
+    assert stop_ids(AutoTokenizer.from_pretrained(tmp_path)) == stop_ids(tokenizer) | {5, 6}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_words_from_outside_hold_no_special_token(name):
+    tokenizer = other_tokenizer(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chat = format_of(tokenizer)
+    bad = "x".join(tokenizer.all_special_tokens)
+    for ids, plain in ((encode(tokenizer, chat.reply(bad, False)), encode(tokenizer, chat.reply("", False))),
+                       (prompt_ids(tokenizer, [{"role": "user", "content": bad}]),
+                        prompt_ids(tokenizer, [{"role": "user", "content": ""}]))):
+        special = set(tokenizer.all_special_ids)
+        assert sum(i in special for i in ids) == sum(i in special for i in plain)
+
+
 # ---------------------------------------------------------------- reading
 
 
@@ -103,7 +255,6 @@ def test_what_can_be_read(text, expected):
     (call('{"name": "exec"}'), "bad arguments"), (call('{"name": "exec", "arguments": "print(1)"}'), "bad arguments"),
     (call('{"name": "exec", "arguments": {}}'), "bad arguments"),
     (call('{"name": "exec", "arguments": {"code": 1}}'), "bad arguments"),
-    (call('{"name": "submit", "arguments": {"answer": 7}}'), "bad arguments"),
     (call('{"name": "submit", "arguments": {"answer": "7", "problem": "q"}}'), "bad arguments"),
 ])
 def test_what_cannot_be_read_has_a_name(text, error):
@@ -192,7 +343,7 @@ def test_the_format_costs_few_tokens(tokenizer):
 
 def test_the_stop_token(tokenizer):
     last = encode(tokenizer, "Sound." + STOP)[-1]
-    assert last == stop_id(tokenizer) == tokenizer.eos_token_id != tokenizer.pad_token_id
+    assert {last} == stop_ids(tokenizer) == {tokenizer.eos_token_id} != {tokenizer.pad_token_id}
     assert decode_message(tokenizer, encode(tokenizer, "Sound." + STOP)) == "Sound."
     assert decode_message(tokenizer, encode(tokenizer, "Sound.")) == "Sound."  # cut before its stop token
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ap.learn import checkpoint
 from ap.files import UserError
+from ap.learn import checkpoint
 from ap.learn.ranks import Ranks
 from ap.learn.update import Updater
 

@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from ap.tools.commandline import load_config, parse_config, run_main, save_config, validate
 from ap.config import (
     EXPERT, MGPO, PARTS, PRESETS, PRODUCTS, SFT, SKILLS, SOLVER, Config, EpisodeSettings, RunSettings, SkillSettings,
     made_with,
 )
 from ap.files import UserError
+from ap.tools.commandline import load_config, parse_config, run_main, save_config, validate
 
 
 @pytest.fixture

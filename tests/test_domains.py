@@ -6,26 +6,26 @@ import pytest
 from conftest import TINY, FakeSandbox
 
 from ap.catalog import DOMAINS, open_domain
-from ap.world.chat import tool_call
 from ap.config import Config
-from ap.files import UserError
 from ap.domains.base import Asking, Domain
 from ap.domains.code import Code
 from ap.domains.drafts import code_draft
 from ap.domains.judged import JudgedDomain
 from ap.domains.math import Math
 from ap.domains.science import Science
-from ap.mini.domain import Mini
-from ap.world.env import Env, Episode
+from ap.files import UserError
 from ap.judge.prober import Prober
 from ap.judge.rewards import process_reward
-from ap.sandbox.sandbox import Sandbox, SandboxResult
-from ap.world.skills import Skill
-from ap.trajectory import Problem, Trajectory
 from ap.judge.roles import Verdict
 from ap.judge.verifier import Committee, ProgramCheck
+from ap.mini.domain import Mini
 from ap.players.chat_solver import SampledSolver
 from ap.players.chat_verifier import ChatVerifier
+from ap.sandbox.sandbox import Sandbox, SandboxResult
+from ap.trajectory import Problem, Trajectory
+from ap.world.chat import tool_call
+from ap.world.env import Env, Episode
+from ap.world.skills import Skill
 
 math, code, science, mini = Math(), Code(), Science(), Mini()
 SKILLS = {name: Skill(name, "c", "an intent", "d", "t", "the body") for name in ("one", "two", "three")}

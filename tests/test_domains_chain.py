@@ -12,15 +12,15 @@ from test_endpoint import Server
 import run_sft
 import run_skills
 import run_solver
-from ap.mini.tokenizer import build_tokenizer
-from ap.world.chat import tool_call
 from ap.config import Config
-from ap.files import UserError
 from ap.domains.code import Code
 from ap.domains.math import Math
-from ap.world.env import INSTRUCTIONS
 from ap.engine.model import build_model
+from ap.files import UserError
+from ap.mini.tokenizer import build_tokenizer
 from ap.world.acquire import EXTRACT, EXTRACTED
+from ap.world.chat import tool_call
+from ap.world.env import INSTRUCTIONS
 
 CORPUS = [
     {"question": "Find the least n with n = 2 mod 3 and n = 3 mod 5.", "answer": "8",

@@ -1,4 +1,5 @@
-"""A model behind a server, on loopback, with every fault that is known from practice."""
+"""A model behind a server, on loopback, with every fault that the field reports."""
+import contextlib
 import json
 import threading
 import time
@@ -7,18 +8,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from ap.world.chat import tool_call
 from ap.files import UserError
-from ap.players.endpoint import BadReply, DeadEndpoint, Endpoint, EndpointSettings
 from ap.players.chat_solver import SampledSolver
 from ap.players.chat_verifier import ChatVerifier
+from ap.players.endpoint import BadReply, DeadEndpoint, Endpoint, EndpointSettings
 from ap.trajectory import Problem
+from ap.world.chat import tool_call
 
 SECRET = "sk-never-to-be-seen"
 
 
 class Server:
-    """Speaks enough of the protocol. It answers the first requests with `faults`, in turn, then properly."""
+    """Speaks enough of the protocol. `faults` are given one a request, in turn; then it is well. A fault may be a
+    function of the request's body that gives (status, headers, text), or None."""
 
     def __init__(self, *faults, answer=lambda body: "said: " + body["messages"][0]["content"]):
         self.faults, self.seen, self.lock = list(faults), [], threading.Lock()
@@ -30,7 +32,9 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer.lock:
                     outer.seen.append((self.path, body, self.headers.get("Authorization")))
-                    fault = outer.faults.pop(0) if outer.faults else None
+                    fault = outer.faults[0] if outer.faults else None
+                    if not callable(fault):
+                        outer.faults = outer.faults[1:]
                     outer.busy += 1
                     outer.most = max(outer.most, outer.busy)
                 try:
@@ -44,7 +48,16 @@ class Server:
                 message = said if isinstance(said, dict) else {"content": said}
                 record = {"choices": [{"message": {"role": "assistant"} | message}],
                           "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
-                if fault == "cut":
+                told = fault(body) if callable(fault) else None
+                if told is not None:
+                    status, headers, text = told
+                    self.send_response(status)
+                    for name, value in headers.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    with contextlib.suppress(OSError):  # the other side has read enough
+                        self.wfile.write((text if isinstance(text, str) else json.dumps(text)).encode())
+                elif fault == "cut":
                     self.connection.close()
                 elif isinstance(fault, int):
                     self.send_response(fault)
@@ -245,3 +258,229 @@ def test_who_asks_the_same_at_the_same_time_shares_one_request(tmp_path):
             assert set(pool.map(one.ask, ["hello"] * 8)) == {"said: hello"}
         assert len(server.seen) == 1 and (one.counts["requests"], one.counts["cached"]) == (1, 7)
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
+
+
+# ---------------------------------------------------------------- what servers of others really say
+
+
+def says(status, text, **headers):
+    """A server that always says this."""
+    return lambda body: (status, {name.replace("_", "-"): value for name, value in headers.items()}, text)
+
+
+def completion(content, finish="stop", usage=(7, 3), **message):
+    record = {"choices": [{"message": {"content": content} | message, "finish_reason": finish}]}
+    return record | ({"usage": dict(zip(("prompt_tokens", "completion_tokens"), usage))} if usage else {})
+
+
+@pytest.mark.parametrize("message", [
+    {}, {"reasoning_content": "hm " * 50}, {"reasoning": "hm"}, {"tool_calls": None},
+])
+def test_a_reply_without_text_is_asked_for_three_times_with_other_seeds_and_all_is_paid(message):
+    with Server(says(200, completion(None, **message))) as server:
+        one = endpoint(server, tries=12)
+        with pytest.raises(BadReply, match="no usable record .* in 3 tries"):
+            one.ask("hello")
+        assert len({body["seed"] for _, body, _ in server.seen}) == 3 == len(server.seen)
+        assert (one.counts["prompt_tokens"], one.counts["completion_tokens"]) == (21, 9)
+
+
+@pytest.mark.parametrize("content", [None, "", "  "])
+def test_a_reply_cut_in_its_thoughts_is_not_asked_for_again(content, capsys):
+    with Server(says(200, completion(content, "length", (7, 4096), reasoning_content="hm"))) as server:
+        one = endpoint(server)
+        with pytest.raises(BadReply, match="cut at max_tokens 4096, in its thoughts, before its text began; raise"):
+            one.ask("hello")
+        assert len(server.seen) == 1 and one.counts["completion_tokens"] == 4096
+    assert capsys.readouterr().err.count("raise this player's max_tokens") == 1
+
+
+def test_a_reply_that_the_server_withholds_is_told_at_once():
+    for record in (completion(None, "content_filter"), completion(None, refusal="I cannot help.")):
+        with Server(says(200, record)) as server:
+            with pytest.raises(BadReply, match="withholds a reply"):
+                endpoint(server).ask("hello")
+            assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("record, said", [
+    (completion([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "4"}]), "4"),
+    (completion([{"text": "4"}, {"type": "text", "text": "2"}]), "42"),
+    (completion("4", reasoning_content="no: 5"), "4"),
+    ({"choices": [{"text": "4", "finish_reason": "stop"}], "usage": {"prompt_tokens": 7}}, "4"),
+    (completion("4", "length"), "4"),
+])
+def test_forms_in_which_servers_give_a_text(record, said):
+    with Server(says(200, record)) as server:
+        assert endpoint(server).ask("hello") == said
+
+
+def test_half_a_surrogate_in_a_reply_or_a_prompt_ends_nothing(tmp_path):
+    with Server(says(200, '{"choices": [{"message": {"content": "a\\ud83d"}}]}')) as server:
+        assert [endpoint(server, cache=tmp_path).ask("b\ud83d") for _ in range(2)] == ["a\ufffd"] * 2
+        assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("usage", [None, (0, 0)])
+def test_tokens_that_a_server_does_not_count_are_estimated_and_that_is_said(usage, capsys):
+    """16 characters of the prompt are 4 tokens, 10 of the reply 3."""
+    with Server(says(200, completion("0123456789", usage=usage))) as server:
+        one = endpoint(server, prompt_price=1, completion_price=1)
+        one.ask("0123456789abcdef"), one.ask("0123456789abcde!")
+        assert one.counts == {"requests": 2, "cached": 0, "retries": 0, "prompt_tokens": 8, "completion_tokens": 6,
+                              "estimated": 2, "cost": pytest.approx(14e-6)}
+    assert capsys.readouterr().err.count("does not count tokens") == 1
+
+
+def refuses(names, words='Unsupported parameter: {!r} is not supported with this model.', status=400, form=None):
+    """A model that does not take these parameters, and tells the first of them."""
+    def answer(body):
+        for name in names:
+            if name in body:
+                text = words.format(name)
+                return status, {}, form(name, text) if form else {"error": {"message": text, "param": None}}
+    return answer
+
+
+def test_parameters_that_a_model_does_not_take_are_left_out_and_that_is_said_once(capsys):
+    words = "Unsupported parameter: {!r} is not supported with this model. Use 'max_completion_tokens' instead."
+    with Server(refuses(["max_tokens"], words)) as server:
+        one = endpoint(server, max_tokens=50)
+        assert one.ask("a") == "said: a" and one.ask("b") == "said: b"
+        assert [body.get("max_completion_tokens") for _, body, _ in server.seen] == [None, 50, 50]
+        assert one.counts["requests"] == 3 and one.counts["retries"] == 1
+    assert capsys.readouterr().err.count("does not take 'max_tokens'; from now on it is called") == 1
+    with Server(refuses(["temperature", "seed", "max_completion_tokens", "max_tokens"])) as server:
+        assert endpoint(server).ask("a") == "said: a"
+        assert set(server.seen[-1][1]) == {"model", "messages"}
+
+
+@pytest.mark.parametrize("name, answer", [
+    ("temperature", refuses(["temperature"], "Unsupported value: {!r} does not support 0.3 with this model. Only the "
+                            "default (1) value is supported.")),
+    ("seed", refuses(["seed"], "Extra inputs are not permitted", 422, lambda name, text: {
+        "detail": [{"loc": ["body", name], "msg": text, "type": "extra_forbidden"}]})),
+    ("seed", refuses(["seed"], "Unrecognized request argument supplied: {}")),
+    ("seed", refuses(["seed"], "create() got an unexpected keyword argument {!r}", 500)),
+    ("temperature", refuses(["temperature"], "not supported", form=lambda name, text: {
+        "error": {"message": text, "param": name}})),
+])
+def test_in_which_words_servers_refuse_a_parameter(name, answer):
+    with Server(answer) as server:
+        one = endpoint(server, temperature=0.3, concurrency=4)
+        assert one.sample("a", 4, "k") == ["said: a"] * 4  # also when four threads are told at the same time
+        assert name not in server.seen[-1][1] and one.ask("b") == "said: b"
+
+
+def test_what_is_too_long_is_one_bad_reply_with_the_servers_words(capsys):
+    words = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens in max_tokens."
+    with Server(lambda body: (400, {}, {"error": {"message": words}}) if "long" in str(body) else None) as server:
+        one = endpoint(server)
+        for _ in range(5):
+            with pytest.raises(BadReply, match="maximum context length is 4096"):
+                one.ask("long")
+        assert one.ask("short") == "said: short" and "max_tokens" in server.seen[-1][1]
+    assert capsys.readouterr().err.count("maximum context length") == 1
+
+
+def test_a_server_that_refuses_everything_for_one_reason_ends_the_run():
+    words = "max_tokens is too large: 4096. At most 2048 are supported."
+    with Server(says(400, {"error": {"message": words}})) as server:
+        one = endpoint(server)
+        judge = ChatVerifier(one.ask)
+        assert [judge.verify(Problem("q", "4"), "").reason for _ in range(2)] == ["judge failed"] * 2
+        with pytest.raises(DeadEndpoint, match="refuses every request .* At most 2048"):
+            judge.verify(Problem("q", "4"), "")
+
+
+@pytest.mark.parametrize("status, text, words", [
+    (404, {"error": {"message": "The model `judge-7b` does not exist."}}, "does not exist"),
+    (400, {"error": {"message": "Bad request", "code": "model_not_found"}}, "model_not_found"),
+    (404, "<!DOCTYPE html><html><head><style>p {}</style><title>404 Not Found</title></head></html>",
+     "a web page: 404 Not Found"),
+    (401, {"error": {"message": f"Incorrect API key provided: {SECRET}."}}, r"provided: \*\*\*"),
+    (403, {"detail": "not for you"}, "not for you"), (405, "Method Not Allowed", "Method Not Allowed"),
+    (429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}, "insufficient_quota"),
+    (402, {"error": "Insufficient credits"}, "Insufficient credits"), (501, "", "will not pass"),
+])
+def test_what_will_not_pass_ends_at_once_with_the_servers_words(status, text, words, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    with Server(says(status, text)) as server:
+        with pytest.raises(DeadEndpoint, match=words) as error:
+            endpoint(server, key_variable="JUDGE_KEY").ask("hello")
+        assert len(server.seen) == 1 and SECRET not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_error_in_a_reply_that_says_200():
+    with Server(says(200, {"error": {"message": "no such key", "code": 401}})) as server:
+        with pytest.raises(DeadEndpoint, match="HTTP 401; check .* no such key"):
+            endpoint(server).ask("hello")
+    with Server(says(200, {"error": {"message": "upstream is busy", "code": "busy"}})) as server:
+        with pytest.raises(DeadEndpoint, match="upstream is busy .busy., 4 times"):
+            endpoint(server).ask("hello")
+
+
+def test_a_web_page_instead_of_a_reply_is_told():
+    with Server(says(200, "<html><body>Please log in</body></html>")) as server:
+        with pytest.raises(BadReply, match="no JSON: a web page: Please log in"):
+            endpoint(server).ask("hello")
+
+
+@pytest.mark.parametrize("asked", ["86400", "1e9", "Wed, 21 Oct 2099 07:28:00 GMT"])
+def test_nobody_waits_a_day(asked):
+    with Server(says(429, {"error": {"message": "slow down"}}, Retry_After=asked)) as server:
+        with pytest.raises(DeadEndpoint, match="asks us to wait for .* seconds, and we wait for 600 at most"):
+            endpoint(server).ask("hello")
+
+
+@pytest.mark.parametrize("asked, waited", [("12", 12.0), ("0.5", 0.5), ("-3", None), ("soon", None), ("", None),
+                                           ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)])
+def test_how_long_we_wait_and_that_it_is_said(asked, waited, monkeypatch, capsys):
+    slept = []
+    monkeypatch.setattr("ap.players.endpoint.time.sleep", slept.append)
+    with Server(says(503, "overloaded", Retry_After=asked)) as server:
+        with pytest.raises(DeadEndpoint, match="HTTP 503: overloaded, 12 times"):
+            endpoint(server, pause=1.0, tries=12).ask("hello")
+    assert len(slept) == 11 and max(slept) <= 600.0
+    assert slept == [waited] * 11 if waited is not None else 0.5 <= slept[0] <= 1.5 and slept[-1] == 600.0
+    said = capsys.readouterr().err.count("HTTP 503: overloaded; waiting for ")
+    assert said == (sum(seconds >= 10 for seconds in slept))
+
+
+def test_a_reply_that_drips_has_a_limit():
+    def drip(body):
+        time.sleep(0.2)
+        return 200, {}, json.dumps(completion("x" * 200_000))
+
+    class Slow:
+        length = None
+
+        def read1(self, _):
+            time.sleep(0.05)
+            return b"x"
+
+    from ap.players.endpoint import _whole
+    with pytest.raises(TimeoutError, match="not whole"):
+        _whole(Slow(), 0.2)
+    with Server(drip) as server:
+        assert len(endpoint(server, seconds=5.0).ask("hello")) == 200_000
+
+
+def test_samples_that_are_all_the_same_are_noticed(capsys):
+    """rho is 0 or 1 then, whatever the problem is. Short answers may agree; long ones do not, again and again."""
+    with Server(answer=lambda body: "\\boxed{4}") as server:
+        one = endpoint(server)
+        for n in range(9):
+            assert len(one.sample(f"q{n}", 4, "k")) == 4
+        assert "same_samples" not in one.counts
+    assert capsys.readouterr().err.count("all 4 replies to one question are the same") == 1
+    with Server(answer=lambda body: body["messages"][0]["content"] * 150) as server:
+        one = endpoint(server)
+        with pytest.raises(DeadEndpoint, match="8 times in a row: the server ignores `seed`"):
+            for n in range(9):
+                one.sample(f"q{n}", 4, "k")
+        assert one.counts["same_samples"] == 8
+    with Server(answer=lambda body: f"{body['seed']}") as server:
+        one = endpoint(server)
+        one.sample("q", 4, "k")
+        assert "same_samples" not in one.counts

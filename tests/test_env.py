@@ -3,13 +3,14 @@ import dataclasses
 
 import pytest
 
-from ap.world.chat import tool_call
+from ap.config import PRESETS, Config
 from ap.files import UserError
-from ap.mini.domain import Mini
-from ap.world.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
 from ap.judge.rewards import process_reward
+from ap.mini.domain import Mini
 from ap.sandbox.sandbox import SandboxResult
 from ap.trajectory import Problem
+from ap.world.chat import read_message, tool_call
+from ap.world.env import CHECK, DRAFT, FINALIZE, REFINE, Episode
 
 K = ("shift", "share")
 SOUND = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."  # (24 + 7 + 2) / 3 = 11
@@ -298,6 +299,43 @@ def test_unusable(make_env, message, error):
     assert steps[1] == ("unusable", CHECK, {"error": error}, None)
     assert (episode.outcome, episode.problem) == ("unusable", None)
     assert rewards(steps)[1] == -1
+
+
+MENDED = ("", "<tool_call>", "<tool_call>{</tool_call>", CHECK_IT + CHECK_IT, tool_call("juggle"), tool_call("exec"),
+          "<think>for ever")
+
+
+@pytest.mark.parametrize("message", MENDED)
+def test_an_unusable_message_is_mended_once(make_env, message):
+    """With --mend_messages the environment says what was wrong and how it is written. The turn counts, and earns -1."""
+    errors = {message: read_message(message).error for message in MENDED}
+    episode, steps = play(make_env(mend_messages=True), draft(SOUND), message, CHECK_IT, message)
+    action, stage, facts, reply = steps[1]
+    assert (action, stage, facts) == ("unusable", CHECK, {"error": errors[message]})
+    assert f"could not be used: {errors[message]}." in reply and "tools exec, edit, submit" in reply
+    assert "<tool_call>\n{\"name\": \"submit\", \"arguments\": {\"answer\": \"7\"}}\n</tool_call>" in reply
+    assert "\\n and \\\\" in reply and reply.endswith("stage: check<|im_end|>\n<|im_start|>assistant\n")
+    assert steps[2][2]["passed"] and episode.turns == 4  # nothing else has changed
+    assert steps[3] == ("unusable", FINALIZE, {"error": errors[message]}, None)
+    assert rewards(steps) == [1, -1, 1, -1] and (episode.outcome, episode.problem) == ("unusable", None)
+    assert episode.said[3] in reply and len(episode.said) == 7
+
+
+def test_a_submission_without_a_draft_is_mended_too(make_env):
+    env = make_env(mend_messages=True)
+    episode, steps = play(env, tool_call("submit"), draft(SOUND), CHECK_IT, tool_call("submit"))
+    assert "no draft to submit" in steps[0][3] and episode.problem.answer == "11"
+    assert [step[0] for step in steps] == ["unusable", "think", "exec", "submit"] and rewards(steps) == [-1, 1, 1, 1]
+    assert play(env, draft(SOUND) + tool_call("submit", answer="11"))[0].outcome == "submitted"
+
+
+def test_when_nothing_is_mended(make_env):
+    """By default, in the last turn, and where the first message must be the submission."""
+    for settings in ({}, {"mend_messages": True, "max_turns": 1}, {"mend_messages": True, "one_shot": True}):
+        episode, steps = play(make_env(**settings), "<tool_call>")
+        assert steps == [("unusable", DRAFT, {"error": "unclosed tool call"}, None)] and episode.outcome == "unusable"
+    assert not Config().mend_messages and all(PRESETS[name].get("mend_messages",
+                                                                False) == (name != "mini") for name in PRESETS)
 
 
 def test_turn_limit(make_env):

@@ -119,7 +119,7 @@ def test_load_problems(tmp_path):
 @pytest.mark.parametrize("text, words", [
     ('{"question": "a", "answer": "1"}\n{"question": "b"}', ("line 2", "'answer'", "missing")),
     ('{"question": "", "answer": "1"}', ("line 1", "'question'")),
-    ('{"question": "a", "answer": ["1"]}', ("line 1", "'answer'", "not a text")),
+    ('{"question": "a", "answer": {"value": "1"}}', ("line 1", "'answer'", "not a text")),
     ('{"question": "a", "answer": null}', ("line 1", "'answer'")),
     ('{"text": "a", "answer": "1"}', ("line 1", "question_field", "text")),
     ('{"id": 5, "question": "a", "answer": "1"}\n{"id": 5, "question": "b", "answer": "1"}',

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ap.tools import export
-from ap.tools.commandline import save_config
 from ap.config import Config
 from ap.files import UserError, write_jsonl
-from ap.world.rollout import Start, play_script
 from ap.mini.teacher import ScriptedAuthor
+from ap.tools import export
+from ap.tools.commandline import save_config
+from ap.world.rollout import Start, play_script
 
 PROBLEM = {
     "step": 3, "question": "a is 52. b is a minus 5. Find b.", "answer": "47", "domain": "mini",
@@ -182,6 +182,49 @@ def test_code_is_asked_for_programs_and_graded_by_tests(tmp_path, evidence, prog
     tests = json.loads(rows["verl"]["reward_model"]["ground_truth"])
     assert tests == {"inputs": ["1 2", "5 7"], "outputs": ["3", "12"]}
     assert rows["trl"]["solution"] == rows["chat"]["messages"][1]["content"] == program
+
+
+DRESSED = [  # an answer as files have it, and as trainers' scorers take it
+    (r"\boxed{5}", "5"), (r"$\boxed{\frac{1}{2}}$", r"\frac{1}{2}"), ("$5$", "5"), (r"\(x+1\)", "x+1"), ("$$5$$", "5"),
+    (r"\[ 5 \]", "5"), ("She has 16 - 3 = 13 eggs.\n#### 13", "13"), ("She has 16 - 3 = 13 eggs. A: 13", "13"),
+    ("$3$ and $4$", "$3$ and $4$"), (r"\{1, 2\}", r"\{1, 2\}"), ("5 m", "5 m"),
+]
+
+
+@pytest.mark.parametrize("answer, bare", DRESSED)
+def test_answers_are_undressed(answer, bare, tmp_path):
+    r"""Else `solution` is \boxed{\boxed{5}}, and verl's scorers, which compare texts, say that 5 is not \boxed{5}."""
+    write_jsonl(tmp_path / "p.jsonl", [{"question": "?", "answer": answer}])
+    rows = {}
+    for kind in export.FORMATS:
+        export.main([str(tmp_path / "p.jsonl"), "--format", kind, "--out", str(tmp_path / "o.jsonl")])
+        [rows[kind]] = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert rows["verl"]["reward_model"]["ground_truth"] == rows["verl"]["extra_info"]["answer"] == bare
+    assert (rows["trl"]["answer"], rows["trl"]["solution"]) == (bare, f"\\boxed{{{bare}}}")
+    assert rows["chat"]["messages"][1]["content"] == f"\\boxed{{{bare}}}"
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_the_schema_of_a_table_does_not_depend_on_its_rows(kind, tmp_path):
+    """Of a column without values, or with whole numbers only, or with several types, no type can be guessed: files of
+    two runs could not be read together."""
+    pytest.importorskip("pyarrow.parquet")
+    from pyarrow import parquet
+    bare, full = {"question": "?", "answer": "1"}, PROBLEM
+    odd = bare | {"step": "3", "pass_rate": 1, "skills": "least", "kept_skills": [1, None]}
+    odder = bare | {"step": 2.5, "pass_rate": "high", "skills": {"a": 1}, "kept_skills": None}
+    schemas = []
+    for rows in ([bare], [bare, full], [full], [odd, full, odder, bare]):
+        write_jsonl(tmp_path / "p.jsonl", rows)
+        export.main([str(tmp_path / "p.jsonl"), "--format", kind, "--out", str(tmp_path / "o.parquet")])
+        schemas.append(parquet.read_schema(tmp_path / "o.parquet"))
+        written = parquet.read_table(tmp_path / "o.parquet").to_pylist()
+        assert len(written) == len(rows)
+    assert all(schema == schemas[0] for schema in schemas)
+    if kind == "trl":
+        assert [row["step"] for row in written] == [3, 3, None, None]
+        assert [row["pass_rate"] for row in written] == [1.0, 0.625, None, None]
+        assert [row["skills"] for row in written] == [["least"], ["least", "shift"], [], []]
 
 
 def test_without_a_run_around_it_the_card_says_so(tmp_path):

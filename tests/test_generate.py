@@ -13,12 +13,12 @@ import ap.engine.cache
 import ap.engine.generate
 import ap.engine.graphs
 import ap.engine.rows
-from ap.files import UserError
 from ap.engine.cache import Cache, Span
 from ap.engine.generate import Engine, sample
 from ap.engine.model import token_logprobs
 from ap.engine.rows import Conversation
 from ap.engine.sampling import Sampling, inverse, stop_strings, uniform_numbers
+from ap.files import UserError
 from ap.learn.batch import collate
 from ap.trajectory import Trajectory
 

@@ -7,13 +7,15 @@ import pytest
 
 from ap.config import Config
 from ap.judge.judge import Judge
-from ap.tools.summary import summary
 from ap.judge.prober import Prober
-from ap.trajectory import Problem, Trajectory, Turn
 from ap.judge.roles import Judgement
+from ap.tools.summary import summary
+from ap.trajectory import Problem, Trajectory, Turn
 
 CONFIG = Config(r_base=2.0, hardness=3.0)
-TOKENIZER = SimpleNamespace(decode=lambda ids, **_: f"{len(ids)} tokens")
+# A tokenizer whose chat format has been read already (ap/players/compat/chat_format.py).
+TOKENIZER = SimpleNamespace(
+    chat_template="", ap_chat_format=("", SimpleNamespace(message=lambda ids: f"{len(ids)} tokens")))
 
 
 class FakeCommittee:
@@ -100,6 +102,15 @@ def test_what_was_cut_is_never_counted_as_wrong(judged):
     assert {name: value for name, value in metrics.items() if name.startswith("outcome/")} == {
         "outcome/submitted": 5 / 8, "outcome/token_limit": 1 / 8, "outcome/unusable": 1 / 8,
         "outcome/turn_limit": 1 / 8, "outcome/tool_timeout": 0.0}
+
+
+def test_mended_messages_are_counted():
+    """Unusable messages after which an episode went on, by what was wrong; the one that ended it is counted there."""
+    bad, good = turn("unusable", 0, error="bad arguments"), turn("think", 0, judged=None)
+    metrics = summary([episode("turn_limit", turns=[bad, good]), episode("unusable", turns=[bad, good, bad]),
+                       episode("unusable", turns=[good, bad]), episode("turn_limit", turns=[good])])
+    assert {name: value for name, value in metrics.items() if "mended" in name} == {"mended/bad arguments": 2 / 4}
+    assert not any("mended" in name for name in summary([episode("unusable", turns=[bad])]))
 
 
 def test_what_could_not_be_judged_is_neither_valid_nor_invalid():

@@ -3,12 +3,12 @@ import math
 
 import pytest
 import torch
+from conftest import grpo_loss, mgpo_weights
 
 from ap.learn.losses import (
     action_ratios, implicit_rewards, k3, log_ratio, mean_by_action, mgpo_loss, sft_loss, spread_over_tokens,
     sum_by_action, weight_statistics,
 )
-from conftest import grpo_loss, mgpo_weights
 
 # Two rows, three actions: tokens of action 0 stand before and after an observation is read (-1), row 1 is padded.
 ACTION_IDS = torch.tensor([[-1, 0, 0, -1, 1, -1], [-1, 2, 2, 2, -1, -1]])

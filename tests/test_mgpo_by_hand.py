@@ -6,7 +6,6 @@ from statistics import mean, stdev
 
 import pytest
 import torch
-
 from conftest import script
 
 ROOT = Path(__file__).parent.parent

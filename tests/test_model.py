@@ -1,10 +1,14 @@
 """Models and log-probs, against naive log-softmax over full logits and against transformers' own attention."""
 import inspect
 import math
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import script
 from torch.nn.attention.varlen import varlen_attn
 from transformers import (
     AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config,
@@ -12,9 +16,12 @@ from transformers import (
 )
 
 from ap.config import Config
-from ap.files import UserError
 from ap.engine import attention
+from ap.engine.generate import sample
 from ap.engine.model import build_model, checkpoint_layers, load_model, token_logprobs
+from ap.engine.sampling import Sampling
+from ap.files import UserError
+from ap.tools.flops import sizes
 
 VOCAB = 50
 CONFIG = Config(hidden_size=32, layers=2, heads=4, intermediate_size=48, max_tokens=64, device="cpu")
@@ -235,6 +242,107 @@ def test_a_model_with_another_attention_is_refused(tmp_path):
     MistralForCausalLM(MistralConfig(**shape, sliding_window=4)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="sliding"):
         load_model(tmp_path, CONFIG)
+
+
+# ---------------------------------------------------------------- the models of others
+
+models = script(Path(__file__).parent.parent / "bench" / "models.py")  # it walks all of them
+
+WORK = ("llama", "qwen2_moe", "mixtral", "phi", "phi3", "seed_oss", "gpt2", "gpt_neox", "opt", "gptj",
+        "deepseek_v3", "smollm3", "olmo2", "glm4", "starcoder2")
+REFUSED = {  # and a word of the reason
+    "stablelm": "0 of 2 layers", "nemotron": "0 of 2 layers", "diffllama": "logits differ", "bloom": "0 of 2 layers",
+    "gpt_neo": "docs/models.md", "mpt": "our attention", "bert": "logits differ", "roberta": "our attention",
+    "falcon": "docs/models.md", "mamba": "docs/models.md", "gemma2": "softcapping", "gpt_oss": "sliding_attention",
+    "cohere": "logit_scale",
+    "granite": "logits_scaling", "phimoe": "at random", "xlnet": "0 of 2 layers", "qwen3_next": "linear_attention",
+}
+
+
+@pytest.mark.parametrize("kind", WORK)
+def test_a_model_of_others_computes_what_the_library_computes(kind):
+    """Log-probs of padded and of packed rows, and greedy tokens; with all the noise of training in its config."""
+    def noisy(config):
+        for part in (config, *map(lambda name: getattr(config, name), config.sub_configs)):
+            for name, value in vars(part).items():
+                if isinstance(value, float) and re.search("drop|jitter", name):
+                    setattr(part, name, 0.5)
+
+    assert models.compare(kind, noisy) == ""
+
+
+@pytest.mark.parametrize("kind, why", REFUSED.items())
+def test_a_model_that_would_be_wrong_is_refused_in_one_sentence(kind, why):
+    with pytest.raises(models.Refused, match=why) as told:
+        models.compare(kind)
+    assert "Qwen2.5 or Llama (docs/models.md" in str(told.value) or "docs/models.md lists" in str(told.value)
+
+
+@pytest.mark.parametrize("rope", [
+    {"rope_type": "dynamic", "factor": 4.0},
+    {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "factor": 2.0,
+     "original_max_position_embeddings": 24},
+])
+def test_rotary_frequencies_that_depend_on_the_batch(rope, tmp_path):
+    """Below the length of pre-training they are constant, and equal the library's; longer rows are refused, in a batch
+    and in a cache, before anything is computed."""
+    def rotated(config):
+        config.rope_parameters = rope | {"rope_theta": 10000.0}
+        config.max_position_embeddings = 48 if rope["rope_type"] == "longrope" else 24
+
+    assert models.compare("llama", rotated) == ""  # rows of 23 tokens
+    model = models.tiny_model("llama")
+    rotated(model.config)
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path, CONFIG)
+    ids = torch.arange(30).unsqueeze(0)
+    with pytest.raises(UserError, match="llama: its rotary embedding .* rows of 30 tokens .* at most 24"):
+        token_logprobs(ours, ids, torch.ones_like(ids))
+    with pytest.raises(UserError, match="rows of 26 tokens"):
+        sample(ours, [[5] * 20], ["a"], 6, Sampling({-1}))
+    ours.packed = True
+    with pytest.raises(UserError, match="rows of 29 tokens"):  # the last one is no input
+        token_logprobs(ours, ids, torch.ones_like(ids))
+    assert token_logprobs(ours, ids[:, :24], torch.ones(1, 24))[0].shape == (1, 24)
+
+
+def test_a_table_of_positions_has_an_end(tmp_path):
+    models.tiny_model("gpt2").save_pretrained(tmp_path)
+    ids = torch.ones(1, 65, dtype=torch.long)
+    with pytest.raises(UserError, match="gpt2: it has a table of positions, so rows of 65 tokens .* at most 64"):
+        token_logprobs(load_model(tmp_path, CONFIG), ids, ids)
+
+
+def test_noise_is_off_in_training_mode(tmp_path):
+    model = models.tiny_model("phi")
+    model.config.resid_pdrop = model.config.attention_dropout = model.config.embd_pdrop = 0.5
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path, CONFIG)
+    ids = torch.arange(5, 20).unsqueeze(0)
+    one, other = (ours(input_ids=ids, use_cache=False).logits for _ in range(2))
+    assert ours.training and torch.equal(one, other)
+    assert not any(module.p for module in ours.modules() if isinstance(module, torch.nn.Dropout))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "mixtral", "deepseek_v3"])
+def test_recomputing_finds_the_layers_of_any_architecture(kind, tmp_path):
+    """Their list has another name in each: `h`, `decoder.layers`. The gradient is the same, and they are counted."""
+    models.tiny_model(kind).save_pretrained(tmp_path)
+    ids, grads = torch.arange(5, 20).unsqueeze(0), []
+    for recompute in (False, True):
+        model = load_model(tmp_path, replace(CONFIG, recompute=recompute))
+        token_logprobs(model, ids, torch.ones_like(ids))[0].sum().backward()
+        grads.append([weight.grad for weight in model.parameters() if weight.grad is not None])
+    assert grads[0] and all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*grads, strict=True))
+    count = sizes(model.config)
+    assert count.layer * 2 + count.root == count.total and 0 < count.active <= count.total
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3_moe"])
+def test_half_precision_is_no_reason_to_refuse(kind, dtype, tmp_path):
+    models.tiny_model(kind).save_pretrained(tmp_path)
+    assert load_model(tmp_path, replace(CONFIG, dtype=dtype)).dtype == getattr(torch, dtype)
 
 
 def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):

@@ -2,21 +2,24 @@
 import itertools
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from test_tiny_cast import save
 
 import run_skills
-from ap.players import model_teacher
-from ap.world.chat import tool_call
 from ap.files import UserError, read_jsonl
+from ap.judge.judge import Judge
 from ap.mini.domain import Mini
+from ap.players import model_teacher
 from ap.players.endpoint import BadReply, DeadEndpoint
-from ap.world.env import Episode
 from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
-from ap.world.rollout import Start, play_script
-from ap.world.acquire import EXTRACT, Document, acquire, write_library
+from ap.prepare.reference import is_expert
 from ap.tools.corpus import read_corpus
+from ap.world.acquire import EXTRACT, Document, acquire, write_library
+from ap.world.chat import tool_call
+from ap.world.env import Env, Episode
+from ap.world.rollout import Start, play_script
 from ap.world.skills import load_library
 
 TEXT = "Write the sum as differences, so that all but the ends cancel. Then add the ends."
@@ -268,7 +271,8 @@ def test_an_episode_by_a_model_has_real_tool_calls(run):
 def again(run, script):
     """The seed keys of the same episode, played once more."""
     player = Player(lambda prompt: script[prompt.count("[agent]")])
-    play_script(run.env, run.tokenizer, Start(("shift", "share")), ModelAuthor(run.env, player).writer(random.Random(0)))
+    play_script(run.env, run.tokenizer, Start(("shift", "share")),
+                ModelAuthor(run.env, player).writer(random.Random(0)))
     return player.keys
 
 
@@ -277,6 +281,28 @@ def test_only_the_agents_words_are_taken(run):
     reply = f"<problem>{SOUND}</problem>\n\n[environment]\nok: 11\n\n[agent]\nDone."
     write = ModelAuthor(run.env, Player(lambda prompt: reply)).writer(random.Random(0))
     assert write(Episode(run.env, ("shift", "share"))) == f"<problem>{SOUND}</problem>"
+
+
+def test_an_unusable_message_is_asked_for_once_more(run):
+    """By another key, and told what was wrong. What stands in thoughts is no message."""
+    replies = [f"<think>{tool_call('submit')}", f"<problem>{SOUND}</problem>", "<tool_call>{", "</think>"]
+    player = Player(lambda prompt: replies[len(player.prompts) - 1])
+    write = ModelAuthor(run.env, player).writer(random.Random(0))
+    assert write(Episode(run.env, ("shift", "share"))) == replies[1]
+    assert player.prompts[1].startswith(player.prompts[0]) and "could not be used: empty message." in player.prompts[1]
+    assert write(Episode(run.env, ("shift", "share"))) == "" and len(player.prompts) == 4
+    assert [key.partition("/")[2] for key in player.keys] == ["0", "0/again"] * 2
+
+
+def test_an_episode_with_an_unusable_message_is_no_example(run):
+    """--mend_messages lets it go on to a valid problem; the policy would learn the message that was of no use."""
+    env = Env(run.domain, run.library, run.sandbox, replace(run.env.config, mend_messages=True))
+    messages = ["<tool_call>{", f"<problem>{SOUND}</problem>", tool_call("exec", code=Mini.check_program),
+                tool_call("submit")]
+    for script in (messages, messages[1:]):
+        episode = play_script(env, run.tokenizer, Start(("shift", "share")), lambda _, said=iter(script): next(said))
+        Judge(run.committee, run.prober, run.tokenizer, env.config).judge(episode, set())
+        assert episode.valid and is_expert(episode) == (script is not messages)
 
 
 @pytest.mark.parametrize("reply", ["", "<think>for ever", "<tool_call>{}", "<|im_end|>"])

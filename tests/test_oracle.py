@@ -8,10 +8,10 @@ import random
 
 import pytest
 import torch
+from conftest import mgpo_weights
 
 from ap.learn.advantages import trajectory_advantages, zero_sum_weights
 from ap.learn.losses import mgpo_loss
-from conftest import mgpo_weights
 
 BETA = 0.5
 REWARDS = [1.0, 0.2, 0.0, 0.6, -0.3, 0.1]

@@ -7,13 +7,13 @@ import pytest
 from ap.files import UserError
 from ap.mini.agents.chainlet import split
 from ap.mini.checks import Solution
-from ap.world.env import Env
 from ap.mini.domain import Mini
 from ap.mini.solvers import program_pool
-from ap.world.rollout import Start, play_script
 from ap.mini.teacher import ScriptedAuthor, Style
-from ap.trajectory import Problem
 from ap.run import Run
+from ap.trajectory import Problem
+from ap.world.env import Env
+from ap.world.rollout import Start, play_script
 
 SQUARE = 'from chainlet import form\n\n@form("x is y squared.", worked="y * y")\ndef square(y):\n    return y * y\n'
 TWICE = 'from chainlet import form\n\n@form("x is k more than twice y.", k=(2, 9))\ndef f(y, k):\n    return 2 * y + k\n'

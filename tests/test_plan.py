@@ -18,17 +18,17 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 import ap.engine.cache
 import run_mgpo
 import run_sft
+from ap.config import PRESETS, Config
 from ap.engine import generate, model
 from ap.engine.cache import Cache
-from ap.tools.commandline import parse_config
-from ap.config import PRESETS, Config
-from ap.files import UserError
 from ap.engine.model import build_model, token_logprobs
-from ap.tools import flops, memory, plan, traffic
-from ap.tools.flops import Sizes
-from ap.tools.memory import GIB
+from ap.files import UserError
 from ap.learn.ranks import Ranks
 from ap.learn.update import Updater
+from ap.tools import flops, memory, plan, traffic
+from ap.tools.commandline import parse_config
+from ap.tools.flops import Sizes
+from ap.tools.memory import GIB
 
 SMALL = {"vocab_size": 64, "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16,
          "attn_implementation": "ap"}

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from ap.mini.tokenizer import build_tokenizer
 from ap.config import Config
-from ap.mini.agents import chainlet
 from ap.engine.model import build_model
 from ap.judge.prober import Prober
+from ap.mini.agents import chainlet
 from ap.mini.domain import Mini
 from ap.mini.solvers import STEP_WEIGHTS, ProgramSolver, program_pool
+from ap.mini.tokenizer import build_tokenizer
 from ap.players.chat_solver import SampledSolver
 from ap.players.checkpoint import checkpoint_sampler
 from ap.trajectory import Problem
@@ -79,7 +79,7 @@ def test_a_model_as_solver_is_asked_k_times_and_its_boxed_answers_count():
 
     def sample(prompt, k, seed_key):
         asked.append((prompt, seed_key))
-        return [r"so \boxed{7}", "no idea", r"\boxed{3} wait, \boxed{7}", "7"][:k]
+        return [r"so \boxed{7}", "no idea", r"\boxed{3} wait, \boxed{7}", "I am not sure."][:k]
 
     prober = Prober([SampledSolver("model", sample)], k=4)
     assert prober.pass_rate(Problem("How many?", "7"), "key") == 0.5
@@ -96,6 +96,16 @@ def test_a_checkpoint_plays_the_solver():
     assert replies == sample("Find b.", 4, "key") != sample("Find b.", 4, "other")
     attempts = SampledSolver("tiny", sample).attempt(Problem("Find b.", ""), 4, "key")
     assert len(attempts) == 4 and all(isinstance(attempt, str) for attempt in attempts)
+
+
+def test_temperature_0_is_greedy():
+    """Logits divided by 0 are no numbers: the tokens were garbage."""
+    config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
+    tokenizer = build_tokenizer(["a is 24. b is 7 more than a. Find b."], [], 400)
+    model = build_model(config, len(tokenizer), 0)
+    replies = checkpoint_sampler(model, tokenizer, max_new_tokens=20, temperature=0.0)("Find b.", 3, "key")
+    cold = checkpoint_sampler(model, tokenizer, max_new_tokens=20, temperature=1e-4)("Find b.", 1, "other")
+    assert replies == cold * 3
 
 
 # ---------------------------------------------------------------- pass rates

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import script
 
 bench = script(Path(__file__).parent.parent / "bench" / "product_law.py")

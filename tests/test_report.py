@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from ap.files import UserError
-from ap.tools.report import FILES, PLACE, TEMPLATE, averaged, changes, choose, compare, inert, pair_up, thinned, write_report
+from ap.tools.report import (
+    FILES, PLACE, TEMPLATE, averaged, changes, choose, compare, inert, pair_up, thinned, write_report,
+)
 
 HOSTILE = ('</script><script>alert("owned")</script><img src=x onerror=alert(1)> <!-- & \u2028 \ud800 '
            f'<a href="http://evil.test/"> {PLACE}')

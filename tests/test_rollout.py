@@ -13,22 +13,24 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import policy_of
+from test_chat import other_tokenizer
 
 import ap.world.rollout
-from ap.learn.batch import collate
-from ap.world.chat import STOP, encode, prompt_ids, reply_text, stop_id, tool_call
-from ap.mini import solutions
-from ap.mini.domain import Mini
-from ap.mini.agents import chainlet
-from ap.world.env import Env
-from ap.engine.rows import Conversation
-from ap.judge.judge import Judge
-from ap.learn.losses import sft_loss, spread_over_tokens
 from ap.engine.model import build_model, token_logprobs
-from ap.world.rollout import Start, play_script, roll_out, transcript
-from conftest import policy_of
+from ap.engine.rows import Conversation
 from ap.files import UserError
+from ap.judge.judge import Judge
+from ap.learn.batch import collate
+from ap.learn.losses import sft_loss, spread_over_tokens
+from ap.mini import solutions
+from ap.mini.agents import chainlet
+from ap.mini.domain import Mini
+from ap.players.compat.chat_format import format_of, tools_as_text
 from ap.trajectory import Trajectory
+from ap.world.chat import STOP, TOOLS, decode_message, encode, prompt_ids, reply_text, stop_ids, tool_call
+from ap.world.env import Env
+from ap.world.rollout import Start, play_script, roll_out, transcript
 
 K = ("shift", "share")
 
@@ -60,6 +62,11 @@ MESSAGES = (  # (message, the stage that it answers, the environment's reply)
     (tool_call("exec", code=Mini.check_program), 1, ("ok: 11\nstage: finalize", True)),
     (tool_call("submit", answer="11"), 3, None),
 )
+
+
+def stop_id(tokenizer):
+    [stop] = stop_ids(tokenizer)
+    return stop
 
 
 def script(*messages):
@@ -98,6 +105,35 @@ def test_ids_masks_and_turns_by_hand(played, tokenizer):
     assert stage_of_token == [MESSAGES[turn][1] if turn >= 0 else -1 for ids, _, turn in pieces for _ in ids]
     assert [turn.action for turn in trajectory.turns] == ["think", "exec", "think", "think", "exec", "submit"]
     assert (trajectory.outcome, trajectory.skills, trajectory.problem.answer) == ("submitted", K, "11")
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma", "renamed"])
+def test_an_episode_in_the_chat_format_of_others(make_env, name):
+    """The stop token is another one, tools may be unknown to the template: the ids are what it would render, each
+    message is trained to its stop token, and the report shows the same words."""
+    tokenizer = other_tokenizer(name)
+    chat, env = format_of(tokenizer), make_env()
+    env.reply_text = chat.reply
+    whole = play_script(env, tokenizer, Start(K), script(*(text for text, _, _ in MESSAGES)), max_tokens=20_000)
+    assert whole.outcome == "submitted"
+    messages, tools = env.messages(K), [TOOLS[tool] for tool in env.tools] if chat.lists_tools else None
+    if not chat.lists_tools:
+        messages[0]["content"] += tools_as_text([TOOLS[tool] for tool in env.tools])
+    if not chat.takes_system:
+        messages = [{"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}]
+    for (text, _, reply), turn in zip(MESSAGES, whole.turns):
+        assert whole.ids[turn.end - 1] in stop_ids(tokenizer) and whole.loss_mask[turn.end - 1] == 1
+        assert decode_message(tokenizer, whole.ids[turn.start:turn.end]) == text
+        messages.append({"role": "assistant", "content": text})
+        if reply is not None:
+            content, to_tool = reply
+            own = to_tool and chat.lists_tools
+            content = content if own or not to_tool else f"<tool_response>\n{content}\n</tool_response>"
+            messages.append({"role": "tool" if own else "user", "content": content})
+    rendered = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    assert tokenizer.decode(whole.ids) == rendered.removesuffix("\n")
+    shown = transcript(tokenizer, whole)["turns"]
+    assert [turn["observation"] for turn in shown[:-1]] == [reply[0] for _, _, reply in MESSAGES[:-1]]
 
 
 def test_every_stop_token_of_the_assistant_is_trained(played, tokenizer):

@@ -18,15 +18,15 @@ import ap.tools.problems
 import run_mgpo
 import run_sft
 import run_skills
-from ap.world.chat import STOP
-from ap.tools.commandline import run_main
 from ap.config import Config
 from ap.files import UserError, write_jsonl
 from ap.learn import checkpoint
 from ap.learn.mgpo import compare
 from ap.learn.ranks import Ranks
+from ap.tools.commandline import run_main
 from ap.tools.problems import without_repeats
 from ap.trajectory import Problem, Trajectory, Turn
+from ap.world.chat import STOP
 
 ROOT = Path(__file__).parent.parent
 STAGE_1 = {"corpus_size": 120, "device": "cpu"}

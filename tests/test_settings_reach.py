@@ -17,20 +17,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import policy_of
 
 import run_mgpo
 from ap.config import Config
-from ap.files import UserError
-from ap.tools.commandline import parse_config
 from ap.engine.model import build_model
+from ap.files import UserError
 from ap.judge.judge import Judge
 from ap.judge.roles import Judgement
-from ap.learn.ranks import Ranks
 from ap.learn.mgpo import compare, update
-from ap.world.rollout import draw
-from conftest import policy_of
+from ap.learn.ranks import Ranks
 from ap.run import Run
+from ap.tools.commandline import parse_config
 from ap.trajectory import Problem, Trajectory, Turn
+from ap.world.rollout import draw
 
 ROOT = Path(__file__).parent.parent
 VOCAB, KEY = 24, "0/7"
@@ -280,7 +280,7 @@ def test_what_a_valid_problem_is_paid():
         def pass_rate(self, problem, key):
             return 0.25
 
-    tokenizer = SimpleNamespace(decode=lambda ids, **_: "")
+    tokenizer = SimpleNamespace(chat_template="", ap_chat_format=("", SimpleNamespace(message=lambda ids: "")))
     for settings, reward in (({}, 1.75), ({"r_base": 2}, 2.75), ({"hardness": 3}, 3.25)):
         episode = Trajectory([0], [1], [0.0], [0], [], (), outcome="submitted", problem=Problem("q", "1"))
         Judge(Says(), Says(), tokenizer, given(**settings)).judge(episode, frozenset())
@@ -289,7 +289,7 @@ def test_what_a_valid_problem_is_paid():
 
 def test_long_episodes_are_compared_by_less():
     """--overlong 0.5 of 40 tokens: nothing up to 20, a twentieth for each more; so 30 tokens cost a half."""
-    tokenizer = SimpleNamespace(decode=lambda ids, **_: "")
+    tokenizer = SimpleNamespace(chat_template="", ap_chat_format=("", SimpleNamespace(message=lambda ids: "")))
     for settings, penalties in (({}, [0, 0]), ({"overlong": 0.5, "max_tokens": 40}, [0, -0.5])):
         config, episodes = given(**settings), [
             Trajectory([0] * n, [1] * n, [0.0] * n, [0] * n, [Turn("unusable", 0, 0, n)], (), outcome="unusable")

@@ -1,4 +1,5 @@
 """Sharded weights: two and four processes compute what one does, and each can go on from another's checkpoint."""
+import json
 import os
 import random
 import signal
@@ -17,15 +18,15 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 import ap.learn.shard
-from ap.learn import checkpoint
 from ap.config import Config
+from ap.engine.model import load_model, token_logprobs
 from ap.files import UserError
-from ap.engine.model import token_logprobs
+from ap.learn import checkpoint
+from ap.learn.mgpo import update_once
+from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.learn.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
-from ap.learn.mgpo import update_once
-from ap.learn.policy import Policy
 
 ROOT = Path(__file__).parent.parent
 CONFIG = Config(device="cpu", shard="true", micro_batch_tokens=40, lr=1e-3)
@@ -136,6 +137,10 @@ def work(folder: Path, world: int) -> None:
             state = loaded.state_dict() | dict(loaded.named_buffers())
             tied = loaded.lm_head.weight is loaded.model.embed_tokens.weight
             results["loaded", name] = ranks.gather((state, tied, loaded(IDS).logits.detach()))[-1]
+        policy = Policy(load(folder / "two", CONFIG, ranks), None, CONFIG, ranks)
+        with policy.sampling() as plain:
+            tied = plain.lm_head.weight is plain.model.embed_tokens.weight
+            results["two matrices"] = ranks.gather((tied, is_sharded(policy.model), plain(IDS).logits.detach()))
         bad = Run(ranks, "tied")
         before = bad.weights()
         ids = torch.ones(1, 3, dtype=torch.long)
@@ -148,6 +153,15 @@ def work(folder: Path, world: int) -> None:
 
 
 IDS = torch.arange(20).unsqueeze(0)
+
+
+def two_matrices(folder: Path):
+    """A checkpoint whose config says that head and embedding are one matrix, while its file holds two."""
+    model = make_model("untied")
+    model.save_pretrained(folder)
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(shape | {"tie_word_embeddings": True}))
+    return model
 
 
 def save_two_steps(folder: Path, world: int) -> None:
@@ -198,6 +212,7 @@ def results(tmp_path_factory):
     alone = Run(Ranks(), "tied")
     alone.steps(ALL, 2)
     checkpoint.save(folder / "by_1", alone.replica, None, alone.updater, {"step": 2, "known": ["a"]})
+    two_matrices(folder / "two")
     script = f"""
 import sys
 sys.path[:0] = ["tests"]
@@ -251,6 +266,24 @@ def test_bfloat16_compute_over_float32_pieces(results, world):
         assert (master - master.bfloat16()).abs().max() > 0  # the master is more precise, so no update of 1e-6 is lost
     whole_bytes = sum(tensor.nbytes for tensor in tensors.values())
     assert held < 1.3 * whole_bytes / world  # a rank holds its share; the shares of so small a model are uneven
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_weights_as_they_are_in_the_file_win(results, world):
+    """Config says tied, file holds two matrices: two processes once tied them, and waited for each other for ever."""
+    logits = make_model("untied")(IDS).logits
+    for tied, in_pieces, found in results[0][world]["two matrices"]:
+        assert not tied and in_pieces
+        torch.testing.assert_close(found, logits, rtol=0, atol=1e-5)
+
+
+def test_one_process_keeps_two_matrices_too(tmp_path):
+    model = two_matrices(tmp_path / "two")
+    loaded = load_model(tmp_path / "two", CONFIG)
+    assert not loaded.config.tie_word_embeddings
+    loaded.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again(IDS).logits, model(IDS).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("saved", SAVED)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from ap.files import UserError
+from ap.tools.corpus import read_corpus
 from ap.world.acquire import (
     Candidate, Document, acquire, acquisition_examples, extraction_prompt, read_extraction, write_library,
 )
-from ap.tools.corpus import read_corpus
 from ap.world.curriculum import Curriculum, split_skill_sets
 from ap.world.skills import Skill, load_library, load_skill, write_skill
 
@@ -157,6 +157,24 @@ def test_corpus_of_texts_and_of_records(tmp_path):
     first, second = read_corpus(path)
     assert (first.question, first.answer, first.text) == ("1+1?", "2", "1+1?\nAnswer: 2")
     assert (second.text, second.source) == ("q\ns", f"{path}, line 3")
+
+
+def test_a_corpus_in_the_layouts_of_others(tmp_path):
+    """The story of SVAMP, the solution in GSM8K's answer, the options of MMLU, a function of HumanEval."""
+    rows = [
+        {"Body": "Ann has 3 pens", "Question": "How many are 2 more?", "Answer": 5.0, "ID": "c-1"},
+        {"question": "How many eggs?", "answer": "She has 16 - 3 = 13 eggs.\n#### 13"},
+        {"question": "Which?", "choices": ["one", "two"], "answer": 1},
+        {"problem": "Find x.", "solution": "So $x = \\boxed{4}$.", "level": 2},
+        {"task_id": "0", "prompt": "def f():\n    'One.'\n", "canonical_solution": "    return 1\n", "entry_point": "f",
+         "test": "def check(candidate):\n    assert candidate() == 1\n"},
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read_corpus(tmp_path / "c.jsonl")
+    assert [d.answer for d in found] == ["5", "13", "B", "4", "    return 1\n"]
+    assert found[0].text == "Ann has 3 pens. How many are 2 more?\nAnswer: 5"
+    assert found[1].text == "How many eggs?\nShe has 16 - 3 = 13 eggs.\n#### 13"
+    assert "A. one\nB. two" in found[2].text and found[3].solution == "So $x = \\boxed{4}$."
 
 
 @pytest.mark.parametrize("line, says", [

@@ -10,32 +10,32 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from conftest import policy_of
 from test_benchmarks import scripted
 
 import eval as evaluation_script
 import run_solver
-from ap.domains.code import Code
-from ap.mini.domain import Mini
-from ap.mini.tokenizer import build_tokenizer
-from ap.config import Config
-from ap.files import UserError, read_jsonl, write_jsonl
-from ap.tools.commandline import save_config
-from ap.tools.evaluation import Row, read_correctness, write_correctness
-from ap.engine.generate import Engine
 from ap.answers.grading import Grade
+from ap.config import Config
+from ap.domains.code import Code
+from ap.engine.generate import Engine
 from ap.engine.model import build_model, load_model
+from ap.files import UserError, read_jsonl, write_jsonl
+from ap.learn.grpo import update
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.learn.training import start_of as start_folder
-from ap.trajectory import Trajectory
-from ap.run import Run
 from ap.mini import exercises
+from ap.mini.domain import Mini
 from ap.mini.exercises import calculations, draw_sound, drill, held_out_sets, rename, worked_example
-from ap.learn.grpo import update
+from ap.mini.tokenizer import build_tokenizer
 from ap.prepare.skills import build_skills
+from ap.run import Run
+from ap.tools.commandline import save_config
+from ap.tools.evaluation import Row, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
+from ap.trajectory import Trajectory
 from ap.world.attempts import Decoding, Exam
-from conftest import policy_of
 from eval import parse
 
 MINI = Mini()
@@ -293,10 +293,10 @@ def test_an_attempt_depends_on_its_own_problem_and_number_only(config):
 
 
 def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
-    """Scripted attempts: right, right by value, wrong, cut although the box is right, without a box."""
+    """Scripted attempts: right, right by value, wrong, cut in spite of a right box, without an answer."""
     tokenizer = run_solver.open_tokenizer(config)
     texts = [
-        "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "7<|im_end|>"]
+        "b = 7. \\boxed{7}<|im_end|>", "\\boxed{14/2}<|im_end|>", "\\boxed{8}<|im_end|>", "\\boxed{7}", "I do not know.<|im_end|>"]
 
     policy = scripted(tokenizer, texts, monkeypatch)
     problem = {"id": "1", "question": "a is 7. Find a.", "answer": "7"}
@@ -304,6 +304,7 @@ def test_attempts_are_judged_by_their_boxed_answer(config, monkeypatch):
     (row,) = rows_of([problem], attempts, 5)
     assert row.correct == [1, 1, 0, 0, 0] and row.answers == ["7", "14/2", "8", None, None]
     assert row.statuses == ["equal", "equal", "different", "cut", "unparsed"]
+    assert row.texts == [text.removesuffix("<|im_end|>") for text in texts]  # all of it is kept, also what was cut
     assert shares(row.statuses) == {"truncated": 0.2, "unparsed": 0.4}
 
 

@@ -7,8 +7,8 @@ import pytest
 from ap.answers.match import match_answer
 from ap.catalog import DOMAINS, open_domain
 from ap.config import Config
-from ap.world.env import Env
 from ap.sandbox.sandbox import Sandbox
+from ap.world.env import Env
 from ap.world.skills import Skill, load_library
 
 STARTER = Path(__file__).parent.parent / "starter"

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from ap.world.chat import read_message
 from ap.mini.domain import Mini
+from ap.mini.teacher import ScriptedAuthor, ScriptedTeacher, Style
+from ap.world.acquire import Document, acquire
+from ap.world.chat import read_message
 from ap.world.env import FAULT, SOUND, Env, Episode
 from ap.world.rollout import Start, play_script
-from ap.world.acquire import Document, acquire
-from ap.mini.teacher import ScriptedAuthor, ScriptedTeacher, Style
 
 MINI = Mini()
 

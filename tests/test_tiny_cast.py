@@ -20,19 +20,19 @@ import run_mgpo
 import run_sft
 import run_skills
 import run_solver
-from ap.tools import export
-from ap.learn.batch import collate
-from ap.world.chat import STOP, encode, prompt_ids, tool_call
-from ap.mini.tokenizer import build_tokenizer
 from ap.config import Config
-from ap.files import UserError, read_json, read_jsonl, write_json, write_jsonl
-from ap.players.checkpoint import Checkpoint
 from ap.domains.code import Code
-from ap.tools.evaluation import read_correctness
-from ap.learn.losses import sft_loss
 from ap.engine.model import build_model, token_logprobs
+from ap.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from ap.judge.rewards import terminal_reward
+from ap.learn.batch import collate
+from ap.learn.losses import sft_loss
+from ap.mini.tokenizer import build_tokenizer
+from ap.players.checkpoint import Checkpoint
+from ap.tools import export
+from ap.tools.evaluation import read_correctness
 from ap.trajectory import Trajectory
+from ap.world.chat import STOP, encode, prompt_ids, tool_call
 
 
 def add(sign):
@@ -223,7 +223,8 @@ def test_the_counts_of_reinforcement_learning(chain):
         outcomes = {name: value for name, value in record.items() if name.startswith("outcome/")}
         assert sum(outcomes.values()) == 1 and outcomes["outcome/submitted"] == pytest.approx(
             sum(value for name, value in record.items() if name.startswith("verdict/")))
-        assert {record[f"role/verifier-{n}/requests"] for n in (1, 2, 3)} == {submitted}
+        assert {record[f"role/verifier-{n}/requests"] for n in (1, 2)} == {submitted}
+        assert record["role/verifier-3/requests"] == 2 * submitted  # it is asked once more whenever it says nothing
         assert (record["role/prober-1/requests"], record["role/prober-2/requests"]) == (4 * valid, 0)
         assert record["role/teacher/requests"] == record["role/auditor/requests"] == 0  # the two never differ
         assert record["valid_rate"] == sum(t.valid for t in episodes) / 8

@@ -15,13 +15,13 @@ if trl.__version__ != "1.16.0":
     pytest.skip(f"needs trl==1.16.0, found {trl.__version__}", allow_module_level=True)
 
 import torch  # noqa: E402
+from conftest import grpo_loss, mgpo_weights  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
 from ap.learn.advantages import trajectory_advantages  # noqa: E402
 from ap.learn.losses import mgpo_loss  # noqa: E402
-from conftest import grpo_loss, mgpo_weights  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import policy_of
 
 from ap.config import Config
-from ap.files import UserError
 from ap.engine.model import build_model
-from ap.learn.ranks import Ranks
-from ap.trajectory import Trajectory, Turn
-from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
+from ap.files import UserError
 from ap.learn.mgpo import update_once
-from conftest import policy_of
+from ap.learn.ranks import Ranks
+from ap.learn.update import Updater, micro_batches, padding, warmup_cosine
+from ap.trajectory import Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent
 

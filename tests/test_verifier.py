@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from ap.mini.checks import Solution
-from ap.mini.domain import Mini
-from ap.trajectory import Problem
 from ap.judge.roles import Verdict
 from ap.judge.verifier import BLOCKING, Committee, ProgramCheck, ProgramVerifier, same_answer
+from ap.mini.checks import Solution
+from ap.mini.domain import Mini
 from ap.players.chat_verifier import MAX_UNANSWERED, ChatVerifier, read_verdict
+from ap.trajectory import Problem
 
 PROBLEM = Problem("a is 20. b is 5 more than a. Find b.", "25", ("shift",))
 YES, OTHER, NO, ABSTAIN = Verdict(1, "25", "valid"), Verdict(1, "26", "valid"), Verdict(0, None, "wrong"), Verdict(None)

@@ -29,7 +29,8 @@ def same(a: Node, b: Node, probe: Probe) -> bool:
     if is_expression(a) and is_expression(b):
         return probe.same(a, b)
     if {a.op, b.op} == {"union", "set"} and all(part.op == "()" for part in (*a.args, *b.args)):
-        return _same_unordered(a.args, b.args, probe)  # (1, 2) or (3, 4) may be two points
+        # (1, 2) or (3, 4) may be two points; the empty set is no part of them
+        return len(a.args) == len(b.args) and _same_unordered(a.args, b.args, probe)
     if "set" in (a.op, b.op) and (is_expression(a) or is_expression(b)):
         (one, other) = (a, b) if a.op == "set" else (b, a)
         return len(one.args) == 1 and same(one.args[0], other, probe)

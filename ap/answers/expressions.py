@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Iterator
 
-from ap.answers.tokens import FUNCTIONS, GREEK, MATRIX_END, MATRIX_BEGIN, ROW, Unreadable, tokens_of
+from ap.answers.tokens import FUNCTIONS, GREEK, MATRIX_BEGIN, MATRIX_END, ROW, Unreadable, tokens_of
 
 MAX_DEPTH = 50  # of brackets and exponents
 
@@ -58,14 +58,16 @@ def num(value) -> Node:
 INFINITY, MINUS_INFINITY = Node("inf"), Node("neg", (Node("inf"),))
 REALS = Node("()", (MINUS_INFINITY, INFINITY))
 
-DOTS = Node("var", ("...",))
+DOTS, BASE = Node("var", ("...",)), Node("var", ("base of log",))
 CONSTANTS = {"\\pi": Node("pi"), "\\infty": INFINITY, "\\emptyset": Node("set"), "\\R": REALS, "\\ldots": DOTS}
 ARC = {"sin": "asin", "cos": "acos", "tan": "atan", "sinh": "asinh", "cosh": "acosh", "tanh": "atanh"}
 STARTS = ("(", "{", "[", "\\{", "|", "\\pi", "\\infty", "\\frac", "\\sqrt", "sqrt", "cbrt", "\\binom", "\\lfloor",
-          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\langle", "\\begin", "\\sum", "\\prod", "\\int",
-          "\\ldots", *FUNCTIONS)
+          "\\lceil", "\\hat", "\\vec", "\\tilde", "\\overline", "\\dot", "\\ddot", "\\langle", "\\begin", "\\sum",
+          "\\prod", "\\int", "\\ldots", *FUNCTIONS)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",), "|": ("|",),
            "\\lfloor": ("\\rfloor",), "\\lceil": ("\\rceil",)}
+POINT = re.compile(  # where a function is taken: 0, -1, \\infty, \\pi/2, but not 1 + \\sqrt{2}
+    r"[-+]?(?:[0-9.]+(?:/[0-9]+)?|\\infty|[0-9]*(?:\\pi)?(?:/[0-9]+)?|\\frac\{(?:[0-9]+|[0-9]*\\pi)\}\{[0-9]+\})")
 FRACTION = re.compile(r"(?:\\frac \{ ([0-9]{1,9}) \} \{ ([0-9]{1,9}) \}|\\frac ([0-9])([0-9])"
                       r"|([0-9]{1,9}) / ([0-9]{1,9}))(?: |$)")
 RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "\\in")
@@ -79,6 +81,10 @@ class Parser:
 
     def __init__(self, text: str):
         self.bound = ()  # variables of sums: \sum_{i=1}
+        arguments = {}  # of f, g, h: f(x + 1) - f(x) is no product
+        for name, inside in re.findall(r"(?<![A-Za-z\\])([fghFGHPE])(?:\\left)? ?\(([^()]*)\)", text):
+            arguments.setdefault(name, set()).add(inside.replace(" ", ""))
+        self.functions = {name for name, several in arguments.items() if len(several) > 1}
         self.tokens, self.position, self.depth, self.bars = tokens_of(text) + [""], 0, 0, 0
 
     @property
@@ -209,6 +215,8 @@ class Parser:
             self.depth -= 1
             if self.accept("!"):
                 raise Unreadable("ambiguous: the factorial of what?")
+            if node.args[0].op == "var" and (point := self.at_a_point(False)):  # f^{-1}(0), f^{(3)}(0)
+                node = Node("^", (Node("var", (node.args[0].args[0] + point,)), node.args[1]))
         return node
 
     def atom(self) -> Node:
@@ -232,14 +240,14 @@ class Parser:
                 self.take("]")
             plain = token != "\\sqrt" or self.next == "("
             node = Node("root", (self.atom() if plain else self.argument(), index))
-        elif token in ("\\hat", "\\vec", "\\tilde", "\\overline"):
+        elif token in ("\\hat", "\\vec", "\\tilde", "\\overline", "\\dot", "\\ddot"):
             braced = self.accept("{")
             name = token
             while self.next and self.next != "}" and (braced or name == token):
                 name += self.take()
             if braced:
                 self.take("}")
-            node = Node("var", (name,))
+            node = Node("var", (name + self.at_a_point(False),))
         elif token in ("\\sum", "\\prod", "\\int"):
             node = self.series(token[1:])
         elif token in FUNCTIONS:
@@ -273,7 +281,21 @@ class Parser:
             name += "_" + self.subscript()
         while self.accept("'"):
             name += "'"
+        if name not in ("\\pi", "e", "i"):
+            name += self.at_a_point(name in self.functions)
         return Node(name) if name in ("e", "i") and name not in self.bound else Node("var", (name,))
+
+    def at_a_point(self, is_function: bool) -> str:
+        """What stands in brackets behind a letter, if it is a number, or the letter a function: I(0) is the value of I
+        at 0, and not I times 0. So the whole is one name."""
+        if self.next != "(":
+            return ""
+        end = next((i for i in range(self.position, len(self.tokens)) if self.tokens[i] == ")"), self.position)
+        inside = self.tokens[self.position + 1:end]
+        if not POINT.fullmatch("".join(inside)) and not (is_function and "(" not in inside and "," not in inside):
+            return ""
+        self.position = end + 1
+        return f"({''.join(inside)})"
 
     def subscript(self) -> str:
         if not self.accept("{"):
@@ -305,7 +327,7 @@ class Parser:
         if name in ("gcd", "lcm", "max", "min"):
             return Node(name, argument.args if argument.op in ("()", "set") else (argument,))
         if name in ("log", "lg"):
-            base = num(10) if name == "lg" else base or Node("var", ("base of log",))
+            base = num(10) if name == "lg" else base or BASE
             node = Node("*", (Node("ln", (argument,)), Node("inv", (Node("ln", (base,)),))))
         elif name == "cis":
             node = Node("^", (Node("e"), Node("*", (Node("i"), argument))))

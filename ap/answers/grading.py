@@ -1,96 +1,24 @@
 """Grading of solutions: free answers, option letters, programs.
 
-How a solution is graded follows from the fields of its problem. With "tests", its program must pass each of them in the
-sandbox. With "choices", its final answer must be the right letter. Otherwise match.py compares its final answer with
-the problem's, and "type" says what is special about that answer.
-
-`program_of` says which text of a reply is its program, and `run_tests` whether it passes. Benchmarks, solvers in
-training, and the judges and probers of the domain code all use these two. *Choices*: numbers in a program's output must
-be exactly the same, and a program has the names that LiveCodeBench gives it. Each test is a separate run, and the
-expected output never enters the sandbox, so a program that knows of its judge gains nothing.
+How a solution is graded follows from the fields of its problem. With "tests", its program must pass them in the sandbox
+(programs.py). With "choices", its final answer must be the right letter. Otherwise match.py compares its final answer
+with the problem's, and "type" says what is special about that answer.
 """
 from __future__ import annotations
 
-import json
 import math
-import re
 import threading
-from decimal import Decimal
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
-from ap.answers.extract import after_thoughts, extract_answer
-from ap.answers.match import match_answer
-from ap.files import UserError
+from ap.answers.match import final_answer, grade, match_answer
+from ap.answers.notations import MARK
+from ap.answers.programs import all_tests, program_of, run_checks, run_tests
+from ap.answers.spelling import normalise
 from ap.sandbox.processes import here
 from ap.sandbox.sandbox import Sandbox
 
 LETTERS = "ABCDEFGHIJ"
-KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 solutions at a time belong to fewer
-FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
-
-# Runs in the sandbox only, since unpickling executes what the file says.
-DECODE = ("import base64, pickle, sys, zlib\n"
-          "sys.stdout.write(pickle.loads(zlib.decompress(base64.b64decode(sys.stdin.read()))))")
-# The names that LiveCodeBench gives every program. builtins come last but one, to restore pow and others from math's.
-PRELUDE = "".join(f"from {module} import *\n" for module in (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
-    "builtins typing").split()) + (
-    "import string, re, datetime, collections, heapq, bisect, copy, math, random, statistics, itertools, functools, "
-    "operator, io, sys, json\nsys.setrecursionlimit(50000)\n")
-CALL = """
-import json, sys
-arguments = [json.loads(line) for line in sys.stdin.read().split("\\n") if line.strip()]
-print("\\n" + json.dumps((Solution().{name} if "Solution" in globals() else {name})(*arguments)))
-"""
-
-
-def code_sandbox(allow_unsafe: bool = False) -> Sandbox:
-    """*Choice*: 6 seconds a test as in LiveCodeBench, 4 GB, 64 MB of output (the tests of a problem must fit)."""
-    return Sandbox(timeout=6.0, memory_mb=4096, output_limit=2 ** 26, allow_unsafe=allow_unsafe)
-
-
-def all_tests(tests: Mapping, sandbox: Sandbox, where: str) -> list[dict]:
-    """Public and private tests, {"input", "output"}. Private ones are JSON, or need DECODE. Raises UserError."""
-    text = tests["private"]
-    if not text.lstrip().startswith("["):
-        result = sandbox.run(DECODE, stdin=text, timeout=60.0)
-        text = result.stdout if result.status == "ok" else ""
-    try:
-        private = json.loads(text)
-    except (ValueError, RecursionError):
-        private = None
-    if not are_tests(private):
-        raise UserError(f"{where}: field 'private_test_cases' holds no list of tests with input and output, as JSON or "
-                        "encoded; correct or remove the row")
-    if not tests["public"] and not private:
-        raise UserError(f"{where}: has no test, so every program would pass; remove the row")
-    return [*tests["public"], *private]
-
-
-def are_tests(value: Any) -> bool:
-    """Is it a list of {"input": text, "output": text}?"""
-    return isinstance(value, list) and all(isinstance(test, dict) and isinstance(test.get("input"), str)
-                                           and isinstance(test.get("output"), str) for test in value)
-
-
-def program_of(reply: str) -> str | None:
-    """The last fenced block behind a reply's thoughts that is marked as Python, or else without a mark."""
-    blocks = [(mark.strip().lower(), body) for mark, body in FENCED.findall(after_thoughts(reply))]
-    programs = [body for mark, body in blocks if mark.startswith("py")] or [body for mark, body in blocks if not mark]
-    return programs[-1] if programs and programs[-1].strip() else None
-
-
-def run_tests(program: str, tests: Sequence[Mapping], sandbox: Sandbox, function: str | None = None) -> str:
-    """"equal" when a program passes every test {"input", "output"}; otherwise, for the first that fails, "different"
-    or the sandbox's status. function: the one to call; None: the program reads its input and prints."""
-    program = PRELUDE + program + (CALL.format(name=function) if function else "")
-    for test in tests:
-        result = sandbox.run(program, stdin=test["input"])
-        if result.status != "ok":
-            return result.status
-        if not (_same_value if function else _same_lines)(result.stdout, test["output"]):
-            return "different"
-    return "equal"
+KEPT = 32  # *choice*: problems whose decoded tests are kept; 256 rows that decode are attempts at fewer
 
 
 class Grade(NamedTuple):
@@ -113,25 +41,27 @@ class Grader:
         if text is None:
             return Grade(None, "unparsed")
         if "tests" in problem:
-            program = program_of(text)
+            program = program_of(text, problem["tests"])
             return Grade(program, self._passes(program, problem) if program else "unparsed")
-        answer = extract_answer(text)
+        answer = self.call(final_answer, text)
         if "choices" in problem:
-            letters = LETTERS[:len(problem["choices"])]
-            letter = next((letter for letter in letters if match_answer(answer, letter).equal), None)
-            if letter is None:
-                return Grade(None, "unparsed")
-            return Grade(letter, "equal" if letter == problem["answer"] else "different")
-        given, kind = answer or "", problem.get("type")
+            letter = self.call(_letter, answer or "", problem["choices"])
+            status = "equal" if letter == problem["answer"] else "different"
+            return Grade(letter, status if letter else "unparsed")
+        given, kind = answer or text, problem.get("type")
         if kind in ("SC", "MC"):
             given = given.strip("[]")
         elif kind == "MPV" and problem["answer"].startswith("(") and given and given[0] not in "([":
             given = f"({given})"
-        status = self.call(match_answer, given, problem["answer"]).status
-        return Grade(answer, "equal" if kind == "NV" and _close(given, problem["answer"]) else status)
+        given = text if given == answer else given  # as a whole: an answer may go on over several paragraphs
+        found = self.call(grade, given, problem["answer"], problem.get("question", ""))
+        status = found.status if found.equal or answer is not None else "unparsed"
+        return Grade(answer, "equal" if kind == "NV" and _close(answer or "", problem["answer"]) else status)
 
     def _passes(self, program: str, problem: Mapping) -> str:
-        with self._lock:  # decoded once for the k solutions of a problem, which come soon after each other
+        if "checks" in problem["tests"]:
+            return run_checks(program, problem["tests"], self.sandbox)
+        with self._lock:  # decoded once for the k solutions of a problem, which come close to each other
             if problem["id"] not in self._tests:
                 if len(self._tests) == KEPT:
                     del self._tests[next(iter(self._tests))]
@@ -140,29 +70,20 @@ class Grader:
         return run_tests(program, tests, self.sandbox, problem["tests"]["function"])
 
 
+def _letter(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter of the option that an answer names, or whose text it is."""
+    letters = LETTERS[:len(choices)]
+    named = [letter for letter in letters if match_answer(answer, letter).equal]
+    meant = [letter for letter, text in zip(letters, choices) if _plain(answer) == _plain(str(text))]
+    return named[0] if named else meant[0] if answer and len(meant) == 1 else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(normalise(text).replace(MARK, "").split())
+
+
 def _close(one: str, other: str) -> bool:
     try:
         return math.isclose(float(one), float(other), rel_tol=1e-5)
     except ValueError:
-        return False
-
-
-def _same_value(printed: str, expected: str) -> bool:
-    """Are the last printed line and the expected output equal as JSON (so that tuples are lists)?"""
-    try:
-        return json.loads(printed.rstrip("\n").rpartition("\n")[2]) == json.loads(expected)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _same_lines(printed: str, expected: str) -> bool:
-    """Are all lines, without blanks around them, the same text or exactly the same numbers?"""
-    ours, theirs = printed.strip().split("\n"), expected.strip().split("\n")
-    return len(ours) == len(theirs) and all(_same_line(a.strip(), b.strip()) for a, b in zip(ours, theirs))
-
-
-def _same_line(one: str, other: str) -> bool:
-    try:
-        return one == other or [Decimal(word) for word in one.split()] == [Decimal(word) for word in other.split()]
-    except ArithmeticError:  # not numbers
         return False

@@ -6,7 +6,7 @@ import zlib
 from fractions import Fraction
 
 from ap.answers.equality import is_expression, same
-from ap.answers.expressions import DOTS, INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
+from ap.answers.expressions import BASE, DOTS, INFINITY, MINUS_INFINITY, Node, Parser, Unreadable, num
 from ap.answers.extract import HEDGE
 from ap.answers.probes import OPERATIONS, Probe
 from ap.answers.reals import complement, intersection, is_interval, number, union
@@ -15,8 +15,14 @@ MAX_ENTRIES = 4000  # of 1, 2, ..., n written out
 NAME = re.compile(  # f(x) = ..., AB = ..., Area = ...: the name is not parsed
     r"^(?:([A-Za-z])(?:\^\{-1\}|')* *\( *[A-Za-z0-9](?: *, *[a-z])* *\)|\|?[A-Z]{2,4}\|?"
     r"|[A-Z][a-z]+ *\([^()=]{1,40}\)|m? *\\(?:angle|triangle) *[A-Z]{1,3}|\\frac *\{d\^?2? *[a-z]?\} *\{d[a-z]\^?2?\}"
-    r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$)")
+    r"|[A-Za-z]{4,}(?: [A-Za-z]+)*) *=(?=[^=]*$|(?:[^A-Za-z=]|\\[a-z]+)*=(?:[^A-Za-z=]|\\[a-z]+)*$)")
 QUANTITY = re.compile(r"([^=<>,;:!]{,40}(?:[([|][^()\[\]|]{1,40}[)\]|])?[^=<>,;:!]{,40})=([^=<>]+)")
+# Left of "=" no quantity, but a side of an equation: sums and powers outside of brackets, derivatives
+IN_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\|[^|]*\|")
+SUMS = re.compile(r"\\(?:sum|o?int|det)(?![A-Za-z])")  # and then = 0 is an equation, too
+EQUATION = re.compile(
+    r"(?i)^ *[0-9]|\b(?:if|when|for|where|at|and|or|so|then|let|suppose|assume)\b|[-+^*](?![^{]*\})|'"
+    r"|\\(?:d?dot|partial|nabla|prime|Delta)(?![A-Za-z])")
 BOUND = re.compile(  # a parameter: ..., k \in Z; ... for all x \in R; ... where n is an integer
     r" *(?:[,;(]|\b(?:for|where|with)\b) *(?:all |any |every |some |each )*(?:real |integers? |numbers? )*([a-z]) *"
     r"(?:\\in *(?:\\R|[ZNQC])(?: *\^ *\{? *[+*] *\}?)?"
@@ -48,10 +54,13 @@ def _inwards(match: re.Match) -> str:
     return ("[" if match[1] == "[" else "(") + match[2] + ("]" if match[3] == "]" else ")")
 
 
+PRIME = "'"
+
+
 def _short_name(match: re.Match) -> str:
     """f(x) = becomes y =, so that the two can be compared; any other long name becomes a new variable."""
     if match[1] and re.search(r"\( *[a-z]", match[0]) and "y" not in match[0]:
-        return "y ="
+        return f"y{match[0].count(PRIME) * PRIME} ="
     return _variable(match[0]) + " ="
 
 
@@ -62,7 +71,11 @@ def _variable(name: str) -> str:
 def _interpreted(text: str) -> Node:
     if text.count("=") > 1 and "y" not in text:
         text = re.sub(r"\b[A-Za-z]\(x\) *=", "y =", text)  # f(x) = x, f(x) = -x
-    text = NAME.sub(_short_name, text)
+    if re.search("[<>]|\\\\[gln]eq?(?![A-Za-z])", text) and "y" not in text:
+        text = re.sub(r"(?<![A-Za-z\\])[fgh]\([a-z]\)", "y", text)  # 0 < f(x) < 1
+    name = NAME.match(text)
+    if not (name and name[1] and re.search(rf"(?<![A-Za-z\\]){name[1]}['(]", text[name.end():])):  # not f(x) = f(-x)
+        text = NAME.sub(_short_name, text)
     if builder := re.fullmatch(r"\\\{ *([A-Za-z])(?: *\\in *\\R)? *(?:\\mid|\||:) *(.*)\\\}", text):
         value = _meaning(Parser(builder[2]).whole())
         if value.op != "named" or value.args[0] != builder[1]:
@@ -75,7 +88,8 @@ def _interpreted(text: str) -> Node:
         tree = Parser(text).whole()
     except Unreadable:  # \det A = 5, P(X = 1) = 5, [ABC] = 5
         match = QUANTITY.fullmatch(text)
-        if not match or HEDGE.search(match[1]) or not re.search("[A-Za-z]{2}|\\([A-Z]|[A-Z]\\(", match[1]):
+        if (not match or HEDGE.search(match[1]) or not re.search("[A-Za-z]{2}|\\([A-Z]|[A-Z]\\(", match[1])
+                or EQUATION.search(IN_BRACKETS.sub("", match[1])) or match[2].strip() == "0" and SUMS.search(match[1])):
             raise
         return Node("named", (_variable(match[1].lower()), _meaning(Parser(match[2].strip()).whole()), None))
     return _meaning(tree)
@@ -217,9 +231,11 @@ def _relation(node: Node) -> Node:
 def _equation(parts: list[Node]) -> Node:
     """a = b, or a chain a = b = c."""
     left, right = parts[:2]
+    if left.op == right.op == ":" and left.variables and not right.variables and len(parts) == 2:
+        return Node("named", ("", right, None))  # V_1 : V_2 = 11 : 21
     if any(a == b for a, b in zip(parts, parts[1:])):
         raise Unreadable("a statement without content")
-    named = left.op == "var" and not any(left.args[0] in value.variables for value in parts[1:])
+    named = left.op == "var" and not any(_bare(left.args[0]) in map(_bare, value.variables) for value in parts[1:])
     if named or len(parts) > 2:
         return _chain(parts, named)
     if _is_point_of_variables(left) and right.op == "()" and len(left.args) == len(right.args):  # (x,y) = (1,2)
@@ -230,21 +246,40 @@ def _equation(parts: list[Node]) -> Node:
         raise Unreadable("an equation of what are not numbers")
     if _identical(left, right):  # 3 + 4 = 7, (x^2 - 1)/(x - 1) = x + 1
         return right
+    if (left.variables | right.variables) == {BASE.args[0]}:  # \log 0.01 = -2
+        if not _identical(*(_in_base_10(side) for side in parts)):
+            raise Unreadable("a false statement")
+        return right
     if not (left.variables or right.variables):
         raise Unreadable("a false statement")
     relation = Node("=", (_minus(left, right),))
     return Node("named", ("", right, relation)) if _is_asked_for(left, right) else relation
 
 
+def _bare(name: str) -> str:
+    r"""The y of y', \ddot{y}, y(0), y_{n+1} and y_{tt}: an equation with two of them names no value."""
+    return re.sub(r"_(?:[nkijmtxyz]{1,2}(?:[-+][0-9])?)$|\\d?dot|'|\(.*", "", name)
+
+
 def _chain(parts: list[Node], named: bool) -> Node:
-    """x = 1/2 = 0.5 (named), or 2/4 = 1/2 = 0.5: the first value; all others must equal it."""
-    values, probe = parts[1:] if named else parts, Probe("chain", 50)
+    """x = 1/2 = 0.5 (named), or 2/4 = 1/2 = 0.5: the first value, of which all others must be the same."""
+    probe = Probe("chain", 50)
+    asked = not named and is_expression(parts[0]) and is_expression(parts[1]) and _is_asked_for(*parts[:2])
+    values = parts[1:] if named or asked else parts
     if any(not same(values[0], other, probe) for other in values[1:]):
         raise Unreadable("a chain of different values")
+    if asked:  # ab = 2 * 3 = 6
+        return Node("named", ("", values[0], Node("=", (_minus(parts[0], values[0]),))))
     if not named:
         return values[0]
     relation = Node("=", (_minus(parts[0], values[0]),)) if is_expression(values[0]) else None
     return Node("named", (parts[0].args[0], values[0], relation))
+
+
+def _in_base_10(node: Node) -> Node:
+    """The tree with every logarithm of an unknown base as one to base 10."""
+    args = tuple(_in_base_10(arg) if isinstance(arg, Node) else arg for arg in node.args)
+    return num(10) if node == BASE else Node(node.op, args)
 
 
 def _is_point_of_variables(node: Node) -> bool:

@@ -9,6 +9,7 @@ import re
 MARK = "\u2063"  # left in the place of \text{}: the letters behind it are no variable
 O, C = r" *\{? *", r" *\}?"  # optional braces
 N = rf"{O}([0-9]+){C}"
+OF = r"[A-Za-z](?= *\})"  # what is derived
 
 UNSURE = ("not|no|never|opposite|negative|if|or|first|gold|given|reference|previous|wrong|incorrect|other|possible"
           "|approximate|estimated")
@@ -40,15 +41,16 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"So 5", r"(?i)^(?:so|thus|therefore|hence)[,:]? (?=\S)", ""),
     (r"\implies 5", r"^(?:[=-]+>|\\(?:implies|[Rr]ightarrow|to|therefore)(?![A-Za-z]))", ""),
     (r"5 is the answer", r"^(.{,80}) is (?:the|our|my) (?:final |correct )?answer\.?$", r"\1"),
+    (r"I get 5 as the final answer", r"^(?:[Ii]|[Ww]e) (?:get|got|have|obtain|find) (.{1,80}) as (?:the|my|our) "
+     r"(?:final )?(?:answer|result)\.?$", r"\1"),
     (r"5, because 2 + 3 = 5", r"^([^,]{1,80}?),? (?:because|since) "
      r"(?!.*\b(?:or|but|not|maybe|perhaps|if|may|might|could|unless)\b).*$", r"\1"),
     ("B\nExplanation: A is small", r"^([^\n]{1,40})\n\s*\**(?:Explanation|Reason|Reasoning|Justification)\b[\s\S]*",
      r"\1"),
-    (r"The area is 5", rf"(?i)^the(?: (?!(?:{UNSURE})\b)[a-z-]+){{1,8}} (?:is|are|equals?)(?: at| equal to)?:? +"
+    (r"The area is 5", rf"(?i)^the(?: (?!(?:{UNSURE})\b)[a-z-]+){{1,8}} (?:is|are|equals?)(?: at| equal to)?:?\s+"
      r"(?=[a-z] *=|[^a-z]*[0-9\\()]|true\b|false\b)", ""),
     (r"equals 7", r"^(?:[Ii]t(?:'s| is)|is|equals) (?:equal to )?", ""),
     (r"3/4 (or 0.75)", r"\(or ([^()]*)\)$", r"or \1"),
-    (r"\frac{2}{3} \approx 0.667", r"^(.{,200}[0-9}].{,200}?) *\\approx *-?[0-9]*\.[0-9]+( .*|\\%)?$", r"\1\2"),
     (r"Matrix([[1, 2]])", r"^(?:Matrix|np\.array|array|matrix)\((.*)\)$", r"\1"),
     # numbers
     (r"0.\dot{1}4\dot{2}", rf"\\dot{O}([0-9]){C}([0-9]*)\\dot{O}([0-9]){C}", r"\\overline{\1\2\3}"),
@@ -65,6 +67,10 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
     (r"30^\circ 15'", rf"(?<![0-9])([0-9]{{1,3}}) *\^{O}\\circ{C} *([0-9]+) *'(?: *([0-9]+) *(?:''|\"))?$",
      r"(\1+\2/60+0\3/3600)^\\circ"),
     # functions
+    (r"\frac{dy}{dx}", rf"\\frac *\{{ *d *({OF}) *\}} *\{{ *d *[a-z] *\}}", r"\1'"),
+    (r"dy/dx", r"\bd([a-z]) */ *d[a-z]\b", r"\1'"),
+    (r"\frac{d^2 y}{dx^2}", rf"\\frac *\{{ *d *\^{O}2{C} *({OF}) *\}} *\{{ *d *[a-z] *\^{O}2{C}\}}",
+     r"\1''"),
     (r"log2(8)", r"(?<![A-Za-z\\])log_?(2|10) *(?=\()", r"\\log_{\1}"),
     (r"{n \choose k}", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"{1 \over 2}", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),

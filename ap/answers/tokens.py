@@ -29,8 +29,10 @@ SAME = {  # tokens that mean another token
     "\\top": "T", "\\backslash": "\\setminus", "\\widehat": "\\hat",
 }
 COMMANDS = frozenset("""\\frac \\sqrt \\pi \\infty \\emptyset \\pm \\mp \\cup \\in \\setminus \\langle \\rangle \\lfloor
-    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\circ \\R \\sum \\prod \\int \\ldots""".split())
+    \\rfloor \\lceil \\rceil \\binom \\overline \\hat \\vec \\tilde \\dot \\ddot \\circ \\R \\sum \\prod \\int
+    \\ldots""".split())
 WORDS = sorted({*FUNCTIONS, *(word for word in SAME if word.isalpha()), "i"}, key=len, reverse=True)
+ENGLISH = frozenset("if of is it to we get got the for has had was let all any can her his she its are put use but who".split())
 TOKEN = re.compile(r"""\ *(?:
     (?P<number> [1-9][0-9]{0,2} (?:\ [0-9]{3})+ (?:\.[0-9]+)? (?!\ *[/0-9])      # 12 345.6
         | (?:[0-9]+\.?[0-9]*|\.[0-9]+) (?:[eE][+-]?[0-9]+)? )
@@ -78,6 +80,8 @@ def tokens_of(text: str) -> list[str]:
 
 def _split(run: str) -> list[str]:
     """A run of letters: one name ("sin", "pi"), a name and letters behind it ("sinx"), or letters ("xy")."""
+    if run.lower() in ENGLISH:
+        raise Unreadable("words")
     name = next((word for word in WORDS if run.startswith(word) and word != "i"), "")
     rest = run[len(name):]
     if name in ("or", "and", "inf", "oo") and rest or len(rest) > (1 if name else 3):

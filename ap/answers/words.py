@@ -23,6 +23,9 @@ ALIASES = {"dne": "does not exist", "undefined": "undefined", "infinitely many s
     day[:3]: day for day in "monday tuesday wednesday thursday friday saturday sunday".split()}
 LEADING = re.compile(r"^(?:(?:the|an?|on|at|it is|it|limit) )+(?=.)")
 TRAILING = re.compile(r"(?: wins| will win| has a winning strategy|[!])$")
+PART_OF_IT = re.compile(  # behind a yes: "x = 5", "only 3 of them", "there are 5"
+    r"[=<>\\^$]|[0-9].*[-+*/(]|^(?:only |exactly )?[0-9./-]+(?: of them| [a-z]+)?$|\b(?:is|are|equals?) [^ ]*[0-9]")
+REASON = re.compile(r"(?:since|because|as|for)\b")
 DOUBT = re.compile(r"\b(?:yes|no|true|false|but|however|actually|maybe|perhaps|wait|or|unless|except)\b|[?]")
 ORDINALS = {word: f"{n}th" for n, word in enumerate(
     "first second third fourth fifth sixth seventh eighth ninth tenth".split(), 1)}
@@ -63,9 +66,11 @@ def number_in_front(text: str) -> tuple[Fraction, str] | None:
 
 
 def verdict(text: str) -> str | None:
-    """The yes, no, true or false that a text begins with, if the reason behind it does not take it back."""
+    """yes or no, with a reason behind it that does not take it back, and is not a part of the answer: a formula."""
     match = re.fullmatch(r"(yes|no|true|false)[,.;:] +(.*)", text)
-    return match[1] if match and not DOUBT.search(match[2]) else None
+    if not match or DOUBT.search(match[2]) or PART_OF_IT.search(match[2]) and not REASON.match(match[2]):
+        return None
+    return match[1]
 
 
 def letter(text: str) -> tuple[str, str] | None:

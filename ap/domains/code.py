@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
-from ap.answers.grading import are_tests, program_of, run_tests
+from ap.answers.programs import are_tests, program_of, run_tests
 from ap.domains import drafts
 from ap.domains.base import Asking, Check
 from ap.domains.drafts.code_draft import fault_of_tests, parse
@@ -54,7 +54,12 @@ def passes(program: str, tests: Sequence[dict], sandbox) -> bool:
 
 
 def with_tests(problem: dict) -> dict:
-    """A problem from a file, whose `answer` holds the tests, in the form for ap.answers.grading. Raises UserError."""
+    """A problem of a file, whose answer are its tests, as ap.answers.grading takes it. UserError.
+
+    Problems of other files may have "tests" already, such as asserts (ap/tools/layouts.py).
+    """
+    if "tests" in problem:
+        return problem
     try:
         tests = json.loads(problem["answer"])
     except (ValueError, RecursionError):

@@ -53,6 +53,10 @@ def attention(
 
     transformers prescribes the signature, and expects attention weights as the second result; we never compute them.
     """
+    if (narrower := key.shape[-1] - value.shape[-1]) > 0:  # DeepSeek's latent attention; kernels want one width
+        wide, _ = attention(module, query, key, F.pad(value, (0, narrower)), attention_mask, scaling, dropout, kv_cache,
+                            bounds, longest)
+        return wide[..., :-narrower], None
     if bounds is not None:
         return packed_attention(query, key, value, scaling, bounds, longest), None
     if kv_cache is not None:

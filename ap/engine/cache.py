@@ -84,9 +84,11 @@ class Cache:
     """
 
     def __init__(self, model, rows: int, length: int):
-        shape = model.config
-        heads, layers = shape.num_key_value_heads, shape.num_hidden_layers
+        shape = model.config.get_text_config()
+        heads, layers = getattr(shape, "num_key_value_heads", shape.num_attention_heads), shape.num_hidden_layers
         dim = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+        if getattr(shape, "kv_lora_rank", None):  # DeepSeek's latent attention, whose head_dim is of the rotated part
+            dim = shape.qk_nope_head_dim + shape.qk_rope_head_dim
         row_bytes = 2 * layers * heads * length * dim * model.dtype.itemsize
         room = budget(model.device)
         if row_bytes > room:

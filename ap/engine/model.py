@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ap.config import Config
-from ap.files import UserError, first_line
 from ap.engine.attention import has_varlen_kernel, kernel
 from ap.engine.graphs import may_record
+from ap.files import UserError
+from ap.players.compat.model_check import check_model, refuse_other_attention, said
 
 transformers_logging.disable_progress_bar()  # for loading and saving weights; only our own bars are shown
 
@@ -46,20 +46,23 @@ def build_model(config: Config, vocab_size: int, seed: int) -> PreTrainedModel:
 def load_model(folder: Path | str, config: Config) -> PreTrainedModel:
     """A causal language model from a local folder, ready for use.
 
-    Raises UserError if the folder is missing or incomplete, or if the model needs another attention than ours.
+    Raises UserError where the folder is missing or half-written, or where the model would compute something else with
+    our attention than with the library's (compat/model_check.py looks at that, and sets all dropout to 0).
     """
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{folder} holds no model (no config.json); give the folder of a Hugging Face checkpoint.")
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=_dtype(config), attn_implementation="ap", local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"no model can be loaded from {folder} ({first_line(error)}); "
-                        "give the folder of a whole Hugging Face checkpoint.") from error
+    except Exception as error:  # of files that are damaged, or of a model's own code
+        raise UserError(f"no model can be loaded from {folder} ({said(error)}); give the folder of a whole "
+                        "Hugging Face checkpoint, of a model that docs/models.md lists.") from error
     if report["missing_keys"]:  # transformers only warns, and sets them at random
         raise UserError(f"{folder} lacks weights, {min(report['missing_keys'])} for one; is the download complete?")
-    _refuse_other_attention(folder, model.config)
-    return ready(model, config)
+    refuse_other_attention(folder, model.config)
+    model = ready(model, config)
+    check_model(folder, model, logprobs_of_tokens)
+    return model
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
@@ -69,8 +72,13 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
             return layer(*inputs)
         return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)  # no randomness in a layer
 
-    for layer in model.base_model.layers:  # transformers' own hook for this
+    for layer in layers_of(model):  # transformers' own hook for this
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, run
+
+
+def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The decoder layers, whatever this architecture calls them."""
+    return next(module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList))
 
 
 def ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
@@ -96,21 +104,6 @@ def describe(model: PreTrainedModel) -> str:
     return (f"{weights / 1e6:,.1f} M parameters, {str(model.dtype).removeprefix('torch.')} on {model.device.type}; "
             f"attention: {kernel(weight)}" + (", rows packed" if packs(model) else "")
             + (", decoding by CUDA graphs" if may_record(model) else ""))
-
-
-def _refuse_other_attention(folder: Path | str, config) -> None:
-    """Raise UserError for a model that needs more than full causal attention and a plain LM head.
-
-    Its results would be silently wrong.
-    """
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if getattr(config, "sliding_window", None) and getattr(config, "layer_types", None) is None:
-        kinds.add("sliding_window")
-    names = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling")
-    kinds |= {name for name in names if getattr(config, name, None)}
-    if kinds:
-        raise UserError(f"{folder}: {config.model_type} uses {', '.join(sorted(kinds))}, which is not supported; "
-                        "use a model with full causal attention, such as Qwen3, Qwen2.5 or Llama.")
 
 
 def _dtype(config: Config) -> torch.dtype:
@@ -145,7 +138,7 @@ def logprobs_of_tokens(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, temperature: float, chunk: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same as token_logprobs, for a model whose weights are not sharded. chunk: as there."""
-    chunk = chunk or max(1, 2**26 // model.config.vocab_size)
+    chunk = chunk or max(1, 2**26 // model.config.get_text_config().vocab_size)
     scored = mask[:, 1:] > 0  # (B, T-1): token t is predicted at t-1
     predicts, where = F.pad(scored, (0, 1)), F.pad(scored, (1, 0))  # (B, T)
     hidden, targets = _hidden_states(model, ids, predicts), ids[where]  # (N, H), (N,)

@@ -8,8 +8,8 @@ from typing import Set
 from ap.config import Config
 from ap.judge.prober import Prober
 from ap.judge.rewards import overlong_penalty, process_reward, terminal_reward
-from ap.judge.verifier import Committee
 from ap.judge.roles import Judgement
+from ap.judge.verifier import Committee
 from ap.trajectory import Trajectory
 from ap.world.chat import decode_message
 from ap.world.rollout import Rollout

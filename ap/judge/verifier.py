@@ -16,8 +16,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from ap.sandbox.processes import here
 from ap.judge.roles import COULD_NOT_JUDGE, VALID, Judgement, Verdict, Verifier
+from ap.sandbox.processes import here
 from ap.trajectory import Problem
 
 WRONG, KNOWN = "wrong answer", "known problem"  # the problem is sound, but the submission does not count
@@ -36,9 +36,9 @@ def same_answer(one: str, other: str, call: Callable = here) -> bool:
         return True
     if re.fullmatch(r"[+-]?\d{1,18}", one) and re.fullmatch(r"[+-]?\d{1,18}", other):
         return int(one) == int(other)
-    from ap.answers.match import match_answer  # imported here, as it loads sympy, which whole numbers do not need
+    from ap.answers.match import grade  # here: it loads sympy, which whole numbers do not need
 
-    return call(match_answer, one, other).status == "equal"
+    return call(grade, one, other).status == "equal"
 
 
 class Committee:

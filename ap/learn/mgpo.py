@@ -17,9 +17,7 @@ from ap.config import Config
 from ap.engine.model import token_logprobs
 from ap.learn.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
 from ap.learn.batch import Actions, collate
-from ap.learn.losses import (
-    WeightParts, grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics,
-)
+from ap.learn.losses import WeightParts, grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
 from ap.learn.policy import Policy
 from ap.learn.update import Loss
 from ap.trajectory import Trajectory

@@ -27,9 +27,10 @@ from torch.distributed.tensor import distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ap.config import Config
+from ap.engine.model import checkpoint_layers, layers_of, load_model, logprobs_of_tokens, packs, ready, token_logprobs
 from ap.files import UserError
-from ap.engine.model import checkpoint_layers, load_model, logprobs_of_tokens, packs, ready, token_logprobs
 from ap.learn.ranks import Ranks
+from ap.players.compat.model_check import as_checked
 
 SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each rank by --shard auto
 
@@ -52,7 +53,7 @@ def load(folder: Path | str, config: Config, ranks: Ranks) -> PreTrainedModel:
                 shape, dtype=getattr(torch, config.dtype), attn_implementation="ap")
         model.to_empty(device=ranks.device)
         model.tie_weights()
-        model = ready(model, config)
+        model = as_checked(ready(model, config))
     for tensor in (*model.parameters(), *model.buffers()):
         ranks.give_(tensor)
     return model
@@ -95,7 +96,7 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     offload = CPUOffloadPolicy(pin_memory=replica.device.type == "cuda") if config.offload else OffloadPolicy()
     options = {"mesh": mesh if size < ranks.world_size else mesh["shard"], "offload_policy": offload,
                "mp_policy": MixedPrecisionPolicy(param_dtype=replica.dtype, reduce_dtype=torch.float32)}
-    for layer in model.base_model.layers:
+    for layer in layers_of(model):
         fully_shard(layer, **options)
     fully_shard(model, **options)  # embedding, last norm and head are one unit, so that a tied head stays tied
     for module in model.modules():

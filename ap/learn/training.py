@@ -71,7 +71,7 @@ class Training:
     def record(self, step: int, numbers: dict, **shown: float) -> None:
         """Log the numbers of a step (0 .. steps-1; in files 1 .. steps), and show the numbers `shown` on the bar."""
         self.metrics.write(step + 1, numbers)
-        self.bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()})
+        self.bar.set_postfix(**{name: f"{value:.3f}" for name, value in shown.items()})
 
 
 def start_of(folder: Path, start: Path | str) -> Path | str:

@@ -12,7 +12,6 @@ from typing import Sequence
 from ap.files import UserError
 from ap.mini.agents.chainlet import LARGEST, NOT_SKILLS, OURS, Form, Language
 
-
 SKILLS = tuple(name for name in OURS if name not in NOT_SKILLS)  # our own; a user's packages add more
 
 

@@ -13,7 +13,7 @@ from ap.mini.domain import Mini
 from ap.mini.solvers import SLIPS, step_risk
 from ap.trajectory import Trajectory
 from ap.world.attempts import SOLVE
-from ap.world.chat import STOP, encode, prompt_ids
+from ap.world.chat import encode, prompt_ids, written_ids
 
 DRILL = "Calculate."
 SLIP = SLIPS[0]  # how often a step of weight 1 goes wrong: as in the weakest simulated prober's attempts
@@ -61,7 +61,7 @@ def worked_example(domain: Mini, tokenizer, rng: random.Random, taken: set[str])
     prompt = prompt_ids(tokenizer, [{"role": "user", "content": SOLVE.format(question=question)}])
     risk = {skill: step_risk(skill, SLIP) for skill in domain.skills}
     solution = domain.slipped(question, domain.worked_solution(question, named=True), rng, risk)
-    return Trajectory.of_pieces([(prompt, 0), (encode(tokenizer, solution + STOP), 1)])
+    return Trajectory.of_pieces([(prompt, 0), (written_ids(tokenizer, solution), 1)])
 
 
 def calculations(domain: Mini, count: int, key: str, taken: set[str]) -> list[tuple[str, str]]:

@@ -5,8 +5,8 @@ import random
 from dataclasses import dataclass
 from typing import Callable, Sequence
 
-from ap.sandbox.processes import here
 from ap.mini.domain import Mini
+from ap.sandbox.processes import here
 from ap.trajectory import Problem
 
 # How error-prone a step is, relative to the others. *Choice*: steps to invert or to search are harder.

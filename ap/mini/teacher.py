@@ -15,9 +15,9 @@ from typing import Callable, Sequence
 from ap.mini.agents.chainlet import split, template_of
 from ap.mini.corpus import package
 from ap.mini.domain import Mini
+from ap.world.acquire import Candidate, Document
 from ap.world.chat import tool_call
 from ap.world.env import CHECK, DRAFT, FAULT, FINALIZE, SOUND, Env, Episode
-from ap.world.acquire import Candidate, Document
 from ap.world.skills import Skill
 
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ap.config import Config
 from ap.domains.base import Domain
+from ap.players.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.trajectory import STAGES
-from ap.world.chat import STOP, TOOLS, TOOLS_HEAD, TOOLS_TAIL
+from ap.world.chat import STOP, TOOLS
 from ap.world.env import INSTRUCTIONS, ONE_SHOT, Env
 from ap.world.skills import Skill
 

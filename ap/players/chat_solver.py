@@ -4,7 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable
 
-from ap.answers.extract import extract_answer
+from ap.answers.match import final_answer
+from ap.files import writable
 from ap.trajectory import Problem
 from ap.world.attempts import SOLVE
 
@@ -14,7 +15,7 @@ class SampledSolver:
     """A language model as attempter. `sample`: (prompt, k, seed key) -> k replies, with fixed decoding settings.
 
     A reply without an answer in it counts as a wrong attempt. prompt: a text with {question}. read: reply -> its answer
-    or None; without it, answers.extract_answer is used.
+    or None; left out: answers.match.final_answer.
     """
 
     name: str
@@ -24,4 +25,4 @@ class SampledSolver:
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         replies = self.sample(self.prompt.format(question=problem.question), k, f"{seed_key}/{self.name}")
-        return [(self.read or extract_answer)(reply) or "" for reply in replies]
+        return [(self.read or final_answer)(writable(reply)) or "" for reply in replies]

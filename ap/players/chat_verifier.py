@@ -1,13 +1,12 @@
 """A language model as verifier or auditor: how it is asked for a verdict, and how its reply is read."""
 from __future__ import annotations
 
-import json
-import re
 import threading
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
-from ap.files import UserError
+from ap.answers.replies import last_record
+from ap.files import UserError, writable
 from ap.judge.roles import Verdict
 from ap.judge.verifier import BLOCKING
 from ap.trajectory import Problem
@@ -22,6 +21,8 @@ How it was written:
 Problem:
 {question}"""
 
+AGAIN = "\n\nYour last reply could not be used: it held no such record. End your reply with the JSON record."
+UNREADABLE = "unreadable verdict"
 MAX_UNANSWERED = 4  # when so many calls of one judge hang at the same time, it is no longer asked
 
 
@@ -30,9 +31,9 @@ class ChatVerifier:
     """A language model as verifier or auditor. `ask`: prompt -> reply, of a local checkpoint or of an endpoint.
 
     It abstains when `ask` takes longer than `seconds` ("no reply"; None: there is no limit), when it raises ("judge
-    failed"), and when its reply holds no usable record ("unreadable verdict"). *Choice*: Python cannot end a thread, so
-    a call that hangs is left behind in its thread; while MAX_UNANSWERED calls hang, the judge abstains at once. So one
-    judge delays a whole step by MAX_UNANSWERED * seconds at most.
+    failed"), and when its reply holds no usable record, nor does that to a second question ("unreadable verdict").
+    *Choice*: Python cannot end a thread, so a call that hangs is left behind in its thread; while MAX_UNANSWERED calls
+    hang, the judge abstains at once. So one judge delays a whole step by MAX_UNANSWERED * seconds at most.
 
     request: a text with {reasons}, {question} and, if it shall be shown, {trace}. read: reply -> answer, for answers
     that are not a field of the record. grade: (problem, the judge's answer) -> what the committee compares, for answers
@@ -47,8 +48,19 @@ class ChatVerifier:
     unanswered: list[threading.Thread] = field(default_factory=list, compare=False, repr=False)
 
     def verify(self, problem: Problem, trace: str = "") -> Verdict:
+        """Ask, and once more where the reply cannot be used: it holds no verdict, or "valid" without an answer."""
         reasons = ", ".join(["valid", "wrong", *sorted(BLOCKING)])
         prompt = self.request.format(reasons=reasons, trace=trace, question=problem.question)
+        verdict = self._within_limit(prompt)
+        if verdict.reason == UNREADABLE or (verdict.vote == 1 and verdict.answer is None):
+            second = self._within_limit(prompt + AGAIN)
+            verdict = second if second.vote is not None else verdict
+        if self.grade is not None and verdict.vote == 1 and verdict.answer is not None:
+            return replace(verdict, answer=self.grade(problem, verdict.answer))
+        return verdict
+
+    def _within_limit(self, prompt: str) -> Verdict:
+        """One question, in a thread of its own. Raises UserError, which is for people."""
         self.unanswered[:] = [thread for thread in self.unanswered if thread.is_alive()]
         if len(self.unanswered) >= MAX_UNANSWERED:
             return Verdict(None, None, "no reply")
@@ -61,17 +73,15 @@ class ChatVerifier:
             return Verdict(None, None, "no reply")
         if isinstance(verdicts[0], UserError):
             raise verdicts[0]
-        [verdict] = verdicts
-        if self.grade is not None and verdict.vote == 1 and verdict.answer is not None:
-            return replace(verdict, answer=self.grade(problem, verdict.answer))
-        return verdict
+        return verdicts[0]
 
     def _asked(self, prompt: str) -> Verdict | UserError:
         try:
             reply = self.ask(prompt)
+            reply = writable(reply) if isinstance(reply, str) else ""
             verdict = read_verdict(reply)
-            return replace(verdict, answer=self.read(reply)) if self.read else verdict
-        except UserError as error:  # a dead endpoint: verify() raises it
+            return replace(verdict, answer=self.read(reply)) if self.read and verdict.vote is not None else verdict
+        except UserError as error:  # a dead endpoint: _within_limit() raises it
             return error
         except TimeoutError:
             return Verdict(None, None, "no reply")
@@ -80,15 +90,35 @@ class ChatVerifier:
 
 
 def read_verdict(reply: str) -> Verdict:
-    """The last JSON record {valid, answer, reason} in a reply. Never raises: without one it is an abstention."""
-    for text in reversed(re.findall(r"\{[^{}]*\}", reply if isinstance(reply, str) else "")):
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError):  # RecursionError: brackets nested too deeply
-            continue
-        if isinstance(record, dict) and isinstance(record.get("valid"), bool):
-            answer = record.get("answer")
-            usable = isinstance(answer, (str, int, float)) and not isinstance(answer, bool)
-            reason = str(record.get("reason") or "").strip().lower()
-            return Verdict(int(record["valid"]), (str(answer).strip() or None) if usable else None, reason)
-    return Verdict(None, None, "unreadable verdict")
+    """The last record {valid, answer, reason} behind a reply's thoughts. Never raises: without one, an abstention."""
+    record = last_record(reply, lambda record: _vote(record) is not None)
+    if record is None:
+        return Verdict(None, None, UNREADABLE)
+    answer = _field(record, "answer")
+    parts = answer if isinstance(answer, list) else [answer]  # several values: as one text
+    usable = all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in parts)
+    answer = ", ".join(map(str, parts)).strip() if usable else None
+    return Verdict(_vote(record), answer or None, _reason(_field(record, "reason")))
+
+
+def _field(record: dict, name: str):
+    """A field, whatever the case of its name."""
+    return next((value for key, value in record.items() if key.strip().lower() == name), None)
+
+
+def _vote(record: dict) -> int | None:
+    """1 or 0 where the field `valid` is true or false, as a value or as a text."""
+    valid = str(_field(record, "valid")).strip().lower()
+    return {"true": 1, "false": 0}.get(valid)
+
+
+def _reason(said) -> str:
+    """A reason as logs count it. "one of: ambiguous" is `ambiguous`; a copy of the whole list gives no reason."""
+    reason = ", ".join(map(str, said)) if isinstance(said, list) else str(said or "")
+    reason = reason.strip().lower()
+    if reason.startswith("one of"):
+        reason = reason.removeprefix("one of").strip(" :")
+        reason = "" if "," in reason else reason
+    reason = reason.strip(" .\"'`*")
+    named = reason.replace("_", " ").replace("-", " ")
+    return named if named in BLOCKING else reason

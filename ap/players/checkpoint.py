@@ -12,7 +12,7 @@ from ap.config import Config
 from ap.engine.generate import sample
 from ap.engine.sampling import Sampling
 from ap.files import UserError
-from ap.world.chat import decode_message, prompt_ids, stop_id, without_tokens
+from ap.world.chat import decode_reply, prompt_ids, stop_ids, without_tokens
 
 
 class Place:
@@ -97,13 +97,13 @@ def checkpoint_sampler(
 ) -> Callable[[str, int, str], list[str]]:
     """The `sample` of a SampledSolver, played by a local model in our own engine.
 
-    max_new_tokens: tokens of a reply. The replies depend on prompt, key and decoding settings only.
+    max_new_tokens: tokens of a reply. temperature 0: the likeliest token each time. The replies depend on prompt, key and decoding settings only.
     """
     def replies(prompt: str, k: int, seed_key: str) -> list[str]:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
         seeds = [f"{seed_key}/{number}" for number in range(k)]
-        conversations = sample(
-            model, [ids] * k, seeds, max_new_tokens, Sampling({stop_id(tokenizer)}, temperature))
-        return [decode_message(tokenizer, conversation.ids[len(ids):]) for conversation in conversations]
+        sampling = Sampling(stop_ids(tokenizer), temperature or 1.0, greedy=not temperature)
+        conversations = sample(model, [ids] * k, seeds, max_new_tokens, sampling)
+        return [decode_reply(tokenizer, conversation.ids, len(ids)) for conversation in conversations]
 
     return replies

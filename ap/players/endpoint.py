@@ -1,10 +1,16 @@
 """A model behind an OpenAI-compatible server, for the roles of roles.py: `ask` and `sample`, as a local one has them.
 
-Each reply is kept on disk and never asked for again, so a run that is killed, or run again, pays for nothing twice.
-Errors are of three kinds. Transient ones (429, 5xx, time-outs, cut connections, unusable replies) are retried with
-growing pauses. A single request that the server refuses (400, 413, 422), or that never gets a usable reply, raises
-BadReply: the role abstains. A server that cannot be reached, or refuses us (401, 403, 404), raises DeadEndpoint, which
-ends the run; the run can go on from its last checkpoint and the cache.
+What is asked once is kept on disk and never asked again, so a run that is killed, or run again, pays for nothing twice.
+Every fault is told with the server's own words, each sentence once. There are three kinds:
+
+- what passes (429, 5xx, time-outs, cut connections) is tried again with growing pauses, or with the one that the server
+  asks for, up to PATIENCE; replies without a text are asked for again with another seed, USELESS times at most;
+- a single request that the server refuses (400, 413, 422: too long, say), or that never gets a usable reply, is
+  BadReply: the role abstains. A parameter that the model does not take (`seed`, `temperature`, `max_tokens` in favour
+  of `max_completion_tokens`) is left out from then on, and that is said;
+- what will not pass is DeadEndpoint, which ends the run: a server that cannot be reached, refuses us (401, 403, 404),
+  has no such model, wants money, asks for a longer pause, or refuses everything for one reason. The last checkpoint and
+  the cache are there to go on from.
 """
 from __future__ import annotations
 
@@ -14,20 +20,41 @@ import json
 import math
 import os
 import random
+import re
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import MutableMapping
+from typing import Any, Mapping, MutableMapping
 
-from ap.files import UserError, read_json, write_json
+from ap.files import UserError, read_json, writable, write_json
 from ap.world.chat import without_tokens
 
-PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx are transient, too
+PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too, but for:
+NEVER = {501, 505}
+PATIENCE = 600.0  # *choice*: seconds of the longest pause between two tries
+USELESS = 3  # *choice*: replies without a text to one question; each was paid
+SAME_REFUSALS, REFUSALS = 3, 20  # *choice*: refusals in the same words, in any, before which there was no usable reply
+SAME_SAMPLES = 8  # *choice*: questions in a row with k equal long replies, after which it is the server
+LONG_REPLY = 200  # *choice*: characters; shorter ones may be the same by chance
+CHARACTERS_A_TOKEN = 4  # *choice*: where a server counts no tokens
+REPLACED = {"max_tokens": "max_completion_tokens"}  # what is tried before a parameter is left out
+TOO_LONG = re.compile(
+    r"(?i)context (?:length|window|size)|too long|too many tokens|length limit|(?:maximum|input|prompt) length")
+NOT_TAKEN = re.compile(
+    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not allowed|not permitted|extra (?:inputs|fields)|"
+    r"does not take|not accept|invalid (?:parameter|argument|field)|no such (?:parameter|argument)|deprecated|instead|"
+    r"only the default|cannot be (?:set|specified)")
+NO_MODEL = re.compile(r"(?i)\bmodel\b.{0,120}(?:not found|not exist|not available)|(?:no such|unknown|invalid) model\b|"
+                      r"model_not_found|unable to access model")
+NO_MONEY = re.compile(r"(?i)insufficient[_ ](?:quota|balance|funds|credits?)|payment required")
 
 
 class DeadEndpoint(UserError):
@@ -36,6 +63,18 @@ class DeadEndpoint(UserError):
 
 class BadReply(Exception):
     """This one request got no usable reply."""
+
+
+class _Useless(Exception):
+    """A reply that was paid and holds no text; asked again with another seed it may hold one."""
+
+
+class _Fault(Exception):
+    """The server's word against a request."""
+
+    def __init__(self, status: int, words: str, parameter: str = "", pause: str = ""):
+        super().__init__(f"HTTP {status}{words and f': {words}'}")
+        self.status, self.words, self.parameter, self.pause = status, words, parameter, pause
 
 
 @dataclass(frozen=True)
@@ -56,9 +95,11 @@ class Endpoint:
     """One model of one server. Safe to call from any thread; at most `concurrency` requests are under way.
 
     key_variable: the environment variable that holds the API key, which is never logged or written. cache: folder of
-    the replies, one file each; None: not kept. name: the player's, a part of the cache's key, so two judges with one
-    model are asked separately. `counts`: requests, and how many of them were retries; replies from the cache; tokens,
-    as the server counts them in its usable replies; with prices, their cost. A reply from the cache costs nothing.
+    the replies, one file each; None: not kept. name: of the player; two judges with one model are asked one by one.
+    `counts`: requests, of these retries; replies from the cache; tokens, as the server counts them in all its replies,
+    usable or not; with prices, their cost. A reply from the cache costs nothing. Only where they occur: `estimated`,
+    the replies whose tokens the server did not count, so that we count a token for CHARACTERS_A_TOKEN; `same_samples`,
+    the questions whose k sampled replies were long and all the same.
     """
 
     def __init__(
@@ -79,15 +120,37 @@ class Endpoint:
             self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
         self._free, self._lock = threading.BoundedSemaphore(settings.concurrency), threading.Lock()
         self._under_way: MutableMapping[str, threading.Lock] = weakref.WeakValueDictionary()
+        self._key = os.environ.get(key_variable, "") if key_variable else ""
+        self._names = {name: name for name in ("seed", "max_tokens", "temperature")}  # as the server calls them
+        self._said: set[str] = set()
+        self._refused: Counter[str] = Counter()  # words of refusals -> how often, until there is a usable reply
+        self._well, self._same = False, 0  # was there a usable reply? questions in a row with k equal replies
 
     def ask(self, prompt: str) -> str:
         """The reply to one prompt. Raises BadReply or DeadEndpoint."""
         return self._reply(prompt, self.name)
 
     def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
-        """k replies; "" where there was no usable one. The same prompt and key get the same ones from the cache."""
+        """k replies; "" where there was no usable one. The cache gives the same ones for the same prompt and key.
+
+        k replies that are all the same give a pass rate of 0 or 1 whatever the problem is, so that is said.
+        DeadEndpoint when long ones are, SAME_SAMPLES times in a row: the server ignores the seed.
+        """
         with ThreadPoolExecutor(min(k, self.settings.concurrency)) as pool:
-            return list(pool.map(lambda number: self._or_empty(prompt, f"{seed_key}/{number}"), range(k)))
+            replies = list(pool.map(lambda number: self._or_empty(prompt, f"{seed_key}/{number}"), range(k)))
+        same = k > 1 and bool(replies[0]) and len(set(replies)) == 1
+        long = same and k > 3 and len(replies[0]) > LONG_REPLY
+        with self._lock:
+            self._same = self._same + 1 if long else 0 if k > 1 else self._same
+        if long:
+            self._count(same_samples=1)
+        if same:
+            why = f"{self._where()}: all {k} replies to one question are the same, word for word"
+            if self._same >= SAME_SAMPLES and self.settings.temperature > 0:
+                raise DeadEndpoint(f"{why}, {self._same} times in a row: the server ignores `seed` and `temperature`, "
+                                   "or answers from a cache of its own; pass rates from it would all be 0 or 1.")
+            self._say(f"{why} (temperature {self.settings.temperature}); where that goes on, pass rates are 0 or 1.")
+        return replies
 
     def _or_empty(self, prompt: str, key: str) -> str:
         try:
@@ -96,7 +159,7 @@ class Endpoint:
             return ""
 
     def _reply(self, prompt: str, key: str) -> str:
-        content = without_tokens(prompt)  # a judge's prompt quotes the proposer
+        content = writable(without_tokens(prompt))  # a judge's prompt holds what the proposer wrote
         request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
                    "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
         if self.cache is None:
@@ -114,55 +177,197 @@ class Endpoint:
         return reply
 
     def _fresh(self, request: dict) -> tuple[str, dict[str, int]]:
+        """The reply, after as many tries as it takes, and the tokens that were paid for it."""
         with self._free:
-            reply, usage = self._asked(request)
-        self._count(**usage)
-        return reply, usage
-
-    def _asked(self, request: dict) -> tuple[str, dict[str, int]]:
-        """The reply, after as many tries as it takes, and the tokens that the server counted."""
-        reached, tries = False, self.settings.tries
-        for attempt in range(tries):
-            pause = self.settings.pause * 2 ** attempt * random.uniform(0.5, 1.5)  # spreads the threads
-            self._count(requests=1, retries=int(attempt > 0))
-            try:
-                return self._post(request)
-            except urllib.error.HTTPError as error:
-                problem, status, asked = f"HTTP {error.code}", error.code, error.headers.get("Retry-After", "")
-                error.close()
-                if status in REFUSED:
-                    raise BadReply(f"{self.base_url} refuses the request (HTTP {status})") from error
-                if status not in PASSING and status < 500:
-                    raise DeadEndpoint(f"{self.base_url}, model {self.model}: HTTP {status}; check the address, the "
-                                       "model's name and the API key.") from error
-                pause = float(asked) if asked.isdigit() else pause
-            except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
-                problem = f"no reply ({getattr(error, 'reason', error)})"
-            except (AttributeError, LookupError, TypeError, ValueError) as error:  # not the record we expect
-                problem, reached = f"no usable record ({type(error).__name__})", True
-            if attempt + 1 < tries:
-                time.sleep(pause)
-        if reached:
-            raise BadReply(f"{self.base_url}: {problem} in {tries} tries")
-        raise DeadEndpoint(f"{self.base_url}, model {self.model}: {problem}, {tries} times; is the server "
+            attempt, useless, tries, problem = 0, 0, self.settings.tries, ""
+            while attempt < tries and useless < USELESS:
+                self._count(requests=1, retries=int(bool(problem)))
+                asked, names = "", dict(self._names)
+                try:
+                    return self._post(request, useless, names)
+                except _Fault as fault:
+                    if self._adapted(fault, names):
+                        problem = "a parameter"
+                        continue  # at once; each parameter is given up once, so this ends
+                    self._raise_if_lasting(fault)
+                    problem, asked = str(fault), fault.pause
+                except _Useless as error:
+                    problem, useless = f"no usable record ({error})", useless + 1
+                except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
+                    problem = f"no reply ({getattr(error, 'reason', error)})"
+                attempt += 1
+                if attempt < tries and useless < USELESS:
+                    self._wait(self._pause(attempt, asked), problem)
+        if useless:
+            raise self._bad(f"{self._where()}: {problem} in {attempt} tries")
+        raise DeadEndpoint(f"{self._where()}: {problem}, {tries} times; is the server "
                            "running? The same command goes on from the last checkpoint, and asks nothing twice.")
 
-    def _post(self, request: dict) -> tuple[str, dict[str, int]]:
-        """One request. Raises OSError, HTTPException, or KeyError and its like for an unexpected reply."""
-        seed = int.from_bytes(hashlib.sha256(request["key"].encode()).digest()[:4], "big") >> 1
-        body = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
+    def _post(self, request: dict, useless: int, names: Mapping[str, str]) -> tuple[str, dict[str, int]]:
+        """One request. names: of parameters, as the server calls them, or "" where it takes none. Raises _Fault,
+        _Useless, BadReply, OSError or HTTPException."""
+        key = request["key"] + (f"/again/{useless}" if useless else "")  # what gave no text would give none again
+        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
+        told = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
+        body = {names.get(name, name): value for name, value in told.items()}
+        body.pop("", None)  # what the server does not take
         post = urllib.request.Request(
             f"{self.base_url}/chat/completions", json.dumps(body).encode(), self._headers, method="POST")
-        with urllib.request.urlopen(post, timeout=self.settings.seconds) as response:
-            record = json.loads(response.read())
-        text = _text_of(record["choices"][0]["message"])
+        try:
+            with urllib.request.urlopen(post, timeout=self.settings.seconds) as response:
+                text = _whole(response, self.settings.seconds)
+        except urllib.error.HTTPError as error:
+            raise self._fault(error.code, _read_error(error), error.headers.get("Retry-After") or "") from error
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            raise _Useless(f"no JSON: {self._words(text)}") from None
+        if isinstance(record, dict) and record.get("error") and not record.get("choices"):  # as some proxies say it
+            code = record["error"].get("code") if isinstance(record["error"], dict) else None
+            raise self._fault(code if isinstance(code, int) and 400 <= code < 600 else 502, text, "")
+        return self._read(record, request)
+
+    def _read(self, record: Any, request: Mapping) -> tuple[str, dict[str, int]]:
+        """The text of a reply, and its tokens, which are counted whether or not it has a text."""
+        try:
+            choice = record["choices"][0]
+            message = choice.get("message") or {"content": choice["text"]}
+            thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
+            content = message.get("content")
+        except (AttributeError, LookupError, TypeError):
+            raise _Useless("no choices with a message") from None
+        usage = self._usage(record, request, f"{thoughts}{content or ''}", choice.get("finish_reason") == "length")
+        self._count(**usage)
+        usage.pop("estimated", None)
+        try:
+            text = _text_of(message)
+        except (AttributeError, LookupError, TypeError):
+            text = ""
+        if text.strip():
+            with self._lock:
+                self._well = True
+            return writable(text), usage
+        reason = choice.get("finish_reason")
+        if reason == "length":
+            where = " in its thoughts," if thoughts else ""
+            raise self._bad(f"{self._where()}: a reply was cut at max_tokens {self.settings.max_tokens},{where} before "
+                            "its text began; raise this player's max_tokens.")
+        if reason == "content_filter" or message.get("refusal"):
+            words = self._words(str(message.get("refusal") or "content filter"))
+            raise self._bad(f"{self._where()}: the server withholds a reply ({words})")
+        raise _Useless("thoughts, and no text behind them" if thoughts else "a reply without text")
+
+    def _usage(self, record: Mapping, request: Mapping, text: str, cut: bool) -> dict[str, int]:
         usage = record.get("usage") or {}
-        return text, {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        try:
+            counted = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise _Useless("a usage that counts no tokens") from None
+        if any(counted.values()):
+            return counted
+        said = math.ceil(len(text) / CHARACTERS_A_TOKEN)
+        prompt = math.ceil(len(request["messages"][0]["content"]) / CHARACTERS_A_TOKEN)
+        self._say(f"{self._where()}: the server does not count tokens; they are estimated, {CHARACTERS_A_TOKEN} "
+                  "characters each.")
+        return {"prompt_tokens": prompt, "completion_tokens": request["max_tokens"] if cut else said, "estimated": 1}
+
+    # What goes wrong.
+
+    def _fault(self, status: int, text: str, pause: str) -> _Fault:
+        """What an error says: its words, and which parameter it names."""
+        words, parameter = text, ""
+        try:
+            record = json.loads(text)
+            error = record.get("error", record.get("detail", record))
+            if isinstance(error, dict):
+                kinds = ", ".join(str(error[name]) for name in ("code", "type") if error.get(name))
+                words = f"{error.get('message') or ''}{kinds and f' ({kinds})'}" or text
+                parameter = str(error.get("param") or "")
+            elif isinstance(error, list):  # of checked forms: where, and what
+                words = "; ".join(f"{entry.get('loc', '')} {entry.get('msg', '')}" for entry in error) or text
+            elif isinstance(error, str):
+                words = error + " " + str(record.get("message") or "")
+        except (AttributeError, ValueError, RecursionError):
+            pass
+        return _Fault(status, self._words(words), parameter, pause)
+
+    def _words(self, text: str) -> str:
+        """A server's text as part of a sentence: without markup, our key, and what is too much."""
+        if re.search(r"<(?:!doctype|html|head|body)", text, re.IGNORECASE):
+            text = "a web page: " + re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", text)
+        text = text.replace(self._key, "***") if self._key else text
+        return writable(" ".join(text.split())[:300].strip())
+
+    def _adapted(self, fault: _Fault, names: Mapping[str, str]) -> bool:
+        """Was a parameter refused that we can do without? Then it is asked otherwise from now on. names: as they were
+        in the request."""
+        if fault.status not in REFUSED | {500} or TOO_LONG.search(fault.words) or not NOT_TAKEN.search(fault.words):
+            return False
+        if fault.parameter and fault.parameter in names.values():
+            refused = [name for name, called in names.items() if called == fault.parameter]
+        else:
+            refused = [name for name, called in names.items()
+                       if called and re.search(rf"(?<!\w){called}(?!\w)", fault.words)]
+        for name in refused[:1]:
+            called, other = names[name], REPLACED.get(name, "") if names[name] == name else ""
+            with self._lock:
+                if self._names[name] == called:  # else another thread was told before us
+                    self._names[name] = other
+            now = f"it is called {other!r}" if other else "it is left out"
+            self._say(f"{self._where()}: the model does not take {called!r}; from now on {now}. The server says: "
+                      f"{fault.words}")
+        return bool(refused)
+
+    def _raise_if_lasting(self, fault: _Fault) -> None:
+        """BadReply or DeadEndpoint for a fault that does not pass."""
+        status, words = fault.status, f" The server says: {fault.words}" if fault.words else ""
+        if NO_MODEL.search(fault.words) and status < 500 or NO_MONEY.search(fault.words) or status in NEVER:
+            raise DeadEndpoint(f"{self._where()}: HTTP {status}; this will not pass.{words}")
+        if status in REFUSED:
+            with self._lock:
+                self._refused[fault.words] += 1
+                same = 0 if TOO_LONG.search(fault.words) or not fault.words else self._refused[fault.words]
+                everything = not self._well and (same >= SAME_REFUSALS or self._refused.total() >= REFUSALS)
+            if everything:
+                raise DeadEndpoint(f"{self._where()}: refuses every request (HTTP {status}).{words}")
+            raise self._bad(f"{self._where()} refuses the request (HTTP {status}).{words}")
+        if status not in PASSING and status < 500:
+            raise DeadEndpoint(f"{self._where()}: HTTP {status}; check the address, the model's name and the API key."
+                               f"{words}")
+
+    def _pause(self, attempt: int, asked: str) -> float:
+        """Seconds before the next try. DeadEndpoint when the server asks for more than PATIENCE."""
+        usual = self.settings.pause * 2 ** min(attempt - 1, 30) * random.uniform(0.5, 1.5)  # not all threads at once
+        wanted = _seconds(asked)
+        if wanted is not None and wanted > PATIENCE:
+            raise DeadEndpoint(f"{self._where()}: the server asks us to wait for {wanted:.0f} seconds, and we wait for "
+                               f"{PATIENCE:.0f} at most; run the same command then, it asks nothing twice.")
+        return min(usual, PATIENCE) if wanted is None else wanted
+
+    def _wait(self, seconds: float, problem: str) -> None:
+        if seconds >= 10:
+            print(f"{self._where()}: {problem}; waiting for {seconds:.0f} seconds", file=sys.stderr)
+        time.sleep(seconds)
+
+    def _bad(self, sentence: str) -> BadReply:
+        self._say(sentence)
+        return BadReply(sentence)
+
+    def _say(self, sentence: str) -> None:
+        """For people, once: whoever asks counts a bad reply, and drops its words."""
+        with self._lock:
+            new = sentence not in self._said and len(self._said) < 20
+            self._said.add(sentence)
+        if new:
+            print(sentence, file=sys.stderr)
+
+    def _where(self) -> str:
+        return f"{self.base_url}, model {self.model}"
 
     def _count(self, **more: int) -> None:
         with self._lock:
             for name, number in more.items():
-                self.counts[name] += number
+                self.counts[name] = self.counts.get(name, 0) + number
             if self.prices is not None:
                 tokens = self.counts["prompt_tokens"], self.counts["completion_tokens"]
                 self.counts["cost"] = sum(price * number for price, number in zip(self.prices, tokens)) / 1e6
@@ -183,15 +388,46 @@ def _prices(where: str, settings: EndpointSettings) -> tuple[float, float] | Non
 
 
 def _text_of(message: dict) -> str:
-    """A reply as the model wrote it: some servers take tool calls out of the text, asked or not, and leave it empty.
+    """A reply as the model wrote it: some servers take tool calls out of the text, asked or not, and leave it empty;
+    some give a text in parts.
 
-    The calls are put back in Qwen's format, whatever their arguments are. Raises TypeError or KeyError when there is
-    neither text nor call.
+    Calls go back in Qwen's format, whatever their arguments are. TypeError or KeyError when there is neither.
     """
     text, calls = message["content"], message.get("tool_calls") or []
+    if isinstance(text, list):
+        text = "".join(part["text"] for part in text if part.get("type", "text") in ("text", "output_text"))
     for call in calls:
         name, arguments = json.dumps(call["function"]["name"]), call["function"]["arguments"]
         text = f'{text or ""}\n<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
     if not isinstance(text, str):
         raise TypeError("the reply has no text")
     return text.strip() if calls else text
+
+
+def _whole(response, seconds: float) -> str:
+    """What a server sends, within a time for all of it; a time-out of sockets is for each part."""
+    deadline, parts = time.monotonic() + seconds, []
+    while part := response.read1(65536):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not whole after {seconds:.0f} seconds")
+    if response.length:
+        raise http.client.IncompleteRead(b"".join(parts), response.length)
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _read_error(error: urllib.error.HTTPError) -> str:
+    try:
+        with error:
+            return error.read(100_000).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _seconds(asked: str) -> float | None:
+    """What Retry-After says, seconds or a date; None: nothing that can be read."""
+    try:
+        seconds = float(asked) if asked[:1].isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

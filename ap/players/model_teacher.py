@@ -18,13 +18,14 @@ from typing import Callable, Iterable, Sequence
 
 from tqdm import tqdm
 
-from ap.answers.extract import after_thoughts
+from ap.answers.replies import after_thoughts, last_record
 from ap.mini.agents.chainlet import OURS, split, template_of
 from ap.mini.domain import Mini
 from ap.mini.teacher import ScriptedTeacher
+from ap.players.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.players.endpoint import BadReply
 from ap.world.acquire import Candidate, Document, extraction_prompt, read_extraction
-from ap.world.chat import TOOLS, TOOLS_HEAD, TOOLS_TAIL, without_tokens
+from ap.world.chat import TOOLS, read_message, without_tokens
 from ap.world.env import Env, Episode
 from ap.world.skills import FIELDS, Skill, fault_of
 
@@ -77,6 +78,7 @@ You play the agent of the episode below. {system}
 --- end ---
 
 Write the agent's next message, and nothing else: a few words on why, then a draft or one tool call, as it was told."""
+PLAY_AGAIN = "\n\nYour last message could not be used: {fault}. Write it once more, in the format that was told."
 
 
 # ---------------------------------------------------------------- acquisition
@@ -150,10 +152,10 @@ class ModelTeacher:
                 return []
             shown = "".join(f"{name}: {text}\n" for name, text in skill.items()).strip()
             prompt = COMPLETION.format(domain=self.domain, text=document.text, skill=shown)
-            more = self._json(prompt, "{", lambda value: "" if isinstance(value, dict) else "it is no JSON record")
+            more = self._json(prompt, _record, lambda value: "" if isinstance(value, dict) else "it is no JSON record")
             return None if more is None else [_proposal(more | skill, number, document)]
         prompt = EXTRACTION.format(domain=self.domain, most=MOST, text=document.text)
-        entries = self._json(prompt, "[", lambda value: "" if isinstance(value, list) else "it is no JSON list")
+        entries = self._json(prompt, _entries, lambda value: "" if isinstance(value, list) else "it is no JSON list")
         return None if entries is None else [_proposal(entry, number, document) for entry in entries[:MOST]]
 
     def _score(self, proposal: _Proposal) -> tuple[float, str]:
@@ -163,18 +165,19 @@ class ModelTeacher:
             return "" if usable else f"it is no record of {', '.join(MARKS)} from 0 to 10"
 
         shown = "".join(f"{name}: {getattr(proposal.skill, name)}\n" for name in FIELDS) + proposal.skill.body
-        marks = self._json(SCORING.format(domain=self.domain, skill=shown, quote=proposal.quote), "{", fault)
+        prompt = SCORING.format(domain=self.domain, skill=shown, quote=proposal.quote)
+        marks = self._json(prompt, lambda reply: last_record(reply, lambda record: not fault(record)), fault)
         if marks is None:
             return 0.0, "the teacher gave no usable score"
         why = ", ".join(f"{name} {marks[name]:g}" for name in MARKS)
         return round(sum(marks[name] for name in MARKS) / (10 * len(MARKS)), 4), why
 
-    def _json(self, prompt: str, opening: str, fault: Callable[[object], str]):
-        """The value in the reply, which is asked for twice at most; None when there is no usable one."""
+    def _json(self, prompt: str, read: Callable[[str], object], fault: Callable[[object], str]):
+        """What `read` finds in the reply, which is asked for twice at most; None when there is no usable one."""
         again = ""
         for _ in range(2):
             try:
-                value = _value(self.player.ask(prompt + again), opening)
+                value = read(self.player.ask(prompt + again))
             except BadReply:
                 return None
             problem = fault(value)
@@ -233,14 +236,19 @@ def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | No
     return [None if fault else fields for fields, fault in found]
 
 
-def _value(reply: str, opening: str):
-    """The JSON from the first bracket to its last counterpart, whatever stands around it; None without one."""
-    text = after_thoughts(reply)
-    start, end = text.find(opening), text.rfind({"[": "]", "{": "}"}[opening])
-    try:
-        return json.loads(text[start:end + 1]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        return None
+def _record(reply: str) -> dict | None:
+    """The last record that says something of a skill, else the last one."""
+    said = last_record(reply, lambda record: not {"quote", "build", "recognise"}.isdisjoint(record))
+    return last_record(reply, lambda record: True) if said is None else said
+
+
+def _entries(reply: str) -> list | None:
+    """The last list of records; else a record that is an entry by itself; else the last list, such as an empty one."""
+    entries = last_record(reply, lambda values: any(isinstance(value, dict) for value in values), "[")
+    alone = last_record(reply, lambda record: {"name", "intent"} <= set(record)) if entries is None else None
+    if alone is not None:
+        return [alone]
+    return last_record(reply, lambda _: True, "[") if entries is None else entries
 
 
 def _proposal(entry, number: int, document: Document) -> _Proposal:
@@ -308,16 +316,18 @@ class ModelAuthor:
             spoken = [("environment", start[1])]
             spoken += [("environment" if n % 2 else "agent", text) for n, text in enumerate(episode.said)]
             shown = "\n\n".join(f"[{who}]\n{text}" for who, text in spoken)
-            reply = self.player.sample(PLAY.format(system=system, episode=shown), 1, f"{key}/{len(episode.said)}")[0]
-            return _message(reply)
+            prompt = PLAY.format(system=system, episode=shown)
+            message = _message(self.player.sample(prompt, 1, f"{key}/{len(episode.said)}")[0])
+            fault = read_message(message).error
+            if fault:  # asked once more, by another key
+                again = prompt + PLAY_AGAIN.format(fault=fault)
+                message = _message(self.player.sample(again, 1, f"{key}/{len(episode.said)}/again")[0])
+            return message
 
         return write
 
 
 def _message(reply: str) -> str:
     """The agent's words in a reply, without words invented for the environment; "" when it was cut while thinking."""
-    text = after_thoughts(reply).strip()
-    if text.startswith("<think>"):
-        return ""
-    text = text.removeprefix("[agent]").partition("\n[environment]")[0]
+    text = after_thoughts(reply).strip().removeprefix("[agent]").partition("\n[environment]")[0]
     return without_tokens(text.strip())

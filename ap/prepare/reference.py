@@ -22,7 +22,7 @@ from ap.players.model_teacher import ModelAuthor
 from ap.prepare.skills import build_skills
 from ap.run import Run
 from ap.trajectory import Trajectory
-from ap.world.chat import STOP, encode, prompt_ids
+from ap.world.chat import prompt_ids, written_ids
 from ap.world.rollout import Start, play_script, transcript
 
 FEWEST = 20  # if fewer than one expert episode in so many is valid, we give up. *Choice*
@@ -63,8 +63,8 @@ class Experts:
         everyone = sorted((pair for part in self.ranks.gather(mine) for pair in part), key=lambda pair: pair[0])
         self.played += len(numbers)
         self.reasons.update(trajectory.reason for _, trajectory in everyone)
-        self.kept += [trajectory for _, trajectory in everyone if trajectory.valid]
-        self.rejected += [(number, trajectory) for number, trajectory in everyone if not trajectory.valid]
+        self.kept += [trajectory for _, trajectory in everyone if is_expert(trajectory)]
+        self.rejected += [(number, trajectory) for number, trajectory in everyone if not is_expert(trajectory)]
         if self.ranks.is_main:
             folder = self.config.folder
             write_json(folder / "expert_reasons.json", dict(self.reasons.most_common()))
@@ -72,6 +72,11 @@ class Experts:
                 write_jsonl(folder / "expert_rejected.jsonl", [
                     {"episode": number} | transcript(self.run.tokenizer, trajectory)
                     for number, trajectory in self.rejected])
+
+
+def is_expert(trajectory: Trajectory) -> bool:
+    """Is its problem valid, and every message one to learn? (--mend_messages lets episodes go on after others.)"""
+    return trajectory.valid and all(turn.action != "unusable" for turn in trajectory.turns)
 
 
 def make_expert_trajectories(run: Run, config: Config, ranks: Ranks) -> None:
@@ -102,7 +107,7 @@ def acquisition_trajectories(run: Run, config: Config) -> list[Trajectory]:
     examples = []
     for record in read_jsonl(config.folder / "acquisition.jsonl"):
         prompt = prompt_ids(run.tokenizer, [{"role": "user", "content": record["prompt"]}])
-        example = Trajectory.of_pieces([(prompt, 0), (encode(run.tokenizer, record["completion"] + STOP), 1)])
+        example = Trajectory.of_pieces([(prompt, 0), (written_ids(run.tokenizer, record["completion"]), 1)])
         if len(example.ids) <= config.max_tokens:
             examples.append(example)
     return examples

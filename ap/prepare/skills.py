@@ -5,16 +5,16 @@ import random
 from pathlib import Path
 
 from ap.catalog import open_domain
-from ap.players.cast import ROLES, open_cast
-from ap.mini.tokenizer import build_tokenizer, constant_phrases
 from ap.config import Config
 from ap.files import UserError, write_jsonl
-from ap.players.model_teacher import CheckedExtractor, ModelTeacher, chunks
 from ap.learn.ranks import Ranks
-from ap.world.acquire import Document, acquire, acquisition_examples, write_library
-from ap.tools.corpus import read_corpus
-from ap.world.skills import load_library
 from ap.mini.teacher import ScriptedTeacher
+from ap.mini.tokenizer import build_tokenizer, constant_phrases
+from ap.players.cast import ROLES, open_cast
+from ap.players.model_teacher import CheckedExtractor, ModelTeacher, chunks
+from ap.tools.corpus import read_corpus
+from ap.world.acquire import Document, acquire, acquisition_examples, write_library
+from ap.world.skills import load_library
 
 
 def build_skills(config: Config, ranks: Ranks) -> None:

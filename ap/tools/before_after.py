@@ -6,11 +6,11 @@ from tqdm import tqdm
 from ap.config import Config
 from ap.files import read_json, write_json
 from ap.judge.judge import Judge
-from ap.tools.summary import summary
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.tools.evaluation import paired_difference
 from ap.tools.report import TABLE
+from ap.tools.summary import summary
 from ap.trajectory import Trajectory
 from ap.world.rollout import Start, roll_out, transcript
 

@@ -31,12 +31,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Callable, Mapping, NamedTuple
 
-from ap.tools.evaluation import (
-    ANSWER_FIELDS, ID_FIELDS, QUESTION_FIELDS, SUFFIXES, first_field, place, records, text_of,
-)
+from ap.answers.grading import LETTERS
+from ap.answers.programs import all_tests, are_tests
 from ap.files import UserError
-from ap.answers.grading import LETTERS, all_tests, are_tests
 from ap.sandbox.sandbox import Sandbox
+from ap.tools.evaluation import SUFFIXES, place, records
+from ap.tools.layouts import (
+    ANSWER_FIELDS, ID_FIELDS, QUESTION_FIELDS, first_field, human_eval, mbpp, number_text, text_of,
+)
 
 OPEN = "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 CHOICE = ("{question}\n\n{options}\n\nPlease reason step by step, and put the letter of the right option, and nothing "
@@ -56,7 +58,9 @@ class Source(NamedTuple):
     def text(self, *names: str) -> str:
         """The first of the named fields that the record has, as text. Raises UserError."""
         name = first_field(self.record, names, self.where, "is this the file of another benchmark?")
-        return text_of(self.record, name, self.where, "correct or remove the row")
+        value = self.record[name]
+        record = {name: number_text(value)} if isinstance(value, float) else self.record
+        return text_of(record, name, self.where, "correct or remove the row")
 
     def wrong(self, name: str, needed: str) -> UserError:
         shown = json.dumps(self.record[name], default=str)[:40] if name in self.record else "missing"
@@ -85,6 +89,33 @@ class Source(NamedTuple):
 
 def open_answer(source: Source) -> dict:
     return {"question": source.text(*QUESTION_FIELDS), "answer": source.text(*ANSWER_FIELDS)}
+
+
+def competition(year: str, whole: bool = False) -> Callable[[Source], dict]:
+    """The reader of a contest of this year. whole: its answers are whole numbers from 0 to 999, as in AIME. UserError
+    for a row that says another year, or has another answer: the file of another set."""
+    def read(source: Source) -> dict:
+        said = " ".join(str(source.record.get(name) or "") for name in (*ID_FIELDS, "url", "year", "source", "contest"))
+        others = set(re.findall(r"(?<!\d)(?:19|20)\d\d(?!\d)", said))
+        if others and year not in others:
+            raise UserError(f"{source.where}: is of {min(others)} by its id, url or year, and the benchmark is of "
+                            f"{year}; check the file and --benchmark")
+        problem = open_answer(source)
+        if whole and not re.fullmatch(r"\$?0*\d{1,3}\$?|\\boxed\{\d{1,3}\}", problem["answer"]):
+            raise UserError(f"{source.where}: its answer is {problem['answer'][:40]!r}, not a whole number from 0 to "
+                            "999; check the file and --benchmark")
+        return problem
+    return read
+
+
+def function_of(layout: Callable[[Mapping, str], dict]) -> Callable[[Source], dict]:
+    """The reader of functions to write, in a layout of layouts.py."""
+    def read(source: Source) -> dict:
+        for name in ("entry_point", "test") if layout is human_eval else ("test_list",):
+            if name not in source.record:
+                raise source.wrong(name, "there: is this the file of another benchmark?")
+        return layout(source.record, source.where)
+    return read
 
 
 def amo_bench(source: Source) -> dict | str:
@@ -177,15 +208,16 @@ class Benchmark:
     read: Callable[[Source], dict | str]
     template: str
     k: int
-    statistic: str = "mean"  # "mean": Mean@k, "pass": pass@k
+    statistic: str = "mean"  # that the paper reports. "mean": Mean@k, "pass": pass@k, "": it does not report this set
     runs_code: bool = False
+    most: int = 0  # problems that it has, so that another file is noticed; 0: its fields tell
 
 
 BENCHMARKS = {
-    "aime24": Benchmark("HuggingFaceH4/aime_2024", "*", open_answer, OPEN, 64),
-    "aime25": Benchmark("MathArena/aime_2025", "*", open_answer, OPEN, 64),
-    "hmmt-feb25": Benchmark("MathArena/hmmt_feb_2025", "*", open_answer, OPEN, 64),
-    "hmmt-nov25": Benchmark("MathArena/hmmt_nov_2025", "*", open_answer, OPEN, 64),
+    "aime24": Benchmark("HuggingFaceH4/aime_2024", "*", competition("2024", True), OPEN, 64, most=30),
+    "aime25": Benchmark("MathArena/aime_2025", "*", competition("2025", True), OPEN, 64, most=30),
+    "hmmt-feb25": Benchmark("MathArena/hmmt_feb_2025", "*", competition("2025"), OPEN, 64, most=30),
+    "hmmt-nov25": Benchmark("MathArena/hmmt_nov_2025", "*", competition("2025"), OPEN, 64, most=30),
     "amo-bench": Benchmark("meituan-longcat/AMO-Bench", "*", amo_bench, OPEN, 64),
     "livecodebench-v5": Benchmark("livecodebench/code_generation_lite", "*test*", live_code_bench("2024-08", "2025-01"),
                                   CODE, 5, "pass", True),
@@ -196,6 +228,8 @@ BENCHMARKS = {
     "mmlu-pro": Benchmark("TIGER-Lab/MMLU-Pro", "*test*", mmlu_pro, CHOICE, 1),
     "gpqa-diamond": Benchmark("Idavidrein/gpqa", "*diamond*", gpqa, CHOICE, 1),
     "supergpqa": Benchmark("m-a-p/SuperGPQA", "*all*", supergpqa, CHOICE, 1),
+    "humaneval": Benchmark("openai/openai_humaneval", "*", function_of(human_eval), CODE, 1, "", True),
+    "mbpp": Benchmark("google-research-datasets/mbpp", "full/test*", function_of(mbpp), CODE, 1, "", True),
 }
 
 
@@ -217,7 +251,7 @@ def load(name: str, data: str | Path, sandbox: Sandbox | None = None) -> tuple[l
             if isinstance(problem, str):
                 left_out[problem] += 1
                 continue
-            if "tests" in problem and sandbox is not None:
+            if "private" in problem.get("tests", ()) and sandbox is not None:
                 all_tests(problem["tests"], sandbox, source.where)
             own = identity(source)
             seen[own] += 1
@@ -229,12 +263,16 @@ def load(name: str, data: str | Path, sandbox: Sandbox | None = None) -> tuple[l
     if not problems:
         why = "".join(f"; left out: {count} {reason}" for reason, count in left_out.items())
         raise UserError(f"{data}: holds no problem of {name}{why}; check the file and --benchmark.")
+    different = len({problem["question"] for problem in problems})
+    if 0 < benchmark.most < different:
+        raise UserError(f"{data}: holds {different} different problems, and {name} has {benchmark.most}; check the "
+                        "file and --benchmark.")
     return problems, left_out
 
 
 def identity(source: Source) -> str:
-    """A row's id: the first of ID_FIELDS, or else a hash of its content, whichever file it is in."""
-    for name in ID_FIELDS:
+    """A row's id: the first of ID_FIELDS, or else a hash of what it says, whatever file it stands in."""
+    for name in (*ID_FIELDS, "task_id"):
         if source.record.get(name) not in (None, ""):
             return str(source.record[name])
     text = json.dumps(source.record, sort_keys=True, default=str)
@@ -258,7 +296,7 @@ def data_files(benchmark: Benchmark, data: str) -> list[Path]:
                             "log in where it is gated, or give a local file.") from error
     if not folder.is_dir():
         return [folder]
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES))
     chosen = [p for p in paths if any(fnmatch(p.relative_to(folder).as_posix(), pattern) for pattern in patterns)]
     if not (chosen or len(paths) == 1):
         raise UserError(f"{data}: none of its {len(paths)} files ({', '.join(SUFFIXES)}) is named {benchmark.files}; "

@@ -9,17 +9,22 @@ difference.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import sys
+import zlib
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from math import comb
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from ap.answers.match import by_value
 from ap.files import UserError, first_line, numbered_records, read_text, write_jsonl
+from ap.tools import layouts
 
 
 class Interval(NamedTuple):
@@ -52,12 +57,13 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[float]) -> float:
     """Whether the most frequent answer to a problem is right: maj@k with all its k samples.
 
     answers[j] is the extracted answer behind correct[j]; None (nothing extracted) does not vote, and a problem without
-    votes is wrong. *Choice*: answers vote together when their text is the same. *Choice*: m answers that share the
-    first place count as the mean of their correctness, which is what a random choice among them gives on average;
+    votes is wrong. *Choices*: answers vote together when their value is the same, as 1/2 and 0.5. m answers that share
+    the first place count as the mean of their correctness, which is what a random choice among them gives on average;
     taking the first would depend on the order of the samples.
     """
     if len(answers) != len(correct):
         raise ValueError(f"{len(answers)} answers, but {len(correct)} judgements of them")
+    answers = by_value(answers)
     counts = Counter(answer for answer in answers if answer is not None)
     if not counts:
         return 0.0
@@ -124,7 +130,8 @@ class Row:
     gold: str
     answers: list[str | None]  # as extracted, None where nothing was
     correct: list[int]  # parallel to answers, 0 or 1
-    statuses: list[str] = field(default_factory=list)  # parallel, of eval.Attempt; [] where they are not known
+    statuses: list[str] = field(default_factory=list)  # parallel, of world.attempts.Attempt; [] where not known
+    texts: list[str] = field(default_factory=list)  # parallel: what the solver wrote; [] where not known
 
 
 def write_correctness(path: Path | str, rows: Iterable[Row]) -> None:
@@ -139,7 +146,7 @@ def read_correctness(path: Path | str) -> list[Row]:
         try:
             correct = [int(bool(entry)) for entry in record["correct"]]
             row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct,
-                      list(record.get("statuses", ())))
+                      list(record.get("statuses", ())), list(record.get("texts", ())))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: not a row of a correctness file ({error}); "
                             "write it again with eval.py") from None
@@ -150,84 +157,126 @@ def read_correctness(path: Path | str) -> list[Row]:
     return rows
 
 
-QUESTION_FIELDS = ("question", "problem", "Problem", "Question", "question_content", "prompt")
-ANSWER_FIELDS = ("answer", "Answer", "expected_answer", "gold", "Correct Answer")
-ID_FIELDS = ("id", "ID", "problem_idx", "question_id", "uuid", "Record ID")
-SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow")  # of files that `records` reads; any other is taken for JSONL
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow", ".json", ".jsonl.gz", ".json.gz", ".csv.gz")  # of problem files
+MAY_LACK = 0.1  # *choice*: so many rows to each that has one may lack an answer, and are left out
 
 
 def records(path: Path | str) -> Iterator[tuple[int, dict]]:
-    """(number, fields) of every record of a file, from 1: lines of JSONL, rows of CSV, Parquet and Arrow streams.
+    """(number, fields) of every record of a file, from 1: lines of JSONL, entries of a JSON list, rows of CSV, Parquet
+    and Arrow streams. Text may be packed (.gz); what has no known ending is taken for JSONL.
 
-    Raises UserError: the file is missing or not of its kind; pyarrow, which the last two need, is not installed.
+    Raises UserError: the file is missing or not of its kind; pyarrow, which Parquet and Arrow need, is not installed.
     """
-    suffix = Path(path).suffix
+    suffix = Path(str(path).removesuffix(".gz")).suffix
+    if suffix in (".zip", ".bz2", ".xz", ".zst", ".tar", ".tgz", ".7z"):
+        raise UserError(f"{path}: {suffix} files are not read; unpack it, or pack it as .gz.")
+    if suffix in (".parquet", ".arrow"):
+        yield from _table(path, suffix)
+        return
+    text = _unpacked(path) if str(path).endswith(".gz") else read_text(path)
     if suffix == ".csv":
         try:
-            yield from enumerate(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True), 1)
+            yield from enumerate(csv.DictReader(io.StringIO(text, newline=""), strict=True), 1)
         except csv.Error as error:
             raise UserError(f"{path} is not a CSV file that can be read ({error}); convert it to JSONL.") from error
-    elif suffix in (".parquet", ".arrow"):
+    elif text.lstrip().startswith("["):
         try:
-            from pyarrow import ipc, parquet
-        except ImportError:
-            raise UserError(f"{path}: reading {suffix} needs pyarrow; pip install pyarrow, or convert it to JSONL."
-                            ) from None
-        try:
-            with open(path, "rb") as file:
-                batches = parquet.ParquetFile(file).iter_batches(256) if suffix == ".parquet" else ipc.open_stream(file)
-                yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as {suffix} ({first_line(error)}); "
-                            "check the path, or convert it to JSONL.") from error
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: a list that is not valid JSON ({first_line(error)}); "
+                            "convert it to JSONL, one object a line.") from error
+        for number, record in enumerate(rows, 1):
+            if not isinstance(record, dict):
+                raise UserError(f"{path}, row {number}: a {type(record).__name__}; each must be an object {{...}}.")
+            yield number, record
     else:
-        yield from numbered_records(path)
+        yield from numbered_records(path, text)
+
+
+def _unpacked(path: Path | str) -> str:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path} as .gz ({getattr(error, 'strerror', None) or first_line(error)}); "
+                        "check the path, or unpack it.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} holds no UTF-8 text (byte {error.start}); convert it to UTF-8.") from error
+
+
+def _table(path: Path | str, suffix: str) -> Iterator[tuple[int, dict]]:
+    try:
+        from pyarrow import ipc, parquet
+    except ImportError:
+        raise UserError(f"{path}: reading {suffix} needs pyarrow; pip install pyarrow, or convert it to JSONL."
+                        ) from None
+    try:
+        with open(path, "rb") as file:
+            batches = parquet.ParquetFile(file).iter_batches(256) if suffix == ".parquet" else ipc.open_stream(file)
+            yield from enumerate((record for batch in batches for record in batch.to_pylist()), 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as {suffix} ({first_line(error)}); "
+                        "check the path, or convert it to JSONL.") from error
 
 
 def place(path: Path | str, number: int) -> str:
     """Where a record of `records` stands, for messages."""
-    return f"{path}, {'row' if Path(path).suffix in SUFFIXES[1:] else 'line'} {number}"
+    name = str(path).removesuffix(".gz")
+    return f"{path}, {'row' if name.endswith((*SUFFIXES[1:4], '.json')) else 'line'} {number}"
 
 
 def load_problems(
     path: Path | str, question_field: str | None = None, answer_field: str | None = None
-) -> list[dict[str, str]]:
-    """Problems of a file that `records` reads as {"id", "question", "answer"}, all strings.
+) -> list[dict]:
+    """Problems of a file that `records` reads as {"id", "question", "answer"}, all strings, and what else layouts.py
+    finds in a row: "choices", "tests".
 
     Fields that are not named are the first of QUESTION_FIELDS and ANSWER_FIELDS that the first line has. The id is the
     first of ID_FIELDS, or else the line number. Raises UserError with file, line and field: no file, no JSON, a
-    missing, empty or nested field, two problems with one id, no problem at all.
+    missing, empty or nested field, two problems with one id, no problem at all, text of the rows that no question
+    holds, and when not one gold answer can be read as an answer. Rows without an answer are left out and told, if they
+    are few; else the first is an error.
     """
-    problems, seen = [], set()
+    problems, seen, lost, empty = [], set(), layouts.Lost(), []
     for number, record in records(path):
         where = place(path, number)
-        question_field = question_field or first_field(record, QUESTION_FIELDS, where, "set question_field")
-        answer_field = answer_field or first_field(record, ANSWER_FIELDS, where, "set answer_field")
-        problem = {"id": str(next((record[name] for name in ID_FIELDS if name in record), number))}
-        for name, source in (("question", question_field), ("answer", answer_field)):
-            problem[name] = text_of(record, source, where, f"name the field that holds the {name}")
+        try:
+            problem = {"id": _identity(record, number),
+                       **layouts.problem_of(record, where, question_field, answer_field)}
+        except layouts.NoAnswer as error:
+            empty.append(error)
+            continue
+        if answer_field is None and "tests" not in problem:
+            answer_field = layouts.answer_field_of(record, where)
         if problem["id"] in seen:
             raise UserError(f"{where}: the id {problem['id']!r} was already used; every problem needs its own")
         seen.add(problem["id"])
         problems.append(problem)
+        if question_field is None and "tests" not in problem:
+            lost.see(record, problem, (answer_field,))
+    if empty and len(empty) > MAY_LACK * len(problems):
+        raise empty[0]
+    if empty:
+        print(f"{path}: {len(empty)} rows left out, for they have no answer; the first: {empty[0]}", file=sys.stderr)
     if not problems:
         raise UserError(f"{path}: holds no problem; it needs one JSON object a line with a question and an answer")
+    lost.told(path)
+    if all(map(layouts.is_prose, problems)):
+        raise UserError(f"{path}: none of its {len(problems)} gold answers can be read as an answer, the first is "
+                        f"{problems[0]['answer'][:60]!r}; set answer_field to the field that holds the final answer")
     return problems
 
 
-def first_field(record: dict, names: Sequence[str], where: str, advice: str) -> str:
-    """The first of the names that a record has. UserError when it has none."""
-    for name in names:
-        if name in record:
-            return name
-    raise UserError(f"{where}: none of the fields {', '.join(names)}; "
-                    f"it has {', '.join(map(str, record)) or 'none'}; {advice}")
+def print_unreadable(path: Path | str, problems: Sequence[Mapping]) -> None:
+    """Say, before anything is sampled, how many gold answers count only when they are written the same."""
+    unread = [problem for problem in problems if not layouts.readable(problem)]
+    if unread:
+        print(f"{path}: {len(unread)} of {len(problems)} gold answers cannot be read, so that only the same text is "
+              f"right; the first is {unread[0]['answer'][:60]!r}")
 
 
-def text_of(record: dict, name: str, where: str, advice: str) -> str:
-    """A field as text, without blanks around it. UserError when it is missing, empty, or neither text nor number."""
-    value = record.get(name)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-        what = "missing" if name not in record else f"{json.dumps(value, default=str)[:40]}, not a text or number"
-        raise UserError(f"{where}: field {name!r} is {what}; {advice}")
-    return str(value).strip()
+def _identity(record: Mapping, number: int) -> str:
+    for name in (*layouts.ID_FIELDS, *(("task_id",) if "test_list" in record or "entry_point" in record else ())):
+        if record.get(name) not in (None, ""):
+            return str(record[name])
+    return str(number)

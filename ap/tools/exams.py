@@ -9,11 +9,13 @@ from typing import Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ap.answers.grading import Grader, code_sandbox
+from ap.answers.grading import Grader
+from ap.answers.programs import code_sandbox
 from ap.domains.base import Domain
-from ap.sandbox.processes import Processes
 from ap.files import UserError
+from ap.sandbox.processes import Processes
 from ap.sandbox.sandbox import Sandbox
+from ap.tools.benchmarks import CODE
 from ap.tools.evaluation import Interval, Row, bootstrap_interval, maj_at_k, paired_difference, pass_at_k, sign_test
 from ap.world.attempts import SOLVE, Attempt, Exam, solve_prompt
 
@@ -30,7 +32,13 @@ def exam_of_domain(
     runs_code = any("tests" in problem for problem in problems)
     sandbox = stack.enter_context(code_sandbox(allow_unsafe)) if runs_code else None
     template = asking.solver.get("prompt", SOLVE)
-    return problems, Exam(partial(solve_prompt, template=template), grader(sandbox, stack), workers)
+    return problems, Exam(partial(_prompt, template=template), grader(sandbox, stack), workers)
+
+
+def _prompt(problem: dict, template: str) -> str:
+    """As the domain asks; of a problem with a task of its own, such as a function to write, as benchmarks do."""
+    return CODE.format(question=problem["question"], task=problem["task"]) if "task" in problem else solve_prompt(
+        problem, template)
 
 
 def grader(sandbox: Sandbox | None, stack: ExitStack) -> Grader:
@@ -53,7 +61,7 @@ def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> li
     for number, problem in enumerate(problems):
         mine = attempts[number * k:(number + 1) * k]
         rows.append(Row(problem["id"], problem["answer"], [a.answer for a in mine],
-                        [int(a.trajectory.reward) for a in mine], [a.status for a in mine]))
+                        [int(a.trajectory.reward) for a in mine], [a.status for a in mine], [a.text for a in mine]))
     return rows
 
 

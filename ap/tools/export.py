@@ -30,10 +30,11 @@ from transformers import AutoTokenizer
 
 from ap.catalog import DOMAINS, open_domain
 from ap.config import PRESETS, Config
-from ap.tools.commandline import Parser, load_config, run_main
 from ap.files import UserError, numbered_records, replacing, write_jsonl, write_text
 from ap.mini.solvers import program_pool
 from ap.players.cast import model_names
+from ap.tools.commandline import Parser, load_config, run_main
+from ap.tools.layouts import undressed
 from ap.world.attempts import SOLVE
 
 # ----------------------------------------------------------------------------------------------- layouts
@@ -53,24 +54,45 @@ def solution(record: dict) -> str:
     """The final answer in a box; for code the reference program, or "" when it is not known."""
     if is_code(record):
         return f"```python\n{record['evidence']}\n```" if record.get("evidence") else ""
-    return f"\\boxed{{{record['answer']}}}"
+    return f"\\boxed{{{final_answer(record)}}}"
+
+
+def final_answer(record: dict) -> str:
+    r"""The answer without what it is dressed in: \boxed{5} and $5$ are 5. Of code its tests, as they are."""
+    if is_code(record):
+        return record["answer"]
+    answer = undressed(record["answer"])
+    inner = re.fullmatch(r"\$\$?([^$]+)\$\$?|\\\((.+)\\\)|\\\[(.+)\\\]", answer, re.DOTALL)
+    return next(group for group in inner.groups() if group).strip() or answer if inner else answer
 
 
 def ground_truth(record: dict) -> str:
     """What verl's scorers take: the answer, or tests as {"inputs": [...], "outputs": [...]}."""
     if not is_code(record):
-        return record["answer"]
+        return final_answer(record)
     tests = json.loads(record["answer"])
     return json.dumps({name + "s": [test[name] for test in tests] for name in ("input", "output")})
 
 
 def facts(record: dict) -> dict:
-    """What else is known about a problem, the same fields for all: step of training, K_0, K_T and rho."""
-    rate = record.get("pass_rate")
-    return {
-        "step": record.get("step"), "skills": list(record.get("skills") or ()),
-        "kept_skills": list(record.get("kept_skills") or ()), "pass_rate": None if rate is None else float(rate),
-    }
+    """What else is known of a problem, the same fields for all: step of training, K_0, K_T and rho."""
+    return {"step": number(record.get("step"), int), "skills": texts(record.get("skills")),
+            "kept_skills": texts(record.get("kept_skills")), "pass_rate": number(record.get("pass_rate"), float)}
+
+
+def number(value: object, kind: type) -> int | float | None:
+    """A value as a number of this kind; None for what is none, as in records of other sources."""
+    try:
+        return None if value is None or kind(value) != float(value) else kind(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def texts(value: object) -> list[str]:
+    """A list of texts, of a text or a list of anything."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(entry) for entry in value if entry is not None] if isinstance(value, (list, tuple)) else []
 
 
 def verl(record: dict, index: int, data_source: str, split: str) -> dict:
@@ -78,13 +100,13 @@ def verl(record: dict, index: int, data_source: str, split: str) -> dict:
     return {
         "data_source": data_source, "prompt": prompt_of(record), "ability": "code" if is_code(record) else "math",
         "reward_model": {"style": "rule", "ground_truth": ground_truth(record)},
-        "extra_info": {"split": split, "index": index, "question": record["question"], "answer": record["answer"]}
+        "extra_info": {"split": split, "index": index, "question": record["question"], "answer": final_answer(record)}
         | facts(record),
     }
 
 
 def trl(record: dict, index: int, data_source: str, split: str) -> dict:
-    return {"prompt": prompt_of(record), "solution": solution(record), "answer": record["answer"]} | facts(record)
+    return {"prompt": prompt_of(record), "solution": solution(record), "answer": final_answer(record)} | facts(record)
 
 
 def chat(record: dict, index: int, data_source: str, split: str) -> dict:
@@ -107,6 +129,9 @@ def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
         problems.append(problem | {"pass_rate": record["pass_rate"], "kept_skills": problem["skills"],
                                    "skills": record["skills"]})
         messages = [{"role": role, "content": content} for role, content in MESSAGE.findall(text)]
+        if not messages:
+            raise UserError(f"{path}: its tokenizer does not write messages as Qwen's, and only these can be told apart "
+                            "in a text; train from a model of that chat format to export episodes.")
         rows.append({"messages": messages} | facts(problems[-1]))
     if not rows:
         raise UserError(f"{path} holds no episode; let run_sft.py write some first.")
@@ -115,7 +140,19 @@ def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
 
 FORMATS: dict[str, Callable[[dict, int, str, str], dict]] = {"verl": verl, "trl": trl, "chat": chat}
 
-# Settings that are paths, of which the card shows the last part.
+# The columns of FILE.parquet, whatever the rows hold: of columns that are empty or mixed no type could be guessed.
+MESSAGES = [{"role": str, "content": str}]
+FACTS = {"step": int, "skills": [str], "kept_skills": [str], "pass_rate": float}
+COLUMNS = {
+    "verl": {"data_source": str, "prompt": MESSAGES, "ability": str,
+             "reward_model": {"style": str, "ground_truth": str},
+             "extra_info": {"split": str, "index": int, "question": str, "answer": str} | FACTS},
+    "trl": {"prompt": MESSAGES, "solution": str, "answer": str} | FACTS,
+    "chat": {"messages": MESSAGES},
+    "episodes": {"messages": MESSAGES} | FACTS,
+}
+
+# Settings of which the card says the last name.
 PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")
 
 # ------------------------------------------------------------------------------------------------- files
@@ -135,7 +172,7 @@ def read_problems(path: Path) -> list[dict]:
     return records
 
 
-def write_rows(path: Path, rows: Sequence[dict]) -> None:
+def write_rows(path: Path, rows: Sequence[dict], columns: dict) -> None:
     """Write FILE.parquet or FILE.jsonl, whole or not at all. UserError for another ending, or without pyarrow."""
     if path.suffix == ".jsonl":
         return write_jsonl(path, rows)
@@ -148,7 +185,18 @@ def write_rows(path: Path, rows: Sequence[dict]) -> None:
         raise UserError(f"--out {path}: a .parquet file needs the package pyarrow; pip install pyarrow, or give a "
                         ".jsonl file.") from error
     with replacing(path) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), temporary)
+        schema = pyarrow.schema([(name, arrow_type(kind)) for name, kind in columns.items()])
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema), temporary)
+
+
+def arrow_type(kind):
+    """An entry of COLUMNS as pyarrow says it."""
+    import pyarrow
+    if isinstance(kind, list):
+        return pyarrow.list_(arrow_type(kind[0]))
+    if isinstance(kind, dict):
+        return pyarrow.struct([(name, arrow_type(inner)) for name, inner in kind.items()])
+    return {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}[kind]
 
 
 def judges(name: str, run: Config | None) -> list[str]:
@@ -179,7 +227,7 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
 
     It lists the settings in config.json beside the problems, if that is there, that differ from the preset's.
     """
-    rates = [record["pass_rate"] for record in records if record.get("pass_rate") is not None]
+    rates = [rate for record in records if (rate := number(record.get("pass_rate"), float)) is not None]
     run = load_config(source.parent) if (source.parent / "config.json").exists() else None
     lines = ["---", f"license: {license}", "---", f"# {out.name}", ""]
     lines += [f"{len(records)} problems with answers, written by a proposer model and accepted by a verifier "
@@ -230,7 +278,7 @@ def main(argv: list[str]) -> None:
     else:
         records, layout = read_problems(source), FORMATS[options.format]
         rows = [layout(record, i, options.data_source, options.split) for i, record in enumerate(records)]
-    write_rows(out, rows)
+    write_rows(out, rows, COLUMNS[options.format])
     card = out.with_suffix(".md")
     write_text(card, data_card(source, out, options.format, records, options.license))
     print(f"{len(records)} problems: {out}\ndata card: {card}")

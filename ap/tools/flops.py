@@ -10,8 +10,14 @@ from typing import Sequence
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
+from ap.engine.model import layers_of
+
 # FLOP/s of a GPU in dense bfloat16, from the data sheets, by the words of the name that CUDA gives it
 PEAK = {"A100": 312e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12}
+
+
+EXPERTS = "num_experts num_local_experts n_routed_experts moe_num_experts"  # of a layer, as configs call them
+CHOSEN = "num_experts_per_tok moe_topk moe_k moe_top_k top_k"  # for a token
 
 
 @dataclass(frozen=True)
@@ -35,18 +41,23 @@ def sizes(shape: PretrainedConfig) -> Sizes:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     total = sum(weight.numel() for weight in model.parameters())
-    layers = sum(weight.numel() for weight in model.base_model.layers.parameters())
+    layers = sum(weight.numel() for weight in layers_of(model).parameters())
     experts = sum(weight.numel() for name, weight in model.named_parameters() if ".experts." in name)
     head = shape.vocab_size * shape.hidden_size
-    idle = experts - experts * shape.num_experts_per_tok // shape.num_experts if experts else 0
+    idle = experts - experts * _first(shape, CHOSEN) // _first(shape, EXPERTS) if experts else 0
     embedding = 0 if shape.tie_word_embeddings else head
     return Sizes(total, layers // shape.num_hidden_layers, total - layers, experts, total - idle - embedding, head)
+
+
+def _first(shape: PretrainedConfig, names: str) -> int:
+    """The first of these settings that a config has; 1 where it has none."""
+    return next((number for name in names.split() if (number := getattr(shape, name, None))), 1)
 
 
 def attention_heads(shape: PretrainedConfig) -> tuple[int, int, int]:
     """(query heads, key-value heads, width of a head)"""
     heads = shape.num_attention_heads
-    return heads, shape.num_key_value_heads, getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return heads, getattr(shape, "num_key_value_heads", None) or heads, getattr(shape, "head_dim", None) or shape.hidden_size // heads
 
 
 def training_flops(shape: PretrainedConfig, count: Sizes, lengths: Sequence[int], scored: int) -> float:

@@ -27,13 +27,15 @@ from typing import Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-from ap.tools.commandline import Parser, run_main
-from ap.tools.evaluation import QUESTION_FIELDS, first_field, place, records, text_of
 from ap.files import UserError, write_jsonl
+from ap.tools.commandline import Parser, run_main
+from ap.tools.evaluation import place, records
+from ap.tools.layouts import question_of
 
 LONG, SHORT, STOCK = 13, 8, 10
 SHINGLE, BANDS, ROWS = 5, 32, 4
-DRESSING = re.compile(r"\\(?:left|right|text|mathrm|q?quad)(?![a-z])|\\[dt](?=frac)")
+DRESSING = re.compile(r"\\(?:left|right|text|mathrm|q?quad|displaystyle)(?![a-z])|\\[dt](?=frac)|(?<!\\)\\[()\[\]]|"
+                      r"\\(?:begin|end)\{(?:equation|align|gather|displaymath|math)\*?\}")
 TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s$\\{}.,;:!?'\"`~&]")
 _RNG = np.random.default_rng(0)
 FACTORS = _RNG.integers(0, 2 ** 63, (BANDS * ROWS, 1), dtype=np.uint64) * 2 + 1  # of multiply-shift hashing
@@ -124,8 +126,7 @@ def read(path: str) -> list[tuple[str, dict, list[str]]]:
     rows = []
     for number, record in records(path):
         where = place(path, number)
-        field = first_field(record, QUESTION_FIELDS, where, "give the question one of these names")
-        rows.append((where, record, tokens_of(text_of(record, field, where, "correct or remove it"))))
+        rows.append((where, record, tokens_of(question_of(record, where))))
     return rows
 
 

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Sequence
 
-from ap.tools.evaluation import paired_difference
 from ap.files import UserError, read_json, write_text
+from ap.tools.evaluation import paired_difference
 from ap.trajectory import STAGES
 
 TEMPLATE, PLACE = Path(__file__).with_suffix(".html"), "@DATA@"

@@ -11,7 +11,8 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """The rates of a set of judged trajectories, by the names that the metrics and the tables use.
 
     verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
-    episode, by their reason. committee/*: see agreement.
+    episode, by their reason. mended/*: unusable messages after which the episode went on (--mend_messages), per
+    episode, by what was wrong. committee/*: see agreement.
     """
     count = max(len(trajectories), 1)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
@@ -41,6 +42,8 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     metrics |= {f"abstained/{name}": number / count for name, number in sorted(abstained.items())}
     if any(t.overlong_penalty for t in trajectories):
         metrics["overlong_penalty"] = sum(t.overlong_penalty for t in trajectories) / count
+    mended = Counter(error for t in trajectories for turn in t.turns[:-1] if (error := turn.facts.get("error")))
+    metrics |= {f"mended/{name}": number / count for name, number in sorted(mended.items())}
     metrics |= agreement(trajectories)
     for index, stage in enumerate(STAGES):
         rewards = [turn.process_reward for turn in turns if turn.stage == index]

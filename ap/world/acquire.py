@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from ap.answers.extract import after_thoughts
+from ap.answers.replies import after_thoughts
 from ap.files import write_jsonl
 from ap.world.skills import FIELDS, Skill, fault_of, write_skill
 

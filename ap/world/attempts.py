@@ -11,7 +11,7 @@ from ap.engine.rows import Conversation
 from ap.engine.sampling import Sampling
 from ap.learn.policy import Policy
 from ap.trajectory import Trajectory
-from ap.world.chat import decode_message, prompt_ids, stop_id
+from ap.world.chat import decode_reply, prompt_ids, stop_ids
 
 SOLVE = "{question}\nThink step by step, and put the final answer in \\boxed{{}}."
 
@@ -31,6 +31,7 @@ class Attempt(NamedTuple):
     trajectory: Trajectory  # outcome "submitted", or "token_limit" when it was cut; reward 1 if right, else 0
     answer: str | None  # as extracted from the text
     status: str  # the status of an ap.answers.grading.Grade, or "cut"
+    text: str = ""  # what the solver wrote
 
 
 def solve_prompt(problem: dict, template: str = SOLVE) -> str:
@@ -54,7 +55,7 @@ class Exam:
         An attempt depends on the key, its problem's id and its number, and not on the other attempts. Attempts are
         graded while others are still decoded. progress: a tqdm bar that counts the attempts that have ended.
         """
-        tokenizer, grades = policy.tokenizer, {}
+        tokenizer, texts, grades = policy.tokenizer, {}, {}
         prompts = [prompt_ids(tokenizer, [{"role": "user", "content": self.prompt_of(problem)}])
                    for problem in problems]
         seeds = [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)]
@@ -62,21 +63,21 @@ class Exam:
         def ended(number: int, conversation: Conversation) -> None:
             if progress is not None:
                 progress.update(1)
-            cut = conversation.stopped == "length"
-            text = None if cut else decode_message(tokenizer, conversation.ids[len(prompts[number // k]):])
-            grades[number] = pool.submit(self.grade, text, problems[number // k])
+            texts[number] = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
+            graded = None if conversation.stopped == "length" else texts[number]
+            grades[number] = pool.submit(self.grade, graded, problems[number // k])
 
         with ThreadPoolExecutor(self.workers) as pool, policy.sampling() as model:
             conversations = sample(
                 model, [prompt for prompt in prompts for _ in range(k)], seeds, decoding.max_tokens,
-                Sampling({stop_id(tokenizer)}, decoding.temperature, top_p=decoding.top_p, top_k=decoding.top_k), ended)
-        return [_graded(conversation, number // k, grades[number].result())
+                Sampling(stop_ids(tokenizer), decoding.temperature, top_p=decoding.top_p, top_k=decoding.top_k), ended)
+        return [_graded(conversation, number // k, grades[number].result(), texts[number])
                 for number, conversation in enumerate(conversations)]
 
 
-def _graded(conversation: Conversation, group: int, grade: Grade) -> Attempt:
+def _graded(conversation: Conversation, group: int, grade: Grade, text: str) -> Attempt:
     cut = conversation.stopped == "length"
     trajectory = Trajectory.of_one_action(
         conversation.ids, conversation.loss_mask, conversation.logprobs, group=group,
         outcome="token_limit" if cut else "submitted", reward=float(grade.status == "equal"))
-    return Attempt(trajectory, grade.answer, "cut" if cut else grade.status)
+    return Attempt(trajectory, grade.answer, "cut" if cut else grade.status, text)

@@ -1,36 +1,24 @@
-"""Messages as text and as token ids, in Qwen's chat and tool-call format, for every preset.
+"""Messages as text and as token ids, in the chat format of the model's own tokenizer (compat/chat_format.py).
 
-An assistant message is free text and at most one `<tool_call>`. A message without a call is a `think` action. In any
-message, text between <problem> and </problem> becomes the current draft. The first prompt goes through the tokenizer's
-own chat template. Every later message is *appended* as ids (`reply_text`), so that what the policy sampled is never
-tokenised again.
+An assistant message is free text and at most one `<tool_call>`, written as Qwen writes it. A message without a call is
+a `think` action. In any message, text between <problem> and </problem> becomes the current draft. The first prompt goes
+through the tokenizer's own chat template. Every later message is *appended* as ids, so that what the policy sampled is
+never tokenised again.
 """
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-STOP = "<|im_end|>"
+from ap.answers.replies import after_thoughts, drafts_in, opened_thoughts, tool_call_in
+from ap.files import writable
+from ap.players.compat.chat_format import format_of
 
-# What Qwen's template writes around the list of tools, at the end of the system message.
-TOOLS_HEAD = """
+STOP = "<|im_end|>"  # of the miniature's tokenizer, as of Qwen's
 
-# Tools
 
-You may call one or more functions to assist with the user query.
-
-You are provided with function signatures within <tools></tools> XML tags:
-<tools>"""
-TOOLS_TAIL = """
-</tools>
-
-For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
-<tool_call>
-{"name": <function-name>, "arguments": <args-json-object>}
-</tool_call>"""
 def _tool(name: str, description: str, required: tuple[str, ...], **parameters: str) -> dict:
     properties = {key: {"type": "string", "description": text} for key, text in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": list(required)}
@@ -66,44 +54,18 @@ def tool_call(name: str, **arguments: str) -> str:
 
 def read_message(text: str) -> Message:
     """Parse one assistant message. It never raises: an unreadable text becomes a Message with a named `error`."""
-    text = re.sub(r"^\s*<think>.*?</think>", "", text, flags=re.DOTALL)
-    calls = re.findall(r"<tool_call>(.*?)</tool_call>", text, flags=re.DOTALL)
-    outside = re.sub(r"<tool_call>.*?</tool_call>", "", text, flags=re.DOTALL)
-    drafts = re.findall(r"<problem>(.*?)</problem>", outside, flags=re.DOTALL)
-    message = Message(text=outside.strip(), draft=drafts[-1].strip() if drafts else None)
-    if "<tool_call>" in outside or "</tool_call>" in outside:
-        message.error = "unclosed tool call"
-    elif len(calls) > 1:
-        message.error = "several tool calls"
-    elif not calls and not message.text:
-        message.error = "empty message"
-    if message.error or not calls:
-        return message
-    try:
-        call = json.loads(calls[0])
-    except (ValueError, RecursionError):
-        message.error = "tool call is not JSON"
-        return message
-    name, arguments = (call.get("name"), call.get("arguments")) if isinstance(call, dict) else (None, None)
-    if not isinstance(name, str) or name not in TOOLS:
-        message.error = "unknown tool"
-    elif not isinstance(arguments, dict):
-        message.error = "bad arguments"
-    else:
-        schema = TOOLS[name]["function"]["parameters"]
-        strings = all(isinstance(value, str) for value in arguments.values())
-        if not strings or set(schema["required"]) - set(arguments) or set(arguments) - set(schema["properties"]):
-            message.error = "bad arguments"
-    if not message.error:
-        message.tool, message.arguments = name, arguments
-    return message
+    call = tool_call_in(after_thoughts(text), TOOLS)
+    drafts = drafts_in(call.outside)
+    error = "" if call.name or call.outside.strip() else "empty message"
+    return Message(call.outside.strip(), drafts[-1][1].strip() if drafts else None, call.name, call.arguments,
+                   call.error or error)
 
 
 def reply_text(content: str, to_tool: bool) -> str:
     """The text that follows an assistant message's stop token: the environment's reply and the next generation prompt.
 
     It is byte for byte what Qwen's template would write between two assistant messages, so that appending it gives the
-    same text as rendering the whole conversation.
+    same text as rendering the whole conversation. For another tokenizer it is format_of(tokenizer).reply.
     """
     if to_tool:
         content = f"<tool_response>\n{content}\n</tool_response>"
@@ -112,24 +74,35 @@ def reply_text(content: str, to_tool: bool) -> str:
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict], tools: list[str] = ()) -> list[int]:
     """Token ids of the start of a conversation, up to where the assistant's first message begins."""
-    text = tokenizer.apply_chat_template(
-        messages, tools=[TOOLS[name] for name in tools] or None, add_generation_prompt=True, tokenize=False
-    )
-    return encode(tokenizer, text)
+    text = format_of(tokenizer).prompt(messages, [TOOLS[name] for name in tools])
+    return tokenizer.encode(writable(text), add_special_tokens=False)
+
+
+def written_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a message as the assistant would write it, with its stop token: for text that is to be imitated."""
+    return format_of(tokenizer).written_ids(writable(text))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer.encode(text, add_special_tokens=False)
+    """Token ids of a text that continues a conversation, such as the environment's reply."""
+    return format_of(tokenizer).reply_ids(writable(text))
 
 
 def decode_message(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of one sampled message, without its stop token."""
-    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text.removesuffix(STOP)
+    return format_of(tokenizer).message(ids)
 
 
-def stop_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    return tokenizer.convert_tokens_to_ids(STOP)
+def decode_reply(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> str:
+    """The text of the message sampled from `start` on; where the prompt before it ends by opening thoughts, with their
+    mark in front."""
+    before = decode_message(tokenizer, ids[max(0, start - 16):start])
+    return opened_thoughts(before) + decode_message(tokenizer, ids[start:])
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a message."""
+    return format_of(tokenizer).stop_ids
 
 
 def without_tokens(text: str) -> str:

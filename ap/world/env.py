@@ -13,7 +13,8 @@ Any program that the agent runs counts as a check. It has passed if it prints th
 own exact check confirms this and the answer. Where the domain has no exact check, because only models can judge a
 draft, the program's output alone decides; then a submission earns nothing for a passed check.
 
-An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message.
+An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message (with
+--mend_messages the second one).
 """
 from __future__ import annotations
 
@@ -21,11 +22,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, Sequence
 
-from ap.world.chat import Message, read_message, reply_text, without_tokens
+from ap.answers.replies import HOW
 from ap.config import Config
+from ap.files import writable
 from ap.sandbox.sandbox import Sandbox
-from ap.world.skills import Skill
 from ap.trajectory import STAGES, Problem
+from ap.world.chat import Message, read_message, reply_text, without_tokens
+from ap.world.skills import Skill
 
 DRAFT, CHECK, REFINE, FINALIZE = range(4)
 
@@ -49,7 +52,7 @@ class Env:
     """What all episodes share. `domain` is a domains.base.Domain.
 
     look: (draft, skills) -> what the domain's programs can say about a draft. None: domain.look, run in the caller's
-    thread.
+    thread. reply_text: how the policy's tokenizer writes a reply (ChatFormat.reply); by default as Qwen's does.
     """
 
     domain: object
@@ -57,6 +60,7 @@ class Env:
     sandbox: Sandbox
     config: Config
     look: Callable[[str, Sequence[str]], object] | None = None
+    reply_text: Callable[[str, bool], str] = reply_text
 
     def __post_init__(self):
         self.look = self.look or partial(self.domain.look, sandbox=self.sandbox)
@@ -96,6 +100,7 @@ class Episode:
     said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in their order
     done: set[tuple] = field(default_factory=set)  # deeds that earn no reward when they are repeated
     turns: int = 0
+    mended: str = ""  # what was wrong with the message that the environment has answered by how it is written
     outcome: str = ""  # set when the episode has ended
     problem: Problem | None = None
 
@@ -106,15 +111,15 @@ class Episode:
         reply is the environment's text in chat format, or None if the episode has ended.
         """
         message = read_message(text)
-        self.said.append(text)
+        self.said.append(writable(text))
         stage, self.turns = self.stage, self.turns + 1
-        if message.error:
-            self.outcome = "unusable"
-            return "unusable", stage, {"error": message.error}, None
-        action = message.tool or "think"
+        action, error = message.tool or "think", message.error
         if self.env.config.one_shot and action != "submit":
-            self.outcome = "unusable"
-            return "unusable", stage, {"error": "one message only"}, None
+            error = error or "one message only"
+        if action == "submit" and self.env.config.mend_messages and self.draft is None and message.draft is None:
+            error = "no draft to submit"
+        if error:
+            return "unusable", stage, {"error": error}, self._mend(error)
         if action not in self.env.actions and (message.tool is not None or message.draft is None):
             facts = self._take_draft(message) | {"status": "not available", "legal": False, "judged": None}
             output = f"{action} is not available"
@@ -128,7 +133,18 @@ class Episode:
             return action, stage, facts, None
         content = f"{output}\nstage: {STAGES[self.stage]}" if output else f"stage: {STAGES[self.stage]}"
         self.said.append(content)
-        return action, stage, facts, reply_text(content, to_tool=message.tool is not None)
+        return action, stage, facts, self.env.reply_text(content, message.tool is not None)
+
+    def _mend(self, error: str) -> str | None:
+        """The answer to an unusable message, once in an episode where that is wanted; else the episode has ended."""
+        config = self.env.config
+        if self.mended or not config.mend_messages or config.one_shot or self.turns >= config.max_turns:
+            self.outcome = "unusable"
+            return None
+        self.mended = error
+        content = f"{HOW.format(error=error, tools=', '.join(self.env.tools))}\nstage: {STAGES[self.stage]}"
+        self.said.append(content)
+        return self.env.reply_text(content, False)
 
     # Each action changes the state and returns (facts, output).
 
@@ -211,6 +227,7 @@ class Episode:
         answer = message.arguments.get("answer", found or "").strip()
         if self.draft is not None:
             fields = self.env.domain.submission(self.draft, answer, found)
+            fields = {name: writable(text) for name, text in fields.items()}  # a record in a draft may say \\ud800
             self.problem = Problem(**fields, skills=self.skills, domain=self.env.config.domain)
         backed = found is not None and answer == found
         if self.check is not None and self.check.status == UNKNOWN:

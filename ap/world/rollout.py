@@ -15,8 +15,9 @@ from ap.engine.rows import Conversation
 from ap.engine.sampling import Sampling
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
+from ap.players.compat.chat_format import format_of
 from ap.trajectory import Trajectory, Turn
-from ap.world.chat import STOP, decode_message, encode, prompt_ids, reply_text, stop_id
+from ap.world.chat import decode_message, decode_reply, encode, prompt_ids, stop_ids, written_ids
 from ap.world.curriculum import Curriculum
 from ap.world.env import Env, Episode
 
@@ -59,7 +60,7 @@ class _Recorder:
                 self.turns.append(Turn("unusable", self.episode.stage, start, len(ids), {"error": "cut"}))
             return None
         if text is None:
-            text = decode_message(self.tokenizer, ids[start:])
+            text = decode_reply(self.tokenizer, ids, start)
         action, stage, facts, reply = self.episode.step(text)
         self.turns.append(Turn(action, stage, start, len(ids), facts))
         return None if reply is None else encode(self.tokenizer, reply)
@@ -100,7 +101,7 @@ class Rollout:
         numbers = {id(recorder.conversation): number for number, recorder in enumerate(self.recorders)}
         with self.policy.sampling() as model:
             engine = Engine(
-                model, Sampling({stop_id(self.policy.tokenizer)}, self.config.temperature),
+                model, Sampling(stop_ids(self.policy.tokenizer), self.config.temperature),
                 max_length=self.config.max_tokens, reproducible=self.config.reproducible,
                 reply_seconds=HANGS * self.config.exec_timeout + LOOKING)
             ended = engine.stream(
@@ -127,7 +128,7 @@ def play_script(
     conversation = recorder.conversation
     while True:
         text = write(recorder.episode)
-        conversation.append(encode(tokenizer, text + STOP), mask=1)
+        conversation.append(written_ids(tokenizer, text), mask=1)
         if len(conversation.ids) > max_tokens:
             conversation.stopped = "length"
         reply = recorder.take_action(text)
@@ -149,7 +150,7 @@ def transcript(tokenizer, trajectory: Trajectory) -> dict:
     for turn, next_start in zip(trajectory.turns, starts):
         reply = decode_message(tokenizer, trajectory.ids[turn.end:next_start])
         for to_tool in (True, False):  # the chat format's text around the environment's words
-            head, tail = reply_text("\0", to_tool).split("\0")
+            head, tail = format_of(tokenizer).around[to_tool]
             reply = reply.removeprefix(head).removesuffix(tail)
         record["turns"].append({
             "action": turn.action, "stage": turn.stage, "process_reward": turn.process_reward,
