@@ -107,6 +107,13 @@ def other_tokenizer(name: str, template: str | None = None):
     return made
 
 
+def quiet_format(tokenizer):
+    """Its format, without what is warned about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return format_of(tokenizer)
+
+
 @pytest.mark.parametrize("name, stops, end, head", [
     ("llama3", {"<|eot|>", "</s>"}, "<|eot|>", "<|header|>user<|/header|>\n\n"),
     ("mistral", {"</s>"}, "</s>", "[INST] "), ("gemma", {"<eot>", "</s>"}, "<eot>", "\n<turn>user\n"),
@@ -115,9 +122,7 @@ def other_tokenizer(name: str, template: str | None = None):
 ])
 def test_the_format_is_read_off_the_template(name, stops, end, head):
     tokenizer = other_tokenizer(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        chat = format_of(tokenizer)
+    chat = quiet_format(tokenizer)
     assert {tokenizer.decode([stop]) for stop in stop_ids(tokenizer)} == stops
     assert chat.end == end and chat.around[False][0] == (head or "<|header|>user<|/header|>\n\n")
     assert chat.lists_tools == (name == "renamed") and chat.takes_system == (name != "gemma")
@@ -133,9 +138,7 @@ def test_the_format_is_read_off_the_template(name, stops, end, head):
 def test_appending_equals_rendering_in_formats_of_others(name):
     """As ids, too. Where the prompt opens thoughts, these are what the template leaves out of earlier messages."""
     tokenizer = other_tokenizer(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        chat = format_of(tokenizer)
+    chat = quiet_format(tokenizer)
     messages = [{"role": "user", "content": "Active skills: shift"}]
     ids = prompt_ids(tokenizer, messages)
     for written, answer, to_tool in EXCHANGE:
@@ -201,9 +204,7 @@ def test_stop_tokens_of_the_generation_config_end_a_message_too(tmp_path):
 @pytest.mark.parametrize("name", FORMATS)
 def test_words_from_outside_hold_no_special_token(name):
     tokenizer = other_tokenizer(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        chat = format_of(tokenizer)
+    chat = quiet_format(tokenizer)
     bad = "x".join(tokenizer.all_special_tokens)
     for ids, plain in ((encode(tokenizer, chat.reply(bad, False)), encode(tokenizer, chat.reply("", False))),
                        (prompt_ids(tokenizer, [{"role": "user", "content": bad}]),
