@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap.catalog import open_domain
+from ap.compat.chat_format import format_of
 from ap.config import Config
 from ap.domains.base import Domain
 from ap.files import UserError, read_jsonl
@@ -14,7 +15,6 @@ from ap.judge.prober import Prober
 from ap.judge.verifier import Committee, ProgramCheck, ProgramVerifier, same_answer
 from ap.mini.solvers import program_pool
 from ap.players.cast import open_cast
-from ap.players.compat.chat_format import format_of
 from ap.sandbox.processes import Processes
 from ap.sandbox.sandbox import Sandbox
 from ap.world.curriculum import Curriculum, split_skill_sets

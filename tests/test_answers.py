@@ -23,9 +23,24 @@ def pairs(table: str) -> list[tuple[str, str]]:
 # ---------------------------------------------------------------- the labelled set
 
 
-def test_labelled_pairs():
+@pytest.fixture(scope="module")
+def timed():
+    """What match_answer says of each pair of PAIRS, and the seconds of CPU time of this thread that each took."""
+    found, times = [], []
+    for pair in PAIRS:
+        start = time.thread_time()
+        found.append(match_answer(pair["prediction"], pair["gold"]))
+        times.append(time.thread_time() - start)
+    return found, times
+
+
+@pytest.fixture
+def found(timed):
+    return timed[0]
+
+
+def test_labelled_pairs(found):
     """Labelled by the conventions in the docstring of match.py. A false "equal" is worse than a false "different"."""
-    found = [match_answer(pair["prediction"], pair["gold"]) for pair in PAIRS]
     wrong = [(pair, match) for pair, match in zip(PAIRS, found) if match.equal != pair["equal"]]
     for pair, match in wrong:
         print(pair["kind"], "|", pair["prediction"], "|", pair["gold"], "|", pair["equal"], match)
@@ -35,10 +50,10 @@ def test_labelled_pairs():
     assert 1 - len(wrong) / len(PAIRS) >= 0.985 and sum(said) / len(said) >= 0.995 and sum(true) / len(true) >= 0.97
 
 
-def test_symmetric_and_equal_to_itself():
-    for pair in PAIRS:
+def test_symmetric_and_equal_to_itself(found):
+    for pair, match in zip(PAIRS, found):
         prediction, gold = pair["prediction"], pair["gold"]
-        assert match_answer(prediction, gold) == match_answer(gold, prediction), pair
+        assert match == match_answer(gold, prediction), pair
         assert match_answer(gold, gold).equal or gold in ("", "?"), pair
 
 
@@ -65,14 +80,9 @@ def test_every_notation_rule_reads_its_example():
         assert pattern.search(example) and pattern.sub(new, example) != example, example
 
 
-def test_speed():
+def test_speed(timed):
     """CPU time of this thread only, so that a busy machine does not fail the test: p50 1 ms, p99 50 ms, worst 1 s."""
-    times = []
-    for pair in PAIRS:
-        start = time.thread_time()
-        match_answer(pair["prediction"], pair["gold"])
-        times.append(time.thread_time() - start)
-    times.sort()
+    times = sorted(timed[1])
     assert times[len(times) // 2] <= 0.001 and times[int(len(times) * 0.99)] <= 0.05 and times[-1] <= 1.0
 
 
@@ -365,17 +375,16 @@ def test_the_watch_hears_what_it_watches_for(watched, evaluate):
     assert watched(names["planted"]) != []
 
 
-def test_threads_agree():
+def test_threads_agree(found):
     """No signals and no shared state: the same verdicts from eight threads at once."""
-    some, found = PAIRS[::5], {}
-    expected = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
+    some, said = PAIRS[::5], {}
 
     def work(name: int) -> None:
-        found[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
+        said[name] = [match_answer(pair["prediction"], pair["gold"]) for pair in some]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(found[i] == expected for i in range(8))
+    assert all(said[i] == found[::5] for i in range(8))

@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from ap.compat.chat_format import format_of
 from ap.files import UserError
 from ap.mini.domain import Mini
 from ap.mini.tokenizer import CHAT_TEMPLATE, build_tokenizer
-from ap.players.compat.chat_format import format_of
 from ap.world.chat import (
     STOP, TOOLS, decode_message, encode, prompt_ids, read_message, reply_text, stop_ids, tool_call, written_ids,
 )

@@ -13,7 +13,7 @@ from ap.tools.summary import summary
 from ap.trajectory import Problem, Trajectory, Turn
 
 CONFIG = Config(r_base=2.0, hardness=3.0)
-# A tokenizer whose chat format has been read already (ap/players/compat/chat_format.py).
+# A tokenizer whose chat format has been read already (ap/compat/chat_format.py).
 TOKENIZER = SimpleNamespace(
     chat_template="", ap_chat_format=("", SimpleNamespace(message=lambda ids: f"{len(ids)} tokens")))
 

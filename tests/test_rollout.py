@@ -17,6 +17,7 @@ from conftest import policy_of
 from test_chat import other_tokenizer
 
 import ap.world.rollout
+from ap.compat.chat_format import format_of, tools_as_text
 from ap.engine.model import build_model, token_logprobs
 from ap.engine.rows import Conversation
 from ap.files import UserError
@@ -26,7 +27,6 @@ from ap.learn.losses import sft_loss, spread_over_tokens
 from ap.mini import solutions
 from ap.mini.agents import chainlet
 from ap.mini.domain import Mini
-from ap.players.compat.chat_format import format_of, tools_as_text
 from ap.trajectory import Trajectory
 from ap.world.chat import STOP, TOOLS, decode_message, encode, prompt_ids, reply_text, stop_ids, tool_call
 from ap.world.env import Env

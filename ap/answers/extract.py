@@ -92,7 +92,8 @@ def whole_text(text: str) -> str:
 def marked(text: str) -> str | None:
     r"""The answer that the solution itself marks: the last balanced box, else the last "Answer:", "####" or <answer>.
 
-    Boxes with nothing but commas, "or" and "and" between them are one list.
+    Boxes with nothing but commas, "or" and "and" between them are one list. "" where a mark has nothing behind it that
+    counts, so that nothing else does; None: there is no mark.
     """
     opened, boxes = [], []
     for token in BOX.finditer(text):
@@ -115,39 +116,38 @@ def marked(text: str) -> str | None:
                 break
             answer = f"{text[inside:end].strip()}{' or ' if 'or' in between else ', '}{answer}"
             start = before
-        return answer or None
-    said = _said(text)
-    if said and said[-1][0].startswith("</"):
+        return answer
+    found = _marks(text)
+    said = _undenied(found, text)
+    if not said:
+        return "" if found or "\\boxed" in text else None
+    if said[-1][0].startswith("</"):
         end = said.pop().start()
-        return text[said[-1].end():end].strip() or None if said else None
+        return text[said[-1].end():end].strip() if said else ""
     while len(said) > 1 and re.search(r"(?i)\bor\b[\w\s]{,20}$", text[max(0, said[-1].start() - 30):said[-1].start()]):
         said.pop()  # "the answer is 4 or the answer is 5"
-    if not said:
-        return None
     behind = text[said[-1].end():]
     end = _end_of_formula(behind)
     sentence, *rest = re.split(r"(?<=[^.])\.[*_]*\s", behind[end:].partition("\n")[0])
     if TAKEN_BACK.search(" ".join(rest)):
-        return None
+        return ""
     sentence = behind[:end] + sentence
     if sentence.count("{") < sentence.count("}"):  # \text{Answer: } 5; {"answer": 5}
         sentence = sentence.strip(" \t}")
     sentence = REASON.sub("", sentence) if not HEDGE.search(sentence) else sentence
-    return sentence.lstrip(" \t*_").rstrip(" \t*_.") or None
+    return sentence.lstrip(" \t*_").rstrip(" \t*_.")
 
 
-def _may_say(text: str) -> bool:
-    """Quickly, so that a text of a million characters costs nothing: False where SAID finds nothing."""
-    text = text.casefold()
-    return any(hint in text for hint in HINTS)
+def _marks(text: str) -> list[re.Match]:
+    """Every "answer is" and the like. HINTS first, so that a text of a million characters costs nothing."""
+    folded = text.casefold()
+    return list(SAID.finditer(text)) if any(hint in folded for hint in HINTS) else []
 
 
-def _said(text: str) -> list[re.Match]:
-    """Every "answer is" and the like that the words before it on its line do not deny."""
-    if not _may_say(text):
-        return []
-    found = [(one, text[max(0, one.start() - 40):one.start()].rpartition("\n")[2]) for one in SAID.finditer(text)]
-    return [one for one, line in found if not DENIED.search(line)]
+def _undenied(marks: list[re.Match], text: str) -> list[re.Match]:
+    """Those that the words before them on their line do not deny."""
+    return [one for one in marks
+            if not DENIED.search(text[max(0, one.start() - 40):one.start()].rpartition("\n")[2])]
 
 
 def _end_of_formula(text: str) -> int:
@@ -165,13 +165,8 @@ def _end_of_formula(text: str) -> int:
 
 def remainder(text: str) -> str:
     """All that stands behind the last "answer is" and the like: an answer may go on over several paragraphs."""
-    said = _said(text)
+    said = _undenied(_marks(text), text)
     return text[said[-1].end():] if said else ""
-
-
-def says_so(text: str) -> bool:
-    """Is there a box or an "Answer:", so that nothing else counts, even when it is empty?"""
-    return "\\boxed" in text or bool(_may_say(text) and SAID.search(text))
 
 
 def concluded(text: str) -> str | None:

@@ -71,7 +71,7 @@ from typing import Sequence
 from ap.answers.asked import FORMS, means_percent, of_one_base, without_percent
 from ap.answers.equality import same
 from ap.answers.expressions import Unreadable
-from ap.answers.extract import behind_thinking, concluded, marked, remainder, says_so, told, whole_text
+from ap.answers.extract import behind_thinking, concluded, marked, remainder, told, whole_text
 from ap.answers.notations import MARK
 from ap.answers.probes import Probe
 from ap.answers.reading import Reading, read
@@ -101,7 +101,7 @@ def match_answer(prediction: str | None, gold: str | None) -> Match:
     Symmetric; never raises; bounded time.
     """
     given = [behind_thinking(whole_text(text or "")).strip() for text in (prediction, gold)]
-    answers = [(marked(text) or ("" if says_so(text) else text)).strip() for text in given]
+    answers = [text if (found := marked(text)) is None else found.strip() for text in given]
     if not all(answers):
         return Match("unparsed", "empty")
     if max(map(len, answers)) > MAX_CHARS:
@@ -127,7 +127,7 @@ def grade(text: str | None, gold: str | None, question: str = "") -> Match:
     Unlike match_answer this is not symmetric: the gold answer is known to be one.
     """
     found = match_answer(text, gold)
-    if found.reason in ("same value", "same formula") and "\n" in gold.strip() and not says_so(gold):
+    if found.reason in ("same value", "same formula") and "\n" in gold.strip() and marked(gold) is None:
         # paragraphs, of which only the last formula would be read
         if final_answer(gold) is None or final_answer(gold) not in (gold.strip(), told(gold)):
             return Match("unparsed", "a gold answer of several parts")
@@ -157,8 +157,8 @@ def by_value(answers: Sequence[str | None]) -> list[str | None]:
 def final_answer(text: str) -> str | None:
     """The text that counts as the answer of a solution, by the rules above; None where there is none to be read."""
     text = behind_thinking(whole_text(text)).strip()
-    if says_so(text):
-        return marked(text)
+    if (found := marked(text)) is not None:
+        return found or None
     try:
         answer, readings = _read_or_search(normalise(text[:MAX_CHARS]) if len(text) <= MAX_CHARS else "", text)
     except Exception:  # Unreadable, or a mistake of ours, which match_answer reports

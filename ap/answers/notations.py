@@ -84,5 +84,6 @@ RULES = [(example, re.compile(pattern), new) for example, pattern, new in (
 
 def in_one_notation(text: str) -> str:
     for _, pattern, new in RULES:
-        text = pattern.sub(new, text)
+        if pattern.search(text):  # most rules find nothing, and sub would read `new` first
+            text = pattern.sub(new, text)
     return text

@@ -14,11 +14,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from ap.compat.model_check import check_model, refuse_other_attention, said
 from ap.config import Config
 from ap.engine.attention import has_varlen_kernel, kernel
 from ap.engine.graphs import may_record
 from ap.files import UserError
-from ap.players.compat.model_check import check_model, refuse_other_attention, said
 
 transformers_logging.disable_progress_bar()  # for loading and saving weights; only our own bars are shown
 

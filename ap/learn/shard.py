@@ -26,11 +26,11 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from ap.compat.model_check import as_checked
 from ap.config import Config
 from ap.engine.model import checkpoint_layers, layers_of, load_model, logprobs_of_tokens, packs, ready, token_logprobs
 from ap.files import UserError
 from ap.learn.ranks import Ranks
-from ap.players.compat.model_check import as_checked
 
 SMALL = 64 << 20  # *choice*: a model of fewer parameters is left whole on each rank by --shard auto
 

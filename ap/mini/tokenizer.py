@@ -11,9 +11,9 @@ import re
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ap.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.config import Config
 from ap.domains.base import Domain
-from ap.players.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.trajectory import STAGES
 from ap.world.chat import STOP, TOOLS
 from ap.world.env import INSTRUCTIONS, ONE_SHOT, Env

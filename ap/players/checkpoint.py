@@ -97,7 +97,8 @@ def checkpoint_sampler(
 ) -> Callable[[str, int, str], list[str]]:
     """The `sample` of a SampledSolver, played by a local model in our own engine.
 
-    max_new_tokens: tokens of a reply. temperature 0: the likeliest token each time. The replies depend on prompt, key and decoding settings only.
+    max_new_tokens: tokens of a reply. temperature 0: the likeliest token each time. The replies depend on prompt,
+    key and decoding settings only.
     """
     def replies(prompt: str, k: int, seed_key: str) -> list[str]:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])

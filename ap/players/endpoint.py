@@ -30,15 +30,16 @@ import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Mapping, MutableMapping
 
 from ap.files import UserError, read_json, writable, write_json
+from ap.players.responses import (
+    NEVER, NO_MODEL, NO_MONEY, NOT_TAKEN, PASSING, REFUSED, TOO_LONG, Fault, Useless, read_fault, seconds_asked,
+    text_of, text_of_error, whole_text, words_of,
+)
 from ap.world.chat import without_tokens
 
-PASSING, REFUSED = {408, 409, 425, 429}, {400, 413, 422}  # HTTP statuses; 5xx pass, too, but for:
-NEVER = {501, 505}
 PATIENCE = 600.0  # *choice*: seconds of the longest pause between two tries
 USELESS = 3  # *choice*: replies without a text to one question; each was paid
 SAME_REFUSALS, REFUSALS = 3, 20  # *choice*: refusals in the same words, in any, before which there was no usable reply
@@ -46,15 +47,6 @@ SAME_SAMPLES = 8  # *choice*: questions in a row with k equal long replies, afte
 LONG_REPLY = 200  # *choice*: characters; shorter ones may be the same by chance
 CHARACTERS_A_TOKEN = 4  # *choice*: where a server counts no tokens
 REPLACED = {"max_tokens": "max_completion_tokens"}  # what is tried before a parameter is left out
-TOO_LONG = re.compile(
-    r"(?i)context (?:length|window|size)|too long|too many tokens|length limit|(?:maximum|input|prompt) length")
-NOT_TAKEN = re.compile(
-    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not allowed|not permitted|extra (?:inputs|fields)|"
-    r"does not take|not accept|invalid (?:parameter|argument|field)|no such (?:parameter|argument)|deprecated|instead|"
-    r"only the default|cannot be (?:set|specified)")
-NO_MODEL = re.compile(r"(?i)\bmodel\b.{0,120}(?:not found|not exist|not available)|(?:no such|unknown|invalid) model\b|"
-                      r"model_not_found|unable to access model")
-NO_MONEY = re.compile(r"(?i)insufficient[_ ](?:quota|balance|funds|credits?)|payment required")
 
 
 class DeadEndpoint(UserError):
@@ -63,18 +55,6 @@ class DeadEndpoint(UserError):
 
 class BadReply(Exception):
     """This one request got no usable reply."""
-
-
-class _Useless(Exception):
-    """A reply that was paid and holds no text; asked again with another seed it may hold one."""
-
-
-class _Fault(Exception):
-    """The server's word against a request."""
-
-    def __init__(self, status: int, words: str, parameter: str = "", pause: str = ""):
-        super().__init__(f"HTTP {status}{words and f': {words}'}")
-        self.status, self.words, self.parameter, self.pause = status, words, parameter, pause
 
 
 @dataclass(frozen=True)
@@ -185,13 +165,13 @@ class Endpoint:
                 asked, names = "", dict(self._names)
                 try:
                     return self._post(request, useless, names)
-                except _Fault as fault:
+                except Fault as fault:
                     if self._adapted(fault, names):
                         problem = "a parameter"
                         continue  # at once; each parameter is given up once, so this ends
                     self._raise_if_lasting(fault)
                     problem, asked = str(fault), fault.pause
-                except _Useless as error:
+                except Useless as error:
                     problem, useless = f"no usable record ({error})", useless + 1
                 except (OSError, http.client.HTTPException) as error:  # no connection, cut, or out of time
                     problem = f"no reply ({getattr(error, 'reason', error)})"
@@ -204,8 +184,8 @@ class Endpoint:
                            "running? The same command goes on from the last checkpoint, and asks nothing twice.")
 
     def _post(self, request: dict, useless: int, names: Mapping[str, str]) -> tuple[str, dict[str, int]]:
-        """One request. names: of parameters, as the server calls them, or "" where it takes none. Raises _Fault,
-        _Useless, BadReply, OSError or HTTPException."""
+        """One request. names: of parameters, as the server calls them, or "" where it takes none. Raises Fault,
+        Useless, BadReply, OSError or HTTPException."""
         key = request["key"] + (f"/again/{useless}" if useless else "")  # what gave no text would give none again
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
         told = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
@@ -215,16 +195,17 @@ class Endpoint:
             f"{self.base_url}/chat/completions", json.dumps(body).encode(), self._headers, method="POST")
         try:
             with urllib.request.urlopen(post, timeout=self.settings.seconds) as response:
-                text = _whole(response, self.settings.seconds)
+                text = whole_text(response, self.settings.seconds)
         except urllib.error.HTTPError as error:
-            raise self._fault(error.code, _read_error(error), error.headers.get("Retry-After") or "") from error
+            pause = error.headers.get("Retry-After") or ""
+            raise read_fault(error.code, text_of_error(error), pause, self._key) from error
         try:
             record = json.loads(text)
         except (ValueError, RecursionError):
-            raise _Useless(f"no JSON: {self._words(text)}") from None
+            raise Useless(f"no JSON: {words_of(text, self._key)}") from None
         if isinstance(record, dict) and record.get("error") and not record.get("choices"):  # as some proxies say it
             code = record["error"].get("code") if isinstance(record["error"], dict) else None
-            raise self._fault(code if isinstance(code, int) and 400 <= code < 600 else 502, text, "")
+            raise read_fault(code if isinstance(code, int) and 400 <= code < 600 else 502, text, "", self._key)
         return self._read(record, request)
 
     def _read(self, record: Any, request: Mapping) -> tuple[str, dict[str, int]]:
@@ -235,12 +216,12 @@ class Endpoint:
             thoughts = message.get("reasoning_content") or message.get("reasoning") or ""
             content = message.get("content")
         except (AttributeError, LookupError, TypeError):
-            raise _Useless("no choices with a message") from None
+            raise Useless("no choices with a message") from None
         usage = self._usage(record, request, f"{thoughts}{content or ''}", choice.get("finish_reason") == "length")
         self._count(**usage)
         usage.pop("estimated", None)
         try:
-            text = _text_of(message)
+            text = text_of(message)
         except (AttributeError, LookupError, TypeError):
             text = ""
         if text.strip():
@@ -253,16 +234,16 @@ class Endpoint:
             raise self._bad(f"{self._where()}: a reply was cut at max_tokens {self.settings.max_tokens},{where} before "
                             "its text began; raise this player's max_tokens.")
         if reason == "content_filter" or message.get("refusal"):
-            words = self._words(str(message.get("refusal") or "content filter"))
+            words = words_of(str(message.get("refusal") or "content filter"), self._key)
             raise self._bad(f"{self._where()}: the server withholds a reply ({words})")
-        raise _Useless("thoughts, and no text behind them" if thoughts else "a reply without text")
+        raise Useless("thoughts, and no text behind them" if thoughts else "a reply without text")
 
     def _usage(self, record: Mapping, request: Mapping, text: str, cut: bool) -> dict[str, int]:
         usage = record.get("usage") or {}
         try:
             counted = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
         except (AttributeError, TypeError, ValueError, OverflowError):
-            raise _Useless("a usage that counts no tokens") from None
+            raise Useless("a usage that counts no tokens") from None
         if any(counted.values()):
             return counted
         said = math.ceil(len(text) / CHARACTERS_A_TOKEN)
@@ -273,32 +254,7 @@ class Endpoint:
 
     # What goes wrong.
 
-    def _fault(self, status: int, text: str, pause: str) -> _Fault:
-        """What an error says: its words, and which parameter it names."""
-        words, parameter = text, ""
-        try:
-            record = json.loads(text)
-            error = record.get("error", record.get("detail", record))
-            if isinstance(error, dict):
-                kinds = ", ".join(str(error[name]) for name in ("code", "type") if error.get(name))
-                words = f"{error.get('message') or ''}{kinds and f' ({kinds})'}" or text
-                parameter = str(error.get("param") or "")
-            elif isinstance(error, list):  # of checked forms: where, and what
-                words = "; ".join(f"{entry.get('loc', '')} {entry.get('msg', '')}" for entry in error) or text
-            elif isinstance(error, str):
-                words = error + " " + str(record.get("message") or "")
-        except (AttributeError, ValueError, RecursionError):
-            pass
-        return _Fault(status, self._words(words), parameter, pause)
-
-    def _words(self, text: str) -> str:
-        """A server's text as part of a sentence: without markup, our key, and what is too much."""
-        if re.search(r"<(?:!doctype|html|head|body)", text, re.IGNORECASE):
-            text = "a web page: " + re.sub(r"(?s)<(script|style).*?</\1>|<[^>]*>", " ", text)
-        text = text.replace(self._key, "***") if self._key else text
-        return writable(" ".join(text.split())[:300].strip())
-
-    def _adapted(self, fault: _Fault, names: Mapping[str, str]) -> bool:
+    def _adapted(self, fault: Fault, names: Mapping[str, str]) -> bool:
         """Was a parameter refused that we can do without? Then it is asked otherwise from now on. names: as they were
         in the request."""
         if fault.status not in REFUSED | {500} or TOO_LONG.search(fault.words) or not NOT_TAKEN.search(fault.words):
@@ -318,7 +274,7 @@ class Endpoint:
                       f"{fault.words}")
         return bool(refused)
 
-    def _raise_if_lasting(self, fault: _Fault) -> None:
+    def _raise_if_lasting(self, fault: Fault) -> None:
         """BadReply or DeadEndpoint for a fault that does not pass."""
         status, words = fault.status, f" The server says: {fault.words}" if fault.words else ""
         if NO_MODEL.search(fault.words) and status < 500 or NO_MONEY.search(fault.words) or status in NEVER:
@@ -338,7 +294,7 @@ class Endpoint:
     def _pause(self, attempt: int, asked: str) -> float:
         """Seconds before the next try. DeadEndpoint when the server asks for more than PATIENCE."""
         usual = self.settings.pause * 2 ** min(attempt - 1, 30) * random.uniform(0.5, 1.5)  # not all threads at once
-        wanted = _seconds(asked)
+        wanted = seconds_asked(asked)
         if wanted is not None and wanted > PATIENCE:
             raise DeadEndpoint(f"{self._where()}: the server asks us to wait for {wanted:.0f} seconds, and we wait for "
                                f"{PATIENCE:.0f} at most; run the same command then, it asks nothing twice.")
@@ -385,49 +341,3 @@ def _prices(where: str, settings: EndpointSettings) -> tuple[float, float] | Non
         raise UserError(f"{where}: prices are {prompt} and {completion}; each must "
                         "be a number of at least 0, in money per million tokens.")
     return prompt, completion
-
-
-def _text_of(message: dict) -> str:
-    """A reply as the model wrote it: some servers take tool calls out of the text, asked or not, and leave it empty;
-    some give a text in parts.
-
-    Calls go back in Qwen's format, whatever their arguments are. TypeError or KeyError when there is neither.
-    """
-    text, calls = message["content"], message.get("tool_calls") or []
-    if isinstance(text, list):
-        text = "".join(part["text"] for part in text if part.get("type", "text") in ("text", "output_text"))
-    for call in calls:
-        name, arguments = json.dumps(call["function"]["name"]), call["function"]["arguments"]
-        text = f'{text or ""}\n<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
-    if not isinstance(text, str):
-        raise TypeError("the reply has no text")
-    return text.strip() if calls else text
-
-
-def _whole(response, seconds: float) -> str:
-    """What a server sends, within a time for all of it; a time-out of sockets is for each part."""
-    deadline, parts = time.monotonic() + seconds, []
-    while part := response.read1(65536):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not whole after {seconds:.0f} seconds")
-    if response.length:
-        raise http.client.IncompleteRead(b"".join(parts), response.length)
-    return b"".join(parts).decode("utf-8", "replace")
-
-
-def _read_error(error: urllib.error.HTTPError) -> str:
-    try:
-        with error:
-            return error.read(100_000).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException):
-        return ""
-
-
-def _seconds(asked: str) -> float | None:
-    """What Retry-After says, seconds or a date; None: nothing that can be read."""
-    try:
-        seconds = float(asked) if asked[:1].isdigit() else parsedate_to_datetime(asked).timestamp() - time.time()
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -19,10 +19,10 @@ from typing import Callable, Iterable, Sequence
 from tqdm import tqdm
 
 from ap.answers.replies import after_thoughts, last_record
+from ap.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.mini.agents.chainlet import OURS, split, template_of
 from ap.mini.domain import Mini
 from ap.mini.teacher import ScriptedTeacher
-from ap.players.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.players.endpoint import BadReply
 from ap.world.acquire import Candidate, Document, extraction_prompt, read_extraction
 from ap.world.chat import TOOLS, read_message, without_tokens

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ap.answers.replies import after_thoughts, drafts_in, opened_thoughts, tool_call_in
+from ap.answers.replies import after_thoughts, opened_thoughts
+from ap.answers.tool_calls import drafts_in, tool_call_in
+from ap.compat.chat_format import format_of
 from ap.files import writable
-from ap.players.compat.chat_format import format_of
 
 STOP = "<|im_end|>"  # of the miniature's tokenizer, as of Qwen's
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, Sequence
 
-from ap.answers.replies import HOW
+from ap.answers.tool_calls import HOW
 from ap.config import Config
 from ap.files import writable
 from ap.sandbox.sandbox import Sandbox

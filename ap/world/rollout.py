@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 from typing import Callable, Iterator, NamedTuple, Sequence
 
+from ap.compat.chat_format import format_of
 from ap.config import Config
 from ap.engine.generate import Engine
 from ap.engine.rows import Conversation
 from ap.engine.sampling import Sampling
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
-from ap.players.compat.chat_format import format_of
 from ap.trajectory import Trajectory, Turn
 from ap.world.chat import decode_message, decode_reply, encode, prompt_ids, stop_ids, written_ids
 from ap.world.curriculum import Curriculum
