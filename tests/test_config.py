@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from ap.config import (
-    EXPERT, MGPO, PARTS, PRESETS, PRODUCTS, SFT, SKILLS, SOLVER, Config, EpisodeSettings, RunSettings, SkillSettings,
+    EXPERT, MGPO, PARTS, PRODUCTS, SFT, SKILLS, SOLVER, Config, EpisodeSettings, RunSettings, SkillSettings,
     made_with,
 )
 from ap.files import UserError
+from ap.presets import PRESETS
 from ap.tools.commandline import load_config, parse_config, run_main, save_config, validate
 
 

@@ -3,10 +3,11 @@ import dataclasses
 
 import pytest
 
-from ap.config import PRESETS, Config
+from ap.config import Config
 from ap.files import UserError
 from ap.judge.rewards import process_reward
 from ap.mini.domain import Mini
+from ap.presets import PRESETS
 from ap.sandbox.sandbox import SandboxResult
 from ap.trajectory import Problem
 from ap.world.chat import read_message, tool_call

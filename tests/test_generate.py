@@ -8,10 +8,10 @@ import torch
 from test_model import VOCAB, tiny
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
+import ap.devices.graphs
 import ap.engine.attention
 import ap.engine.cache
 import ap.engine.generate
-import ap.engine.graphs
 import ap.engine.rows
 from ap.engine.cache import Cache, Span
 from ap.engine.generate import Engine, sample
@@ -570,8 +570,8 @@ def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
 @pytest.mark.parametrize("rows", [5, 7, 256])
 def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
     """The steps that a CUDA graph would replay: rounded numbers of rows and keys, paused and free rows among them."""
-    monkeypatch.setattr(ap.engine.graphs, "ROWS", 4)
-    monkeypatch.setattr(ap.engine.graphs, "KEYS", 8)
+    monkeypatch.setattr(ap.devices.graphs, "ROWS", 4)
+    monkeypatch.setattr(ap.devices.graphs, "KEYS", 8)
     expected = outcome(run(model, start(prompts(MANY)), max_length=60))
     conversations = start(prompts(MANY))
     engine = Engine(model, Sampling({STOP, 8}), max_rows=rows, max_length=60)
@@ -584,8 +584,8 @@ def test_steps_on_fixed_tensors_give_the_same_tokens(model, monkeypatch, rows):
 
 def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
     """One recording serves 12 and 16 rows alike, and up to 512 keys. Its tensors stay where they are."""
-    recorded, record = [], ap.engine.graphs.DecodeGraphs._record
-    monkeypatch.setattr(ap.engine.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
+    recorded, record = [], ap.devices.graphs.DecodeGraphs._record
+    monkeypatch.setattr(ap.devices.graphs.DecodeGraphs, "_record", lambda self, step, *key: (
         recorded.append((key, step.ids.data_ptr())), record(self, step, *key))[1])
     engine = Engine(qwen3, Sampling({STOP, 8}), max_length=60)
     engine.record = True

@@ -18,13 +18,14 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 import ap.engine.cache
 import run_mgpo
 import run_sft
-from ap.config import PRESETS, Config
+from ap.config import Config
 from ap.engine import generate, model
 from ap.engine.cache import Cache
 from ap.engine.model import build_model, token_logprobs
 from ap.files import UserError
 from ap.learn.ranks import Ranks
 from ap.learn.update import Updater
+from ap.presets import PRESETS
 from ap.tools import flops, memory, plan, traffic
 from ap.tools.commandline import parse_config
 from ap.tools.flops import Sizes

@@ -17,15 +17,15 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
-import ap.learn.shard
+import ap.devices.shard
 from ap.config import Config
+from ap.devices.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.engine.model import load_model, token_logprobs
 from ap.files import UserError
 from ap.learn import checkpoint
 from ap.learn.mgpo import update_once
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
-from ap.learn.shard import empty_pass, free, is_sharded, load, shard, whole
 from ap.trajectory import Trajectory, Turn
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +130,7 @@ def work(folder: Path, world: int) -> None:
             run.steps(SHARES[world]["uneven"][ranks.rank], 1)
             results["from", saved] += (run.weights(), run.updater.counts())
         if not ranks.is_main:
-            ap.learn.shard.load_model = None  # only the main process reads the model
+            ap.devices.shard.load_model = None  # only the main process reads the model
         for name in ("by_1", "experts"):
             loaded = load(folder / name / "step-000002", CONFIG, ranks)
             assert loaded.training and next(loaded.parameters()).requires_grad

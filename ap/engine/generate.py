@@ -25,8 +25,8 @@ from typing import Callable, Iterator, Sequence
 
 import torch
 
+from ap.devices.graphs import DecodeGraphs, may_record
 from ap.engine.cache import Cache
-from ap.engine.graphs import DecodeGraphs, may_record
 from ap.engine.rows import Conversation, Row, Schedule
 from ap.engine.sampling import Sampling
 from ap.engine.workers import Workers

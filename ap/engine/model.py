@@ -16,8 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from ap.compat.model_check import check_model, refuse_other_attention, said
 from ap.config import Config
+from ap.devices.graphs import may_record
 from ap.engine.attention import has_varlen_kernel, kernel
-from ap.engine.graphs import may_record
 from ap.files import UserError
 
 transformers_logging.disable_progress_bar()  # for loading and saving weights; only our own bars are shown
@@ -129,7 +129,7 @@ def token_logprobs(
     The LM head runs for the wanted tokens only, `chunk` of them at a time (None: 256 MiB of logits). If there are
     several chunks, each is computed again in the backward pass, so the logits of a whole batch never exist at once.
     """
-    if hasattr(model, "logprobs_of_tokens"):  # sharded weights (learn/shard.py): this method gathers them first
+    if hasattr(model, "logprobs_of_tokens"):  # sharded weights (devices/shard.py): this method gathers them first
         return model.logprobs_of_tokens(ids, mask, temperature, chunk)
     return logprobs_of_tokens(model, ids, mask, temperature, chunk)
 

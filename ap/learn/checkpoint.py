@@ -21,8 +21,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 
+from ap.devices.shard import free, is_sharded, whole
 from ap.files import UserError, first_line, read_json, sync, told_when_unwritable, write_json
-from ap.learn.shard import free, is_sharded, whole
 from ap.learn.update import Updater
 
 STATE_FILE, TENSORS = "training_state.json", "training"

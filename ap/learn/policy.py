@@ -18,11 +18,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ap.config import Config
+from ap.devices.shard import free, load, shard, whole
 from ap.engine.model import describe, packs, token_logprobs
 from ap.learn import checkpoint
 from ap.learn.batch import Batch
 from ap.learn.ranks import Ranks
-from ap.learn.shard import free, load, shard, whole
 from ap.learn.update import Loss, Updater, micro_batches, padding
 from ap.trajectory import Trajectory
 

@@ -11,9 +11,9 @@ from typing import Callable, Sequence
 
 import torch
 
+from ap.devices.shard import empty_pass, is_sharded
 from ap.files import UserError
 from ap.learn.ranks import Ranks
-from ap.learn.shard import empty_pass, is_sharded
 
 Loss = tuple[torch.Tensor, dict]  # loss summed over tokens, a scalar with gradient; statistics, also sums over tokens
 

@@ -15,8 +15,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Callable, Iterable
 
-from ap.config import EXPERT, PARTS, PRESETS, PRODUCTS, SFT, SKILLS, Config, Product, made_with
+from ap.config import EXPERT, PARTS, PRODUCTS, SFT, SKILLS, Config, Product, made_with
 from ap.files import UserError, read_json, write_json
+from ap.presets import PRESETS
 
 FIELDS = {field.name: field for field in fields(Config)}
 

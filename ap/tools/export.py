@@ -29,10 +29,11 @@ from typing import Callable, Sequence
 from transformers import AutoTokenizer
 
 from ap.catalog import DOMAINS, open_domain
-from ap.config import PRESETS, Config
+from ap.config import Config
 from ap.files import UserError, numbered_records, replacing, write_jsonl, write_text
 from ap.mini.solvers import program_pool
 from ap.players.cast import model_names
+from ap.presets import PRESETS
 from ap.tools.commandline import Parser, load_config, run_main
 from ap.tools.layouts import undressed
 from ap.world.attempts import SOLVE

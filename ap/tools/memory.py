@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ap.config import Config
+from ap.devices.shard import number_of_pieces
 from ap.engine.cache import GPU_SHARE
 from ap.engine.generate import PREFILL_TOKENS
-from ap.learn.shard import number_of_pieces
 from ap.tools.flops import Sizes, attention_heads, sizes
 
 GIB = 1 << 30

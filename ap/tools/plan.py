@@ -31,9 +31,9 @@ import os
 from transformers import AutoConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 from ap.config import Config
+from ap.devices.shard import number_of_pieces
 from ap.engine.cache import GPU_SHARE
 from ap.files import UserError, first_line
-from ap.learn.shard import number_of_pieces
 from ap.tools.flops import PEAK, Sizes, sizes, training_flops
 from ap.tools.memory import GIB, NODE, cache_rows, gpu_memory, host_memory, peaks, row_bytes, wanted_rows, width_of
 from ap.tools.traffic import HOST, LINK, PCIE, host_bytes, link_bytes, pcie_bytes, weak_scaling
