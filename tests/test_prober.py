@@ -13,8 +13,11 @@ from ap.mini.domain import Mini
 from ap.mini.solvers import STEP_WEIGHTS, ProgramSolver, program_pool
 from ap.mini.tokenizer import build_tokenizer
 from ap.players.chat_solver import SampledSolver
-from ap.players.checkpoint import checkpoint_sampler
+from ap.players.checkpoint import Checkpoint
+from ap.players.place import Place
 from ap.trajectory import Problem
+
+SMALL = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16, device="cpu")
 
 # A domain of one-sentence problems: the words are the steps, and the answer is their number.
 WORDS = SimpleNamespace(
@@ -86,11 +89,18 @@ def test_a_model_as_solver_is_asked_k_times_and_its_boxed_answers_count():
     assert "How many?" in asked[0][0] and r"\boxed{}" in asked[0][0] and asked[0][1] == "key/model"
 
 
-def test_a_checkpoint_plays_the_solver():
-    """A tiny untrained model: k replies without the prompt in them, decided by the key."""
-    config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
+@pytest.fixture
+def folder(tmp_path):
+    """A tiny untrained checkpoint."""
     tokenizer = build_tokenizer(["a is 24. b is 7 more than a. Find b."], [], 400)
-    sample = checkpoint_sampler(build_model(config, len(tokenizer), 0), tokenizer, max_new_tokens=80)
+    build_model(SMALL, len(tokenizer), 0).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_plays_the_solver(folder):
+    """k replies without the prompt in them, decided by the key."""
+    sample = Checkpoint(folder, Place(SMALL), 80).sample
     replies = sample("Find b.", 4, "key")
     assert len(replies) == 4 and len(set(replies)) > 1 and not any("Find b." in reply for reply in replies)
     assert replies == sample("Find b.", 4, "key") != sample("Find b.", 4, "other")
@@ -98,13 +108,11 @@ def test_a_checkpoint_plays_the_solver():
     assert len(attempts) == 4 and all(isinstance(attempt, str) for attempt in attempts)
 
 
-def test_temperature_0_is_greedy():
+def test_temperature_0_is_greedy(folder):
     """Logits divided by 0 are no numbers: the tokens were garbage."""
-    config = Config(hidden_size=16, layers=1, heads=2, intermediate_size=16)
-    tokenizer = build_tokenizer(["a is 24. b is 7 more than a. Find b."], [], 400)
-    model = build_model(config, len(tokenizer), 0)
-    replies = checkpoint_sampler(model, tokenizer, max_new_tokens=20, temperature=0.0)("Find b.", 3, "key")
-    cold = checkpoint_sampler(model, tokenizer, max_new_tokens=20, temperature=1e-4)("Find b.", 1, "other")
+    place = Place(SMALL)
+    replies = Checkpoint(folder, place, 20, temperature=0.0).sample("Find b.", 3, "key")
+    cold = Checkpoint(folder, place, 20, temperature=1e-4).sample("Find b.", 1, "other")
     assert replies == cold * 3
 
 

@@ -113,14 +113,14 @@ def record(domain, folder, corpus, monkeypatch):
     """All pairs (prompt, reply) of stages 1 and 2 when the script plays all roles."""
     pairs = []
 
-    def sample(self, prompt, k, key):
-        replies = [script(domain, prompt, zlib.crc32(f"{key}/{n}".encode())) for n in range(k)]
-        pairs.extend((prompt.replace("<|", "< |"), reply) for reply in replies)  # as Checkpoint.sample does
+    def said(self, prompt, keys):
+        replies = [script(domain, prompt, zlib.crc32(key.encode())) for key in keys]
+        pairs.extend((prompt.replace("<|", "< |"), reply) for reply in replies)  # as Checkpoint.replies does
         return replies
 
     save(build_tokenizer(["a b"], [], 600), folder / "bytes")
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "sample", sample)
+        patch.setattr(Checkpoint, "replies", said)
         run_sft.main(options(folder, "script", domain, folder / "bytes", corpus=corpus, sft_steps=1, **CHAIN | {
             "max_tokens": 20_000, "micro_batch_tokens": 20_000, "sft_batch": 1, "acq_batch": 1,
             "prober_k": 2, "roles": roles(folder, **everybody(folder / "bytes"))}))
@@ -223,9 +223,10 @@ def test_the_counts_of_reinforcement_learning(chain):
         outcomes = {name: value for name, value in record.items() if name.startswith("outcome/")}
         assert sum(outcomes.values()) == 1 and outcomes["outcome/submitted"] == pytest.approx(
             sum(value for name, value in record.items() if name.startswith("verdict/")))
-        assert {record[f"role/verifier-{n}/requests"] for n in (1, 2)} == {submitted}
-        assert record["role/verifier-3/requests"] == 2 * submitted  # it is asked once more whenever it says nothing
-        assert (record["role/prober-1/requests"], record["role/prober-2/requests"]) == (4 * valid, 0)
+        asked = Counter({role: record[f"role/{role}/requests"] + record[f"role/{role}/cached"]
+                         for role in ("verifier-1", "verifier-2", "verifier-3", "prober-1", "prober-2")})
+        assert asked == {"verifier-1": submitted, "verifier-2": submitted, "prober-1": 4 * valid, "prober-2": 0,
+                         "verifier-3": 2 * submitted}  # it is asked once more whenever it says nothing
         assert record["role/teacher/requests"] == record["role/auditor/requests"] == 0  # the two never differ
         assert record["valid_rate"] == sum(t.valid for t in episodes) / 8
     assert all("unreadable verdict" in t.abstained for t in seen if t.outcome == "submitted")

@@ -12,6 +12,8 @@ special kernel. The price is that every row reserves room for the longest conver
 """
 from __future__ import annotations
 
+import mmap
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Sequence
@@ -20,7 +22,7 @@ import torch
 
 from ap.files import UserError
 
-CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values; conversations without a row wait
+CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values, or half of the memory; others wait for a row
 GPU_SHARE = 0.8  # *choice*: share of the memory that is free when a rollout begins; the rest is for activations
 TOGETHER = 1024  # *choice*: most tokens, padding included, in a piece of several joining rows
 
@@ -28,7 +30,7 @@ TOGETHER = 1024  # *choice*: most tokens, padding included, in a piece of severa
 def budget(device: torch.device) -> int:
     """The bytes that a new cache on this device may take."""
     if device.type != "cuda":
-        return CPU_BYTES
+        return min(CPU_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, but free
     return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
 
@@ -97,8 +99,11 @@ class Cache:
         self.rows, self.length = min(rows, room // row_bytes), length
         self.groups = shape.num_attention_heads // heads  # query heads that share a key-value head
         # Zeros, not empty memory: values behind a row's end get the attention weight 0, and 0 * NaN is NaN.
-        self.store = torch.zeros(
-            self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
+        if model.device.type == "cpu" and self.rows:  # pages of zeros, which take memory once they are written to
+            pages = mmap.mmap(-1, self.rows * row_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self.store = torch.frombuffer(pages, dtype=model.dtype).view(self.rows, layers, 2, heads, length, dim)
+        else:
+            self.store = torch.zeros(self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
 
     def aim(self, starts: Sequence[int], joining: Sequence[Span]) -> torch.Tensor:
         """Set where the next pass writes and reads. Returns the positions (1, N) of its tokens in their rows.

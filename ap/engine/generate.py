@@ -56,7 +56,7 @@ class Engine:
     @torch.no_grad()
     def stream(
         self, conversations: Sequence[Conversation], reply: Callable[[Conversation], list[int] | None],
-        max_turn_tokens: int | None = None, workers: int = 4,
+        max_turn_tokens: int | None = None, workers: int = 4, more: Callable[[], Sequence[Conversation]] | None = None,
     ) -> Iterator[Conversation]:
         """Decode all conversations to their ends, in place, and yield each one when it has ended.
 
@@ -64,6 +64,8 @@ class Engine:
         returns the environment's tokens, after which the conversation continues, or None to end it. Tokens that would
         leave no room for another one are not appended: the conversation ends as "length". A message of max_turn_tokens
         is cut as "length", too. How a conversation goes depends on its own ids, seed and replies only, up to rounding.
+        more() is asked before a pass for conversations that join while others decode; the stream ends when all that it
+        has been given have ended. With it the cache has max_rows rows from the start.
 
         self.stats holds {prefill, decode, env}_tokens; forward_seconds, the time of the passes and of drawing tokens;
         and env_seconds, the time that the engine waited for replies. While the stream is open, torch uses one thread if
@@ -72,7 +74,7 @@ class Engine:
         """
         counts = ("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds")
         self.stats = stats = dict.fromkeys(counts, 0.0)
-        cache = Cache(self.model, min(self.max_rows, len(conversations)), self.max_length)
+        cache = Cache(self.model, self.max_rows if more else min(self.max_rows, len(conversations)), self.max_length)
         graphs = None
         if self.record:
             graphs = DecodeGraphs(lambda ids, positions: self.head(self._forward(cache, ids, positions)[0]), cache)
@@ -87,6 +89,7 @@ class Engine:
                     began = time.perf_counter()
                     stats["env_tokens"] += schedule.take_replies()
                     stats["env_seconds"] += time.perf_counter() - began
+                    schedule.waiting.extend(map(Row, more() if more else ()))
                     for conversation in schedule.exchange():
                         if self.sampling.cuts_tail:  # no loss may use them
                             conversation.logprobs = []
@@ -136,7 +139,7 @@ class Engine:
         self, schedule: Schedule, decoding: Sequence[Row], logits: torch.Tensor, max_turn_tokens: int | None
     ) -> None:
         """Draw the next token of each row that decodes, from logits (B, V). If it ends the message, the row pauses."""
-        tokens, logprobs = self.sampling.draw(logits, [row.uniforms[len(row.ids)] for row in decoding])
+        tokens, logprobs = self.draw(decoding, logits)
         stop_ids, stops = self.sampling.stop_ids, self.sampling.stops
         for row, token, logprob in zip(decoding, tokens, logprobs):
             row.cached += 1  # the token before this one is now in the cache
@@ -144,8 +147,12 @@ class Engine:
             start = row.conversation.turn_start
             if token in stop_ids or stops and stops(row.ids[start:]):
                 schedule.pause(row, "stop")
-            elif len(row.ids) >= self.max_length or len(row.ids) - start == max_turn_tokens:
+            elif len(row.ids) >= self.max_length or len(row.ids) - start in (max_turn_tokens, row.conversation.most):
                 schedule.pause(row, "length")
+
+    def draw(self, rows: Sequence[Row], logits: torch.Tensor) -> tuple[list[int], list[float]]:
+        """The next token of each row and its log-prob, from logits (B, V)."""
+        return self.sampling.draw(logits, [row.uniforms[len(row.ids)] for row in rows])
 
     def _forward(self, cache: Cache, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Hidden states (1, N, H) of new tokens (1, N), after cache.aim has set their places in the cache."""

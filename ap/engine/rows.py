@@ -36,6 +36,7 @@ class Conversation:
     # Why its last message ended: "stop"; "length" (cut for lack of room or by max_turn_tokens); "timeout" (no reply).
     stopped: str = ""
     turn_start: int = 0  # where the policy's last message starts, or will start
+    most: int | None = None  # most tokens of a message of its own, where conversations of one stream differ in that
 
     @classmethod
     def start(cls, prompt: Sequence[int], seed: str) -> "Conversation":

@@ -15,8 +15,9 @@ the domain's checkers. Any other role that is left out is played by the domain's
 has; math, code and science have none).
 
 A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs (checkpoint.py). Both offer `ask`
-(prompt -> reply) and `sample` (prompt, k, seed key -> k replies), and count their requests. If prices per million
-tokens are given, in any currency, an endpoint also counts its cost; replies from the cache cost nothing.
+(prompt -> reply) and `sample` (prompt, k, seed key -> k replies), keep every reply in the run's folder, and count their
+requests. If prices per million tokens are given, in any currency, an endpoint also counts its cost; replies from the
+cache cost nothing.
 """
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ from ap.domains.base import Asking, Domain
 from ap.files import UserError, read_json
 from ap.players.chat_solver import SampledSolver
 from ap.players.chat_verifier import ChatVerifier
-from ap.players.checkpoint import Checkpoint, Place
+from ap.players.checkpoint import Checkpoint
 from ap.players.endpoint import Endpoint, EndpointSettings
+from ap.players.place import Place
 
 FIELDS = {  # kind of player -> the fields of its entry and their types
     "endpoint": {"endpoint": str, "model": str, "key": str, "concurrency": int, "seconds": (int, float), "tries": int,
@@ -49,6 +51,7 @@ class Cast:
     teacher: Endpoint | Checkpoint | None = None
     extractor: Endpoint | Checkpoint | None = None
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
+    place: Place | None = None  # where the local checkpoints answer
 
     def counts(self) -> dict[str, float]:
         """Counts since this process began, as metrics: role/PLAYER/requests and so on."""
@@ -61,6 +64,8 @@ class Cast:
             if any(player.counts.values()):
                 print(f"{name}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
                                               for what, number in player.counts.items()))
+        for folder, (tokens, seconds) in (self.place.speed if self.place else {}).items():
+            print(f"{Path(folder).name}, decoded here: {tokens:.0f} tokens, {tokens / max(seconds, 1e-9):.4g} a second")
 
 
 ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor")
@@ -97,7 +102,7 @@ def _read(config: Config, asking: Asking) -> Cast:
     if len(record.get("verifiers", [0] * 3)) != 3:
         raise UserError(f"{config.roles}: verifiers must be a list of three players; a committee has that many.")
 
-    place = Place(config)
+    place = cast.place = Place(config)
 
     def player(name: str, entry) -> Endpoint | Checkpoint:
         cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config, place)
@@ -141,7 +146,7 @@ def _player(where: str, name: str, entry, config: Config, place: Place) -> Endpo
             raise UserError(f"{where}: {key} is {value!r}, not a {'text' if types[key] is str else 'number'}.")
     if kinds[0] == "checkpoint":
         options = {key: value for key, value in entry.items() if key != "checkpoint"}
-        return Checkpoint(entry["checkpoint"], place, name=name, **options)
+        return Checkpoint(entry["checkpoint"], place, name=name, cache=config.folder / "replies", **options)
     if not entry.get("model"):
         raise UserError(f"{where}: an endpoint needs the name of its model.")
     options = {key: value for key, value in entry.items() if key not in ("endpoint", "model", "key")}

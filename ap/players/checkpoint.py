@@ -1,110 +1,89 @@
-"""A local checkpoint as player, run by our own engine, and `Place`, where all of them take turns on the GPU."""
+"""A local checkpoint as player: `ask` and `sample`, as an endpoint has them, answered by our own engine (place.py)."""
 from __future__ import annotations
 
+import hashlib
 import threading
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Sequence
 
-import torch
-
-from ap.config import Config
-from ap.engine.generate import sample
 from ap.engine.sampling import Sampling
-from ap.files import UserError
+from ap.files import UserError, writable
+from ap.players.kept import Kept, seed_of
+from ap.players.place import Place, Question, resolved
 from ap.world.chat import decode_reply, prompt_ids, stop_ids, without_tokens
 
-
-class Place:
-    """The GPU that all local checkpoints of a run use in turn: at most one of their models is on it at a time.
-
-    A model is loaded when it is first asked; then it waits in the host's memory until it is asked again. *Choice*:
-    requests for the model that is already on the GPU go first, so that models are not exchanged for every request.
-    """
-
-    def __init__(self, config: Config):
-        self.config = config
-        self._players: dict[str, tuple] = {}  # folder -> model, tokenizer
-        self._here: str | None = None  # folder of the model on the device
-        self._device: torch.device | None = None  # that device, once a model was loaded to it
-        # Each rank has its own GPU, and a new thread does not know which; -1: no GPU.
-        self._gpu = torch.cuda.current_device() if config.device != "cpu" and torch.cuda.is_available() else -1
-        self._queue: list[tuple[str, object]] = []  # (folder, ticket) of each waiting caller, first come, first served
-        self._busy, self._changed = False, threading.Condition()
-
-    @contextmanager
-    def turn(self, folder: str) -> Iterator[tuple]:
-        """Model and tokenizer of a checkpoint, on the device, for the caller alone. UserError: it cannot be loaded."""
-        mine = folder, object()
-        with self._changed:
-            self._queue.append(mine)
-            self._changed.wait_for(lambda: not self._busy and self._next() is mine)
-            self._queue.remove(mine)
-            self._busy = True
-        try:
-            with torch.cuda.device(self._gpu):
-                if folder != self._here:
-                    self._change(folder)
-                yield self._players[folder]
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-
-    def _next(self) -> tuple[str, object]:
-        return next((one for one in self._queue if one[0] == self._here), self._queue[0])
-
-    def _change(self, folder: str) -> None:
-        from transformers import AutoTokenizer
-
-        from ap.engine.model import load_model
-
-        if self._here is not None:
-            self._players[self._here][0].to("cpu")
-            self._here = None
-        if folder in self._players:
-            self._players[folder][0].to(self._device)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = load_model(folder, self.config).requires_grad_(False)
-            self._players[folder], self._device = (model, tokenizer), model.device
-        self._here = folder
+KINDS = {".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".py"}  # files that decide what a model says
 
 
 class Checkpoint:
-    """A local checkpoint as player. name: the player's, which seeds `ask`, so judges with one checkpoint differ."""
+    """A local checkpoint as player; safe to call from any thread, and what many threads ask is decoded together.
 
-    def __init__(self, folder: str, place: Place, max_tokens: int = 4096, temperature: float = 1.0, name: str = ""):
+    name: the player's, which seeds `ask`, so judges with one checkpoint differ. cache: folder of the replies, kept as
+    those of endpoints are; None: not kept. A reply depends on the checkpoint, the prompt, the key and the settings
+    only, up to rounding (what else is in a batch may change the last bits of a logit). `counts`: requests, replies that
+    were sampled; replies from the cache; tokens of both sides, where k replies to one prompt count it k times, as
+    servers do.
+    """
+
+    def __init__(self, folder: str, place: Place, max_tokens: int = 4096, temperature: float = 1.0, name: str = "",
+                 cache: Path | None = None):
         if not (Path(folder) / "config.json").is_file():
             raise UserError(f"{folder} holds no model (no config.json); give the folder of a Hugging Face checkpoint.")
-        self.folder, self.place, self.name = folder, place, name
+        self.folder, self.place, self.name, self.kept = resolved(folder), place, name, Kept(cache)
         self.max_tokens, self.temperature = max_tokens, temperature
-        self.counts = {"requests": 0}
+        self.counts = dict.fromkeys(("requests", "cached", "prompt_tokens", "completion_tokens"), 0)
+        self._lock = threading.Lock()
+        self._model = {"model": Path(self.folder).name, "files": files_of(self.folder), "dtype": place.config.dtype}
 
     def ask(self, prompt: str) -> str:
-        return self.sample(prompt, 1, self.name)[0]
+        return self.replies(prompt, [self.name])[0]
 
     def sample(self, prompt: str, k: int, seed_key: str) -> list[str]:
         """k replies, which depend on the prompt, the key and the settings only."""
-        with self.place.turn(self.folder) as (model, tokenizer):
-            self.counts["requests"] += k
-            replies = checkpoint_sampler(model, tokenizer, self.max_tokens, self.temperature)
-            return replies(without_tokens(prompt), k, seed_key)  # a judge's prompt quotes the proposer
+        return self.replies(prompt, [f"{seed_key}/{number}" for number in range(k)])
+
+    def replies(self, prompt: str, keys: Sequence[str]) -> list[str]:
+        """One reply for each key."""
+        messages = [{"role": "user", "content": writable(without_tokens(prompt))}]  # it quotes what the proposer wrote
+        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        requests = [self._model | settings | {"messages": messages, "key": key} for key in keys]
+        with self.kept.alone(requests):
+            replies = [self.kept.get(request) for request in requests]
+            missing = [number for number, reply in enumerate(replies) if reply is None]
+            self._count(requests=len(missing), cached=len(keys) - len(missing))
+            for number, reply, usage in self._asked(messages, {number: keys[number] for number in missing}):
+                self.kept.put(requests[number], reply, usage)
+                self._count(**usage)
+                replies[number] = reply
+        return replies
+
+    def _asked(self, messages: list[dict], keys: dict[int, str]):
+        """(number, reply, its tokens) for each numbered key, as they end."""
+        if not keys:
+            return
+        with self.place.tokenizer(self.folder) as tokenizer:
+            ids, stops = prompt_ids(tokenizer, messages), stop_ids(tokenizer)
+        sampling = Sampling(stops, self.temperature or 1.0, greedy=not self.temperature)
+        questions = {number: Question.of(ids, str(seed_of(key)), sampling, self.max_tokens)
+                     for number, key in keys.items()}
+        self.place.ask(self.folder, list(questions.values()))
+        numbers = {question.ended: number for number, question in questions.items()}
+        for future in as_completed(numbers):
+            question = future.result()
+            with self.place.tokenizer(self.folder) as tokenizer:
+                reply = decode_reply(tokenizer, question.ids, len(ids))
+            yield numbers[future], reply, {
+                "prompt_tokens": len(ids), "completion_tokens": len(question.ids) - len(ids)}
+
+    def _count(self, **more: int) -> None:
+        with self._lock:
+            for name, number in more.items():
+                self.counts[name] += number
 
 
-def checkpoint_sampler(
-    model, tokenizer, max_new_tokens: int = 4096, temperature: float = 1.0
-) -> Callable[[str, int, str], list[str]]:
-    """The `sample` of a SampledSolver, played by a local model in our own engine.
-
-    max_new_tokens: tokens of a reply. temperature 0: the likeliest token each time. The replies depend on prompt,
-    key and decoding settings only.
-    """
-    def replies(prompt: str, k: int, seed_key: str) -> list[str]:
-        ids = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
-        seeds = [f"{seed_key}/{number}" for number in range(k)]
-        sampling = Sampling(stop_ids(tokenizer), temperature or 1.0, greedy=not temperature)
-        conversations = sample(model, [ids] * k, seeds, max_new_tokens, sampling)
-        return [decode_reply(tokenizer, conversation.ids, len(ids)) for conversation in conversations]
-
-    return replies
+def files_of(folder: str) -> str:
+    """A digest of a checkpoint's files, by name, size and time of writing: another training, other replies."""
+    files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns)
+                   for path in Path(folder).iterdir() if path.suffix in KINDS and path.is_file())
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16]

@@ -14,7 +14,6 @@ Every fault is told with the server's own words, each sentence once. There are t
 """
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import math
@@ -26,14 +25,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, MutableMapping
+from typing import Any, Mapping
 
-from ap.files import UserError, read_json, writable, write_json
+from ap.files import UserError, writable
+from ap.players.kept import Kept, seed_of
 from ap.players.responses import (
     NEVER, NO_MODEL, NO_MONEY, NOT_TAKEN, PASSING, REFUSED, TOO_LONG, Fault, Useless, read_fault, seconds_asked,
     text_of, text_of_error, whole_text, words_of,
@@ -91,7 +90,7 @@ class Endpoint:
         if not base_url.startswith(("http://", "https://")):
             raise UserError(f"{base_url!r} is no address of a server; give one such as http://localhost:8000/v1.")
         self.prices = _prices(f"{base_url}, model {model}", settings)
-        self.base_url, self.model, self.name, self.cache = base_url.rstrip("/"), model, name, cache
+        self.base_url, self.model, self.name, self.kept = base_url.rstrip("/"), model, name, Kept(cache)
         self.settings = settings
         self.counts = dict.fromkeys(("requests", "cached", "retries", "prompt_tokens", "completion_tokens"), 0)
         self.counts |= {} if self.prices is None else {"cost": 0.0}
@@ -99,7 +98,6 @@ class Endpoint:
         if key_variable:
             self._headers["Authorization"] = f"Bearer {os.environ[key_variable]}"
         self._free, self._lock = threading.BoundedSemaphore(settings.concurrency), threading.Lock()
-        self._under_way: MutableMapping[str, threading.Lock] = weakref.WeakValueDictionary()
         self._key = os.environ.get(key_variable, "") if key_variable else ""
         self._names = {name: name for name in ("seed", "max_tokens", "temperature")}  # as the server calls them
         self._said: set[str] = set()
@@ -142,18 +140,13 @@ class Endpoint:
         content = writable(without_tokens(prompt))  # a judge's prompt holds what the proposer wrote
         request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
                    "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
-        if self.cache is None:
-            return self._fresh(request)[0]
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-        path = Path(self.cache) / digest[:2] / f"{digest}.json"
-        with self._lock:
-            alone = self._under_way.setdefault(digest, threading.Lock())
-        with alone:  # a second caller with the same request waits, then finds the reply
-            if path.exists():
+        with self.kept.alone([request]):
+            reply = self.kept.get(request)
+            if reply is not None:
                 self._count(cached=1)
-                return read_json(path)["reply"]
+                return reply
             reply, usage = self._fresh(request)
-            write_json(path, {"request": request, "reply": reply, "usage": usage})
+            self.kept.put(request, reply, usage)
         return reply
 
     def _fresh(self, request: dict) -> tuple[str, dict[str, int]]:
@@ -187,8 +180,7 @@ class Endpoint:
         """One request. names: of parameters, as the server calls them, or "" where it takes none. Raises Fault,
         Useless, BadReply, OSError or HTTPException."""
         key = request["key"] + (f"/again/{useless}" if useless else "")  # what gave no text would give none again
-        seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") >> 1
-        told = {name: value for name, value in request.items() if name != "key"} | {"seed": seed}
+        told = {name: value for name, value in request.items() if name != "key"} | {"seed": seed_of(key)}
         body = {names.get(name, name): value for name, value in told.items()}
         body.pop("", None)  # what the server does not take
         post = urllib.request.Request(
