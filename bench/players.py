@@ -33,7 +33,8 @@ from ap.world.chat import decode_reply, prompt_ids, stop_ids  # noqa: E402
 
 PROBLEMS = ("A train covers {a} km in {b} hours. How far does it come in {c} hours at the same speed?",
             "What is the remainder of {a} * {b} divided by {c}?",
-            "A shop sells {a} apples in bags of {b} and the rest singly. How many bags and apples are left after {c} bags?",
+            "A shop sells {a} apples in bags of {b} and the rest singly. "
+            "How many bags and apples are left after {c} bags?",
             "Find the sum of all multiples of {c} between {b} and {a}.")
 
 
@@ -99,8 +100,9 @@ def main() -> None:
     alone = timed("one by one", lambda texts: players.asked(texts, 1), texts[:options.alone])[1] if options.alone else 0
     for n, what in enumerate(("clock", "process")):
         ratios = [threads[n] / batch[n] for threads, batch in zip(rates["threads"], rates["batch"])]
-        print(f"by the {what}: threads / batch {statistics.median(ratios):.2f} ({', '.join(f'{r:.2f}' for r in ratios)})"
-              + (f", threads / one by one {rates['threads'][0][n] / alone[n]:.1f}" if alone else ""))
+        beside = f", threads / one by one {rates['threads'][0][n] / alone[n]:.1f}" if alone else ""
+        print(f"by the {what}: threads / batch {statistics.median(ratios):.2f} "
+              f"({', '.join(f'{ratio:.2f}' for ratio in ratios)}){beside}")
     print(f"{players.player._model['model']}, {torch.get_num_threads()} threads of torch, torch {torch.__version__}")
 
 

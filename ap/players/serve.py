@@ -179,8 +179,8 @@ class Answers:
                 "model": self.name, "choices": choices, "usage": usage}
 
     def _questions(self, wanted: Wanted) -> tuple[list[Question], Sequence[str]]:
-        """The n questions to the engine, and the strings that end a reply. The first choice is sampled as a local player
-        samples with that seed; without a seed, each request is sampled anew."""
+        """The n questions to the engine, and the strings that end a reply. The first choice is sampled as a local
+        player samples with that seed; without a seed, each request is sampled anew."""
         with self.place.tokenizer(self.folder) as tokenizer:
             try:
                 chat = format_of(tokenizer)
@@ -205,7 +205,8 @@ class Answers:
 def _context(folder: str) -> int:
     """The most tokens of a conversation, as the checkpoint says; where it does not, a very large number."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    return config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings") or 2**31
+    text = config.get("text_config", {})  # of models that also see
+    return config.get("max_position_embeddings") or text.get("max_position_embeddings") or 2**31
 
 
 class Server(ThreadingHTTPServer):
