@@ -46,7 +46,8 @@ def test_players_of_one_place_say_what_they_say_alone(folders, own_tiny):
     players = {(n, cold): player(n, place, cold) for n in range(3) for cold in (0, 1)}
     with ThreadPoolExecutor(32) as pool:
         together = list(pool.map(lambda asked: players[asked[0], asked[2]].sample(asked[1], 2, "k"), questions))
-    assert together == alone and len({reply for pair in alone for reply in pair}) > 40
+    assert [asked for asked, one, other in zip(questions, together, alone) if one != other] == []
+    assert len({reply for pair in alone for reply in pair}) > 40
     assert {player.counts["requests"] for player in players.values()} == {12}
     assert sum(tokens for tokens, _ in place.speed.values()) == sum(
         player.counts["completion_tokens"] for player in players.values())
@@ -247,7 +248,7 @@ def faked(own_tiny, monkeypatch):
 
     class FakeEngine:
         def __init__(self, model, *_, **__):
-            self.model, self.stats = model, {}
+            self.model, self.stats = model, {"decode_tokens": 0, "forward_seconds": 0.0}
 
         def stream(self, questions, reply, workers, more):
             assert getattr(current, "gpu", 0) == 3  # threads once began with GPU 0, whichever their rank had

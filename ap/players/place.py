@@ -78,12 +78,13 @@ class SharedEngine(Engine):
 class Place:
     """Where local checkpoints answer; safe to use from any thread. A checkpoint is named by its resolved folder.
 
-    speed: of each checkpoint, the tokens that it has said and the seconds of its engine's passes.
+    speed: of each checkpoint, the tokens that it has said and the seconds of its engine's passes, when the last message
+    ended.
     """
 
     def __init__(self, config: Config):
         self.config = config
-        self.speed: dict[str, list[float]] = {}
+        self.speed: dict[str, tuple[float, float]] = {}
         self._models: dict[str, torch.nn.Module] = {}
         self._here: str | None = None  # folder of the model on the device
         self._device: torch.device | None = None  # that device, once a model was loaded to it
@@ -141,7 +142,7 @@ class Place:
 
     def _answer(self, folder: str, first: Question) -> None:
         """Answer questions to one checkpoint, until none of them may join any more and all have ended."""
-        under_way, engine = {first.number: first}, None
+        under_way, (tokens, seconds) = {first.number: first}, self.speed.get(folder, (0, 0.0))
 
         def more() -> list[Question]:
             joining = self._joining(folder, length)
@@ -154,14 +155,13 @@ class Place:
             rows = ROWS if model.device.type == "cuda" else ROWS_OF_CPU
             engine = SharedEngine(model, first.sampling, rows, length, reproducible=False)
             for question in engine.stream([first], lambda _: None, workers=1, more=more):
+                stats = engine.stats
+                self.speed[folder] = tokens + stats["decode_tokens"], seconds + stats["forward_seconds"]
                 del under_way[question.number]
                 question.ended.set_result(question)
         except BaseException as error:  # raised where the replies are waited for
             for question in under_way.values():
                 question.ended.set_exception(error)
-        if engine is not None and engine.stats:
-            tokens, seconds = self.speed.get(folder, (0, 0.0))
-            self.speed[folder] = [tokens + engine.stats["decode_tokens"], seconds + engine.stats["forward_seconds"]]
 
     def _model(self, folder: str):
         """The model of a checkpoint, on the device, where no other one is. UserError: it cannot be loaded."""
