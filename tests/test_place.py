@@ -1,5 +1,7 @@
 """The place of local checkpoints: many threads, one engine for each checkpoint, one model on the device."""
 import json
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -208,6 +210,19 @@ def test_32_threads_and_two_checkpoints_end(folders, own_tiny, monkeypatch):
     while place._working and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not [thread for thread in threading.enumerate() if thread.name == "local checkpoints"]  # it has ended
+
+
+def test_the_process_ends_while_a_checkpoint_answers(folders):
+    """Python would find the thread inside of torch, and abort with a core dump: the exit code was not 0."""
+    program = (
+        "import sys, time; from ap.config import Config; from ap.players.place import Place, Question; "
+        "from ap.engine.sampling import Sampling; place = Place(Config(device='cpu')); "
+        "place.ask(sys.argv[1], [Question.of([5, 6], str(n), Sampling(frozenset({-1})), 30_000) for n in range(8)])\n"
+        "while not place._models: time.sleep(0.01)\n"
+        "time.sleep(0.3)")
+    done = subprocess.run([sys.executable, "-c", program, folders[0]], capture_output=True, text=True, timeout=120,
+                          cwd=Path(__file__).parent.parent)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---------------------------------------------------------------- one model on the device

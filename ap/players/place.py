@@ -15,7 +15,9 @@ up to a power of two; a longer question waits until the engine has run dry, and 
 """
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -92,6 +94,8 @@ class Place:
         self._gpu = torch.cuda.current_device() if config.device != "cpu" and torch.cuda.is_available() else -1
         self._queues: dict[str, deque[Question]] = {}
         self._numbers, self._working, self._lock = count(), False, threading.Lock()
+        self._thread, self._closed = None, False
+        atexit.register(lambda place: place() and place().close(), weakref.ref(self))
         self._tokenizers: dict[str, object] = {}
         self._tokenizing = threading.Lock()  # tokenizers are not made for several threads
 
@@ -113,7 +117,15 @@ class Place:
             self._queues.setdefault(folder, deque()).extend(questions)
             if not self._working and questions:
                 self._working = True
-                threading.Thread(target=self._work, name="local checkpoints", daemon=True).start()
+                self._thread = threading.Thread(target=self._work, name="local checkpoints", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread after its present pass: at the process's end, since a thread that Python then finds inside of
+        torch aborts the process. What is under way raises where it is waited for."""
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join(60)
 
     def _work(self) -> None:
         with torch.cuda.device(self._gpu):
@@ -124,7 +136,7 @@ class Place:
         """The oldest question of all and its checkpoint; None, and this thread's work is done, when there is none."""
         with self._lock:
             waiting = {folder: queue[0].number for folder, queue in self._queues.items() if queue}
-            if not waiting:
+            if not waiting or self._closed:
                 self._working = False
                 return None
             folder = min(waiting, key=waiting.get)
@@ -145,6 +157,8 @@ class Place:
         under_way, (tokens, seconds) = {first.number: first}, self.speed.get(folder, (0, 0.0))
 
         def more() -> list[Question]:
+            if self._closed:
+                raise RuntimeError("the process ends")
             joining = self._joining(folder, length)
             under_way.update((question.number, question) for question in joining)
             return joining

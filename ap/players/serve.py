@@ -302,11 +302,11 @@ def main(argv: list[str]) -> None:
     answers = Answers(options.model, Config(device=options.device, dtype=options.dtype), options.name,
                       options.max_tokens)
     with Server(answers, options.host, options.port) as server:
-        answers.warm()
-        print(f"{answers.name} answers at {server.url}; no key is needed. Ctrl-C ends it.", flush=True)
-        if options.host not in ("127.0.0.1", "localhost", "::1"):
-            print(f"{options.host}: whoever reaches this port can use the model; guard it.", file=sys.stderr)
         try:
+            answers.warm()
+            print(f"{answers.name} answers at {server.url}; no key is needed. Ctrl-C ends it.", flush=True)
+            if options.host not in ("127.0.0.1", "localhost", "::1"):
+                print(f"{options.host}: whoever reaches this port can use the model; guard it.", file=sys.stderr)
             server.serve_forever()
         except KeyboardInterrupt:
             print("ended")
