@@ -1,12 +1,16 @@
 """Process rewards where no program knows the truth: a critic and V(q) fill in what was unknown (judge/hindsight.py)."""
 import json
 import random
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import TINY, FakeSandbox
+from conftest import TINY, FakeSandbox, script
 
+import run_mgpo
+from ap import catalog
 from ap.domains.math import Math
 from ap.files import UserError
 from ap.judge.hindsight import fill_facts
@@ -17,6 +21,7 @@ from ap.mini.critic import BlindMini, SimulatedCritic
 from ap.mini.domain import Mini
 from ap.players.chat_critic import SAID_AFTER, ChatCritic, read_opinion
 from ap.players.chat_verifier import AGAIN
+from ap.run import Run
 from ap.sandbox.sandbox import SandboxResult
 from ap.tools.summary import summary
 from ap.trajectory import Trajectory, Turn
@@ -379,3 +384,51 @@ def test_a_hidden_exact_check_leaves_the_tool_as_it_is(make_env):
     assert seen[0] == seen[1] and seen[0][2] == [0, 1, 1, 1, 1, 1, 1]
     assert unknown == [0, 1, 0, 0, 0, 1, 0]
     assert blind.look(sound).status == "unknown" and blind.in_conflict(("least", "share"), "least") is None
+
+
+# ---------------------------------------------------------------- bench/critic.py
+
+
+@pytest.fixture
+def bench():
+    return script(Path(__file__).parent.parent / "bench" / "critic.py")
+
+
+@pytest.mark.parametrize("arm, domain, p, options", [
+    ("0.7", BlindMini, 0.7, []), ("none", BlindMini, None, []), ("exact", Mini, None, []),
+    ("dead", Mini, None, ["--omega", "0"]),
+])
+def test_what_an_arm_plays(bench, tiny, monkeypatch, arm, domain, p, options):
+    """Which domain, which critic, and which options reach run_mgpo.py."""
+    monkeypatch.setitem(catalog.DOMAINS, "mini", Mini)
+    monkeypatch.setattr(run_mgpo, "Run", Run)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    seen = []
+    monkeypatch.setattr(run_mgpo, "main", seen.append)
+    bench.play(arm, ["--seed", "3"])
+    assert seen == [["--seed", "3", *options]]
+    with run_mgpo.Run(tiny) as opened:
+        assert type(opened.domain) is domain
+        assert p is None and opened.critic is None or opened.critic.p == p
+        text = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
+        assert opened.env.look(text, ("shift", "share")).status == ("unknown" if domain is BlindMini else "ok")
+        if p == 0.7:
+            here = SimulatedCritic(p, Mini()).criticise(text, ("shift", "share"))
+            assert opened.critic.criticise(text, ("shift", "share")) == here
+
+
+def test_finished_runs_are_read_and_not_repeated(bench, tmp_path, monkeypatch, capsys):
+    for seed, valid in ((0, 0.5), (1, 0.7)):
+        folder = tmp_path / f"0.9-{seed}"
+        folder.mkdir()
+        for phase, rate in (("before", 0.4), ("after", valid)):
+            (folder / f"evaluation_{phase}.json").write_text(json.dumps({"summary": {
+                "valid_rate": rate, "reward": 2 * rate}}))
+        (folder / "metrics.jsonl").write_text('{"critic/agrees": 0.9, "signal/all": 0.5}\n{"signal/all": 0.7}\n')
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: pytest.fail("it ran again"))
+    monkeypatch.setattr(sys, "argv", ["critic.py", "--reference", "x", "--out", str(tmp_path), "--seeds", "2", "--arms",
+                                      "0.9"])
+    bench.main()
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "| 0.9 | 2 | 0.600 (0.500, 0.700) | 1.200 (1.000, 1.400) | 0.900 (0.900, 0.900) | 0.600 (0.600, 0.600) |")
+    assert len(json.loads((tmp_path / "critic.json").read_text())) == 2

@@ -1,4 +1,4 @@
-"""The roles: teachers, verifiers and probers. One small interface for each, and the records that they return.
+"""The roles: teachers, verifiers, probers and critics. One small interface for each, and the records that they return.
 
 Any object with the method can play a role:
 
