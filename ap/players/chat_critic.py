@@ -15,13 +15,14 @@ REQUEST = """\
 Judge this draft of a problem. It is sound if it can be solved from what it says, has exactly one answer, and needs \
 all active skills. If it is not sound, say which one of the active skills is at fault: it does not fit the others, or \
 is built in wrongly.
-Reply with one JSON record: {{"sound": true or false, "skill": "the skill at fault, one of: {names}; null if it is \
-sound", "reason": "why, in one line"}}
 
 {skills}
 
 Draft:
-{draft}"""
+{draft}
+
+Reply with one JSON record: {{"sound": true or false, "skill": "the skill at fault, one of: {names}; null if it is \
+sound", "reason": "why, in one line"}}"""
 
 UNREADABLE = "unreadable opinion"
 LONGEST_REASON = 200  # characters
