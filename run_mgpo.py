@@ -40,7 +40,7 @@ def train(run: Run, policy: Policy, reference: Policy, config: Config, ranks: Ra
     learns from its own rollouts; `reference` is pi_ref and does not change."""
     schedule = Schedule(config.steps, config.lr, config.save_every)
     training = Training(config.algorithm, config.folder / "mgpo", policy, schedule, config.folder / "metrics.jsonl")
-    judge = Judge(run.committee, run.prober, run.tokenizer, config)
+    judge = Judge(run.committee, run.prober, run.tokenizer, config, run.critic)
     progress = Progress(run, training.resumed)
     log = StepLog(run, training, config, ranks)
 

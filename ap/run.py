@@ -89,13 +89,15 @@ class Run:
             self._canonical = domain.canonical
 
     def _open_judges(self, config: Config) -> None:
-        """Make the committee and the probers: models for the roles that --roles names, else the domain's programs."""
+        """Make the committee and the probers: models for the roles that --roles names, else the domain's programs. No
+        program is a critic: without a model there is none."""
         domain, cast, call = self.domain, self.cast, self.processes.call
         same = partial(same_answer, call=call)
         self.committee = Committee(
             cast.verifiers or [ProgramVerifier(partial(call, solve)) for solve in domain.verifiers],
             cast.auditor or ProgramVerifier(partial(call, domain.auditor)), ProgramCheck(self._audit), self._canonical,
             same)
+        self.critic = cast.critic and cast.critic.shown(self.env.describe)
         pool = cast.probers or program_pool(domain, call=call)
         options = {"window": config.prober_window, "same": domain.asking(self.sandbox).same or same}
         self.prober = Prober(pool, config.prober_k, config.pass_rate, floor=config.prober_floor, **options)

@@ -55,6 +55,8 @@ class Trajectory:
     agreed: tuple[bool | None, ...] = ()  # did each verifier agree with the verdict? See roles.Judgement
     pass_rate: float = 0.0  # rho(q)
     reward: float = 0.0  # r_T; for a solver's attempt, 1 if it is right, else 0
+    drafts: list[dict] = field(default_factory=list)  # each draft that only models can judge: {"text", "skills" active
+    # then, and "critic", its opinion}; facts of turns have its number as "about" (judge/hindsight.py)
     overlong_penalty: float = 0.0  # in [-1, 0], added to the reward when trajectories are compared (--overlong)
     advantage: float = 0.0  # A_E(i), for the whole trajectory
     key: str = ""  # the seed key of its random numbers
@@ -80,6 +82,8 @@ class Trajectory:
         record = asdict(self)
         if self.problem is not None and not self.problem.evidence:  # most problems have none
             del record["problem"]["evidence"]
+        if not self.drafts:  # programs could judge all of them
+            del record["drafts"]
         return record
 
     @classmethod

@@ -8,6 +8,7 @@ from test_endpoint import Server
 from ap.engine.model import build_model
 from ap.files import UserError
 from ap.judge.judge import Judge
+from ap.judge.roles import Opinion
 from ap.mini.domain import Mini
 from ap.players.cast import open_cast
 from ap.players.checkpoint import Checkpoint
@@ -66,6 +67,22 @@ def test_models_in_every_role(own_tiny, checkpoint, tmp_path):
     assert len(list((config.folder / "replies").rglob("*.json"))) == 3 + 1 + 16  # the third was asked once more
 
 
+def test_a_model_as_critic(own_tiny, checkpoint, tmp_path):
+    """It sees the draft and the skills as the proposer sees them, is asked once more, and is counted as others are."""
+    asked, replies = [], iter(["hm", '{"sound": false, "skill": "share", "reason": "a fraction"}'])
+    with Server(answer=lambda body: asked.append(body["messages"][0]["content"]) or next(replies)) as server:
+        config = with_roles(own_tiny, tmp_path, {"critic": {"endpoint": server.url, "model": "m", "prompt_price": 1,
+                                                            "completion_price": 1}})
+        with Run(config) as run:
+            opinion = run.critic.criticise(SOUND, ("shift", "share"))
+            assert run.env.describe(("shift", "share")) in asked[0] and SOUND in asked[0] and len(asked) == 2
+            counts = run.cast.counts()
+    assert opinion == Opinion(False, "share", "a fraction")
+    assert counts["role/critic/requests"] == 2 and counts["role/critic/cost"] > 0
+    cast = open_cast(with_roles(own_tiny, tmp_path, {"critic": {"checkpoint": checkpoint, "max_tokens": 4}}), Mini())
+    assert cast.critic.seconds is None and cast.critic.criticise(SOUND, ("shift",)).reason == "unreadable opinion"
+
+
 def test_a_checkpoint_plays_by_its_own_engine(checkpoint, own_tiny):
     player = Checkpoint(checkpoint, Place(own_tiny), max_tokens=6)
     replies = player.sample("a is 3.", 3, "k")
@@ -104,7 +121,7 @@ def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):
 
 
 def test_without_a_file_programs_play(run):
-    assert run.cast.players == {} and run.cast.counts() == {}
+    assert run.cast.players == {} and run.cast.counts() == {} and run.critic is None
     assert len(run.committee.verifiers) == 3 and run.prober.pool
 
 
@@ -121,6 +138,8 @@ def test_without_a_file_programs_play(run):
     ({"teacher": {"endpoint": "http://x/v1", "model": "m", "prompt_price": 1}}, "one price without the other"),
     ({"teacher": {"checkpoint": "y", "prompt_price": 1}}, "unknown field 'prompt_price'"),
     ({"probers": [{"checkpoint": "nowhere"}]}, "nowhere holds no model"),
+    ({"critic": {"endpoint": "http://x/v1", "model": "m", "skill": "one"}}, "critic: unknown field 'skill'"),
+    ({"critic": [{"checkpoint": "y"}]}, "critic: a player is"), ({"critics": {}}, "unknown role 'critics'"),
     ({"auditor": {"endpoint": "http://x/v1", "model": "m", "key": "NO_SUCH_KEY"}}, "NO_SUCH_KEY is not set"),
 ])
 def test_what_is_wrong_with_the_file(tiny, tmp_path, roles, said):

@@ -95,7 +95,8 @@ def roles(folder, **players):
 
     path = folder / f"roles-{players['teacher'].name}.json"
     write_json(path, {"verifiers": [player(f"verifier-{n}") for n in (1, 2, 3)], "auditor": player("auditor"),
-                      "teacher": player("teacher"), "probers": [player("prober-1"), player("prober-2")]})
+                      "teacher": player("teacher"), "probers": [player("prober-1"), player("prober-2")],
+                      **{name: player(name) for name in ("critic",) if name in players}})
     return path
 
 
@@ -175,10 +176,11 @@ def make_players(domain, folder):
 def chain(players):
     """Stages 1 to 3 with the trained players: domain, folder, and the trajectories of stage 3.
 
-    One of the three verifiers has random weights, so it abstains every time, and the two others decide.
+    One of the three verifiers has random weights, so it abstains every time, and the two others decide; so does the
+    critic.
     """
     domain, folder = players
-    cast = everybody(folder / "trained") | {"verifier-3": folder / "random"}
+    cast = everybody(folder / "trained") | {"verifier-3": folder / "random", "critic": folder / "random"}
     base = {"roles": roles(folder, **cast), "corpus": folder / "corpus.jsonl"}
     given = options(folder, "chain", domain, folder / "policy", **base, sft_steps=60, sft_batch=4, sft_lr=1e-2,
                     steps=2, groups=2, group_size=4, overlong=0.9, **CHAIN)
@@ -216,7 +218,7 @@ def test_the_counts_of_reinforcement_learning(chain):
     run = folder / "chain"
     metrics, before = read_jsonl(run / "metrics.jsonl"), read_json(run / "evaluation_before.json")
     assert len(metrics) == 2 and len(seen) == 16
-    submitted, valid = before["summary"]["outcome/submitted"], sum(before["valid"])
+    submitted, valid, drafts = before["summary"]["outcome/submitted"], sum(before["valid"]), 0
     for record, episodes in zip(metrics, (seen[:8], seen[8:])):
         submitted += sum(t.outcome == "submitted" for t in episodes)
         valid += sum(t.valid for t in episodes)
@@ -229,6 +231,12 @@ def test_the_counts_of_reinforcement_learning(chain):
                          "verifier-3": 2 * submitted}  # it is asked once more whenever it says nothing
         assert record["role/teacher/requests"] == record["role/auditor/requests"] == 0  # the two never differ
         assert record["valid_rate"] == sum(t.valid for t in episodes) / 8
+        drafts += sum(len(t.drafts) for t in episodes)
+        assert record["role/critic/requests"] == 2 * drafts  # in training only; where tests are run there is no need
+        assert domain == "code" or record["critic/abstained/unreadable opinion"] == 1 and record["signal/all"] > 0
+    assert drafts > 0 or domain == "code"
+    turns = [turn for t in seen for turn in t.turns]
+    assert {turn.facts.get("source") for turn in turns} == ({None} if domain == "code" else {None, "hindsight"})
     assert all("unreadable verdict" in t.abstained for t in seen if t.outcome == "submitted")
     for t in seen:  # 0.9 of 200 tokens are soft
         loss = 1 if t.outcome == "token_limit" else max(len(t.ids) - 20, 0) / 180

@@ -41,6 +41,7 @@ class Domain(ABC):
     skills: tuple[str, ...] = ()  # its own skills, for which it can draw problems
     verifiers: tuple[Callable, ...] = ()  # methods: question -> object with status and answer; () if models judge
     auditor: Callable | None = None  # such a method, for the second auditor
+    exact: bool = True  # `look` says for certain whether a draft is sound; else a model must (status "unknown")
 
     @classmethod
     def opened(cls, packages: Mapping[str, Path]) -> "Domain":
@@ -69,6 +70,10 @@ class Domain(ABC):
     @abstractmethod
     def answer_of(self, output: str) -> str:
         """The answer in the output of a program for which `passed` is true."""
+
+    def bears(self, output: str) -> bool:
+        """Does an agent's program say something about the draft: an answer or a fault? Asked where not `exact`."""
+        return self.passed(output) or output.casefold().startswith("fault: ")
 
     @abstractmethod
     def submission(self, draft: str, answer: str, found: str | None) -> dict:

@@ -74,6 +74,8 @@ def with_tests(problem: dict) -> dict:
 class Code(JudgedDomain):
     """Programming: the tests of a draft can be run, so its status is certain; its statement is for models to judge."""
 
+    exact = True
+
     instructions = """\
 A problem is a task for a program that reads standard input and prints to standard output. A draft has three parts: \
 the statement, which says all that a solver needs (input, output, limits on sizes, one example, and which answer to \

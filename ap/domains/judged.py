@@ -1,9 +1,9 @@
 """What the domains share whose problems are free text, which only models can judge (math, code, science).
 
 No program can draw such a problem, or say whether it is sound. So no programs play the roles, and the environment can
-check little: is there a text of a sensible length, did the agent's program run? *Choice*: where nobody knows the truth,
-drafts, reflections and passed checks earn no process reward (rewards.py), since the policy would be paid for its own
-claims. The committee decides V(q).
+check little: is there a text of a sensible length, did the agent's program run? *Choice*: the policy is never paid on
+its own word. Drafts, reflections, edits and submissions earn a process reward only where the committee's V(q) or a
+critic tells the truth after the episode (judge/hindsight.py).
 """
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ ANSWER = "answer: "  # begins the line in which a program prints what it found
 
 class JudgedDomain(Domain):
     """Free text with one final answer. A program can only say whether the text is fit to be judged."""
+
+    exact = False
 
     def look(self, draft: str, skills: Sequence[str] = (), sandbox=None) -> Check:
         """Is the text fit to be judged? A draft that holds a boxed answer gives it away."""

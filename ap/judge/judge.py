@@ -6,9 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Set
 
 from ap.config import Config
+from ap.judge.hindsight import fill_facts
 from ap.judge.prober import Prober
 from ap.judge.rewards import overlong_penalty, process_reward, terminal_reward
-from ap.judge.roles import Judgement
+from ap.judge.roles import Critic, Judgement
 from ap.judge.verifier import Committee
 from ap.trajectory import Trajectory
 from ap.world.chat import decode_message
@@ -18,8 +19,10 @@ from ap.world.rollout import Rollout
 class Judge:
     """Writes into a trajectory what it is worth: V(q), its reason, rho(q), r_T, every r_proc, the overlong penalty."""
 
-    def __init__(self, committee: Committee, prober: Prober, tokenizer, settings: Config):
+    def __init__(self, committee: Committee, prober: Prober, tokenizer, settings: Config, critic: Critic | None = None):
+        """critic: judges drafts for process rewards, where no program can; None: nobody does."""
         self.committee, self.prober, self.tokenizer, self.settings = committee, prober, tokenizer, settings
+        self.critic = critic
 
     def __call__(self, rollout: Rollout, known: Set[str], progress=None) -> list[Trajectory]:
         """Play the episodes of a rollout, and judge each in a thread as soon as it has ended, while others go on.
@@ -54,6 +57,7 @@ class Judge:
             setattr(trajectory, name, getattr(judgement, name))
         trajectory.pass_rate = self.prober.pass_rate(trajectory.problem, trajectory.key) if trajectory.valid else 0.0
         trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, settings.r_base, settings.hardness)
+        fill_facts(trajectory, self.critic)
         for turn in trajectory.turns:
             turn.process_reward = process_reward(turn.action, turn.facts)
         cut = trajectory.outcome == "token_limit"

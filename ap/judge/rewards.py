@@ -69,7 +69,7 @@ def process_reward(action: str, facts: dict) -> float:
         think     it wrote a draft: draft = "sound"                    +1
                                     draft = "faulty"                    0   most first drafts are, and can be mended
                                     draft = "unreadable"               -1
-                                    draft = "unknown"                   0   only a model could tell
+                                    draft = "unknown"                   0   nobody knew
                   it reflected:     judged = True                      +1   named a fault that was there, or passed a
                                                                             sound draft
                                     judged = False                     -1
@@ -77,14 +77,21 @@ def process_reward(action: str, facts: dict) -> float:
                   repeated = True                               at most 0   the same draft or judgement pays only once
         exec      status = "ok"                                        +1   it ran; its output does not matter
                   status = "ok", repeated = True                        0   the same program pays only once
+                  status = "ok", bears = False                          0   it prints neither an answer nor a fault
                   any other status                                     -1
         edit      legal and in_conflict                                +1
                   legal, in_conflict = None                             0   nobody can tell
                   otherwise                                            -1
         submit    checked: the submission is what a check passed      +1   a program cannot forge this (env.py)
-                  checked = None                                        0   a check that a program could forge
+                  checked = None                                        0   nobody knows whether the draft is sound
                   otherwise                                            -1
         unusable                                                       -1
+
+    Who knew each fact: the domain's exact check, where it has one. Elsewhere the facts draft, judged, in_conflict and
+    checked are filled in after the episode by the source that the fact "source" names (hindsight.py): "hindsight" is
+    V(q), which judges drafts, reflections and submissions of the submitted draft; "critic" judges these of all other
+    drafts, says which skill a reflection should have named and an edit removed, and judges submissions that V(q) could
+    not. There, too, exec has the fact `bears`, which the environment sees.
 
     Only differences matter, because Eq. (stage advantage) compares these values within a group and a stage.
 
@@ -99,7 +106,7 @@ def process_reward(action: str, facts: dict) -> float:
     if action == "exec":
         if facts["status"] != "ok":
             return -1.0
-        return 0.0 if facts.get("repeated") else 1.0
+        return 0.0 if facts.get("repeated") or not facts.get("bears", True) else 1.0
     if action == "edit":
         return {True: 1.0, False: -1.0, None: 0.0}[facts["in_conflict"]] if facts["legal"] else -1.0
     if action == "submit":

@@ -1,4 +1,4 @@
-"""The roles: teachers, verifiers and probers. One small interface for each, and the records that they return.
+"""The roles: teachers, verifiers, probers and critics. One small interface for each, and the records that they return.
 
 Any object with the method can play a role:
 
@@ -8,6 +8,7 @@ Any object with the method can play a role:
     verifier    verify(problem, trace) -> Verdict            ProgramVerifier       ChatVerifier
     auditor     the same as a verifier
     prober      attempt(problem, k, seed_key) -> answers     ProgramSolver         SampledSolver
+    critic      criticise(draft, skills) -> Opinion          SimulatedCritic       ChatCritic
 
 The programs are in ap/judge/verifier.py and ap/mini, the models in ap/players. The file that --roles names says which
 models play (players/cast.py).
@@ -55,6 +56,15 @@ class Judgement:
         return self.reason if self.reason in (VALID, COULD_NOT_JUDGE) else "invalid"
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What the critic thinks of a draft."""
+
+    sound: bool | None  # None: it abstains
+    culprit: str | None = None  # the active skill that is at fault, if it names one
+    reason: str = ""  # why, in one line; of an abstention its reason
+
+
 class Teacher(Protocol):
     """Reads the corpus and proposes skills, each with a quality score r(k) from 0 to 1."""
 
@@ -71,3 +81,9 @@ class Attempter(Protocol):
     """Attempts a question k times; the other fields of `problem` are blank. The seed key decides all randomness."""
 
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]: ...
+
+
+class Critic(Protocol):
+    """Judges a draft, given the skills that were active then, where no program can (hindsight.py)."""
+
+    def criticise(self, draft: str, skills: tuple[str, ...]) -> Opinion: ...

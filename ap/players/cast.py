@@ -7,12 +7,14 @@
      "auditor": {"checkpoint": "models/phi-4", "temperature": 0.0},
      "teacher": {"endpoint": "http://localhost:8000/v1", "model": "qwen3-235b-a22b"},
      "probers": [{"checkpoint": "models/qwen3-1.7b"}, {"checkpoint": "models/qwen3-8b"}],
+     "critic": {"endpoint": "http://localhost:8000/v1", "model": "qwen3-32b", "max_tokens": 1024},
      "extractor": {"checkpoint": "runs/mini/mgpo/step-000012", "max_tokens": 64}}
 
-Three verifiers, one auditor, one teacher, and probers from weak to strong. An extractor is a trained proposer that
-extracts skills from the corpus in the teacher's place (run_skills.py); the scores still come from the teacher, or from
-the domain's checkers. Any other role that is left out is played by the domain's own programs, where it has any (mini
-has; math, code and science have none).
+Three verifiers, one auditor, one teacher, and probers from weak to strong. A critic judges the drafts of training
+episodes for process rewards, where the domain has no exact check of them (math, science). An extractor is a trained
+proposer that extracts skills from the corpus in the teacher's place (run_skills.py); the scores still come from the
+teacher, or from the domain's checkers. Nobody need play these two. Any other role that is left out is played by the
+domain's own programs, where it has any (mini has; math, code and science have none).
 
 A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs (checkpoint.py). Both offer `ask`
 (prompt -> reply) and `sample` (prompt, k, seed key -> k replies), keep every reply in the run's folder, and count their
@@ -27,6 +29,7 @@ from pathlib import Path
 from ap.config import Config
 from ap.domains.base import Asking, Domain
 from ap.files import UserError, read_json
+from ap.players.chat_critic import ChatCritic
 from ap.players.chat_solver import SampledSolver
 from ap.players.chat_verifier import ChatVerifier
 from ap.players.checkpoint import Checkpoint
@@ -48,6 +51,7 @@ class Cast:
     verifiers: list[ChatVerifier] = field(default_factory=list)
     auditor: ChatVerifier | None = None
     probers: list[SampledSolver] = field(default_factory=list)
+    critic: ChatCritic | None = None
     teacher: Endpoint | Checkpoint | None = None
     extractor: Endpoint | Checkpoint | None = None
     players: dict[str, Endpoint | Checkpoint] = field(default_factory=dict)  # by role, such as "verifier-1"
@@ -68,7 +72,7 @@ class Cast:
             print(f"{Path(folder).name}, decoded here: {tokens:.0f} tokens, {tokens / max(seconds, 1e-9):.4g} a second")
 
 
-ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor")
+ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor", "critic")
 
 
 def open_cast(config: Config, domain: Domain, sandbox=None, needed: tuple[str, ...] = ROLES[:3]) -> Cast:
@@ -110,13 +114,18 @@ def _read(config: Config, asking: Asking) -> Cast:
 
     def judge(name: str, entry) -> ChatVerifier:
         one = player(name, entry)
+        return ChatVerifier(one.ask, **limit_of(one), **asking.verifier)
+
+    def limit_of(one: Endpoint | Checkpoint) -> dict:
         # *Choice*: a local checkpoint has no time limit. It always ends, and waiting for its turn is not its fault.
-        limit = {"seconds": None} if isinstance(one, Checkpoint) else {}
-        return ChatVerifier(one.ask, **limit, **asking.verifier)
+        return {"seconds": None} if isinstance(one, Checkpoint) else {}
 
     cast.verifiers = [judge(f"verifier-{n}", entry) for n, entry in enumerate(record.get("verifiers", []), 1)]
     if "auditor" in record:
         cast.auditor = judge("auditor", record["auditor"])
+    if "critic" in record:
+        one = player("critic", record["critic"])
+        cast.critic = ChatCritic(one.ask, **limit_of(one))
     for role in ("teacher", "extractor"):
         if role in record:
             setattr(cast, role, player(role, record[role]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Sequence
 
+from ap.judge.hindsight import soundness
 from ap.trajectory import STAGES, Trajectory
 
 
@@ -12,7 +13,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
     verdict/*: shares of episodes, by "valid", "could not judge" or what is wrong. abstained/*: votes withheld per
     episode, by their reason. mended/*: unusable messages after which the episode went on (--mend_messages), per
-    episode, by what was wrong. committee/*: see agreement.
+    episode, by what was wrong. committee/*: see agreement. critic/*, source/*, signal/*: see critic_metrics.
     """
     count = max(len(trajectories), 1)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
@@ -44,7 +45,7 @@ def summary(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         metrics["overlong_penalty"] = sum(t.overlong_penalty for t in trajectories) / count
     mended = Counter(error for t in trajectories for turn in t.turns[:-1] if (error := turn.facts.get("error")))
     metrics |= {f"mended/{name}": number / count for name, number in sorted(mended.items())}
-    metrics |= agreement(trajectories)
+    metrics |= agreement(trajectories) | critic_metrics(trajectories)
     for index, stage in enumerate(STAGES):
         rewards = [turn.process_reward for turn in turns if turn.stage == index]
         metrics[f"process_reward/{stage}"] = sum(rewards) / max(len(rewards), 1)
@@ -69,6 +70,34 @@ def agreement(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     for n in range(3):
         cases[f"agrees/{n + 1}"] = [t.agreed[n] for t in trajectories if t.agreed and t.agreed[n] is not None]
     return {f"committee/{name}": sum(found) / len(found) for name, found in cases.items() if found}
+
+
+def critic_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Where only models can judge drafts, who gave the process rewards; {} where no episode has such a draft.
+
+        critic/sound             of the drafts on which the critic had an opinion: it found them sound
+        critic/abstained/REASON  of the drafts that it was asked about: it abstained
+        critic/agrees            of the submitted drafts on which both had an opinion: critic and V(q) say the same
+        source/NAME              of all actions: their process reward rests on this source (judge/hindsight.py)
+        signal/STAGE             of the actions taken in that stage: r_proc is not 0; signal/all: of all actions
+    """
+    if not any(t.drafts for t in trajectories):
+        return {}
+    opinions = [draft["critic"] for t in trajectories for draft in t.drafts if "critic" in draft]
+    said = [opinion["sound"] for opinion in opinions if opinion["sound"] is not None]
+    pairs = [(t.drafts[t.turns[-1].facts["about"]].get("critic", {}).get("sound"), soundness(t))
+             for t in trajectories if t.problem is not None and "about" in t.turns[-1].facts]
+    both = [critic == committee for critic, committee in pairs if critic is not None and committee is not None]
+    turns = [turn for t in trajectories for turn in t.turns]
+    cases = {"critic/sound": said, "critic/agrees": both, "signal/all": [turn.process_reward != 0 for turn in turns]}
+    for index, stage in enumerate(STAGES):
+        cases[f"signal/{stage}"] = [turn.process_reward != 0 for turn in turns if turn.stage == index]
+    for source in ("critic", "hindsight"):
+        cases[f"source/{source}"] = [turn.facts.get("source") == source for turn in turns]
+    for reason in sorted({opinion["reason"] for opinion in opinions if opinion["sound"] is None}):
+        cases[f"critic/abstained/{reason}"] = [
+            opinion["sound"] is None and opinion["reason"] == reason for opinion in opinions]
+    return {name: sum(found) / len(found) for name, found in cases.items() if found}
 
 
 def dead_groups(trajectories: Sequence[Trajectory]) -> float:

@@ -11,7 +11,8 @@ The stages have no fixed order. *Choice*: the stage depends on what happened las
 
 Any program that the agent runs counts as a check. It has passed if it prints that the draft is sound, and the domain's
 own exact check confirms this and the answer. Where the domain has no exact check, because only models can judge a
-draft, the program's output alone decides; then a submission earns nothing for a passed check.
+draft, the program's output alone decides. There the facts that nobody knows yet stay unknown, and are filled in after
+the episode (judge/hindsight.py).
 
 An episode ends by submit, or with a named outcome at the turn limit, the token limit, or an unusable message (with
 --mend_messages the second one).
@@ -99,6 +100,7 @@ class Episode:
     passed: str | None = None  # the output of a check of the current draft that passed
     said: list[str] = field(default_factory=list)  # the agent's messages and the environment's replies, in their order
     done: set[tuple] = field(default_factory=set)  # deeds that earn no reward when they are repeated
+    drafts: list[dict] = field(default_factory=list)  # Trajectory.drafts
     turns: int = 0
     mended: str = ""  # what was wrong with the message that the environment has answered by how it is written
     outcome: str = ""  # set when the episode has ended
@@ -151,12 +153,22 @@ class Episode:
     def _take_draft(self, message: Message) -> dict:
         """Take the draft in a message, whatever its action is. The facts say what the domain's exact check finds."""
         if message.draft is None:
-            return {}
+            return self._about()
         self.draft, self.stage = message.draft, CHECK
         self._look()
         status = self.check.status
         state = {"ok": "sound", "unreadable": "unreadable", UNKNOWN: UNKNOWN}.get(status, "faulty")
-        return {"draft": state, "fault": status, "repeated": self._again("draft", self.draft, status)}
+        repeated = self._again("draft", self.draft, status)
+        return {"draft": state, "fault": status, "repeated": repeated} | self._about()
+
+    def _about(self) -> dict:
+        """The fact which draft with which skills the action is about, where only models can judge it; else none."""
+        if self.check is None or self.check.status != UNKNOWN:
+            return {}
+        draft = {"text": writable(self.draft), "skills": list(self.skills)}
+        if draft not in self.drafts:
+            self.drafts.append(draft)
+        return {"about": self.drafts.index(draft)}
 
     def _look(self) -> None:
         """The draft or the skills have changed: look at the draft again, and forget earlier checks."""
@@ -174,7 +186,9 @@ class Episode:
             return facts, ""
         facts["judged"] = None
         sound, fault = message.text.startswith(SOUND), message.text.startswith(FAULT)
-        if self.draft is not None and (sound or fault) and self.check.status != UNKNOWN:
+        if "about" in facts and (sound or fault):
+            facts["claim"] = message.text[:100]
+        elif self.draft is not None and (sound or fault):
             named = message.text.removeprefix(FAULT).strip(" .")
             is_sound = self.check.status == "ok"
             facts["judged"] = is_sound if sound else (not is_sound and named == self.check.culprit)
@@ -197,6 +211,8 @@ class Episode:
         )
         self.passed, self.stage = (output, FINALIZE) if passed else (self.passed, REFINE)
         repeated = self._again("exec", code, self.draft)
+        if not self.env.domain.exact:  # Choice: what bears on a draft is an answer or a fault, and no echo of the draft
+            facts["bears"] = self.draft is not None and self.env.domain.bears(output) and output not in self.draft
         return facts | {"status": result.status, "repeated": repeated, "output": output, "passed": passed}, output
 
     def _edit(self, message: Message) -> tuple[dict, str]:
@@ -214,6 +230,8 @@ class Episode:
             return facts, f"edit refused, at least {self.env.config.skills_min} known skills must stay"
         culprit = self.check.culprit if self.check is not None else None
         facts["in_conflict"] = old == culprit or self.env.domain.in_conflict(self.skills, old)
+        if "about" in facts:
+            facts["removed"] = old
         self.skills = tuple(new if name == old else name for name in self.skills if replacing or name != old)
         self.stage = REFINE
         self._look()
@@ -230,6 +248,4 @@ class Episode:
             fields = {name: writable(text) for name, text in fields.items()}  # a record in a draft may say \\ud800
             self.problem = Problem(**fields, skills=self.skills, domain=self.env.config.domain)
         backed = found is not None and answer == found
-        if self.check is not None and self.check.status == UNKNOWN:
-            backed = None
-        return facts | {"checked": backed}, ""
+        return facts | ({"checked": None, "backed": backed} if "about" in facts else {"checked": backed}), ""

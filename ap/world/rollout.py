@@ -78,7 +78,7 @@ class _Recorder:
         return Trajectory(
             ids=conversation.ids, loss_mask=conversation.loss_mask, logprobs=conversation.logprobs, turn_ids=turn_ids,
             turns=turns, skills=self.start.skills, group=self.start.group, key=self.start.key, problem=problem,
-            outcome=outcome or "token_limit",  # the engine found no room for the reply
+            drafts=self.episode.drafts, outcome=outcome or "token_limit",  # the engine found no room for the reply
         )
 
 
