@@ -25,6 +25,7 @@ from ap.prepare.reference import build_reference
 from ap.run import Run
 from ap.tools.before_after import before_and_after, print_table
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.hub import with_models
 from ap.tools.plan import dry_run
 from ap.tools.problems import problem_record, without_repeats, write_problems
 from ap.tools.report import write_report
@@ -114,6 +115,7 @@ def main(argv: list[str]) -> None:
     if config.dry_run:
         return dry_run(config)
     with Ranks.start(config) as ranks:
+        config = with_models(config, ranks)
         if ranks.is_main:
             save_config(config)
         pi_ref = build_reference(config, ranks)

@@ -14,7 +14,8 @@ extracts skills from the corpus in the teacher's place (run_skills.py); the scor
 the domain's checkers. Any other role that is left out is played by the domain's own programs, where it has any (mini
 has; math, code and science have none).
 
-A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs (checkpoint.py). Both offer `ask`
+A player is an endpoint (endpoint.py) or a checkpoint, a folder or an id of the hub, that our engine runs
+(checkpoint.py). Both offer `ask`
 (prompt -> reply) and `sample` (prompt, k, seed key -> k replies), and count their requests. If prices per million
 tokens are given, in any currency, an endpoint also counts its cost; replies from the cache cost nothing.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ap.compat.hub import folder_of, shown
 from ap.config import Config
 from ap.domains.base import Asking, Domain
 from ap.files import UserError, read_json
@@ -120,10 +122,10 @@ def _read(config: Config, asking: Asking) -> Cast:
     return cast
 
 
-def model_names(path: Path) -> dict[str, list[str]]:
+def model_names(path: Path, revisions: str = "") -> dict[str, list[str]]:
     """The models of a --roles file by role, without addresses and folders, to be shown. Raises UserError."""
     def name(entry: dict) -> str:
-        return entry.get("model") or Path(entry.get("checkpoint", "?")).name
+        return entry.get("model") or shown(entry.get("checkpoint", "?"), revisions)
 
     return {role: [name(entry) for entry in (entries if isinstance(entries, list) else [entries])]
             for role, entries in read_json(path).items()}
@@ -141,7 +143,7 @@ def _player(where: str, name: str, entry, config: Config, place: Place) -> Endpo
             raise UserError(f"{where}: {key} is {value!r}, not a {'text' if types[key] is str else 'number'}.")
     if kinds[0] == "checkpoint":
         options = {key: value for key, value in entry.items() if key != "checkpoint"}
-        return Checkpoint(entry["checkpoint"], place, name=name, **options)
+        return Checkpoint(folder_of(entry["checkpoint"], config.revisions), place, name=name, **options)
     if not entry.get("model"):
         raise UserError(f"{where}: an endpoint needs the name of its model.")
     options = {key: value for key, value in entry.items() if key not in ("endpoint", "model", "key")}

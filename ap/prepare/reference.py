@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ap.compat.hub import folder_of
 from ap.config import Config
 from ap.engine.model import build_model
 from ap.files import UserError, read_jsonl, write_json, write_jsonl
@@ -135,7 +136,7 @@ def train_reference(run: Run, config: Config, ranks: Ranks) -> None:
     tokenizer, folder = run.tokenizer, config.folder / "sft"
     experts = [Trajectory.from_dict(record) for record in read_jsonl(config.folder / "expert.jsonl")]
     extractions = acquisition_trajectories(run, config)
-    start = start_of(folder, config.model)
+    start = start_of(folder, folder_of(config.model, config.revisions))
     if start:
         policy = Policy.load(start, tokenizer, config, ranks)
     else:

@@ -30,6 +30,7 @@ import os
 
 from transformers import AutoConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
+from ap.compat.hub import is_id, snapshot
 from ap.config import Config
 from ap.devices.shard import number_of_pieces
 from ap.engine.cache import GPU_SHARE
@@ -56,8 +57,11 @@ PUBLISHED = {
 def shape_of(config: Config) -> PretrainedConfig:
     """The architecture of a run: that of --model, else the preset's published one, else the one made from scratch."""
     if config.model:
+        folder, (repository, _, revision) = config.model, config.model.partition("@")
+        if is_id(config.model):
+            folder = snapshot(repository, revision, ["config.json"], f"--model {config.model}")
         try:
-            return AutoConfig.from_pretrained(config.model, local_files_only=True)
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"--model {config.model}: its config.json cannot be used ({first_line(error)}).") from error
