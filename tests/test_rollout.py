@@ -183,6 +183,12 @@ def test_transcript(played, tokenizer):
     assert [turn["observation"] for turn in record["turns"]] == [reply[0] if reply else "" for _, _, reply in MESSAGES]
     assert [turn["stage"] for turn in record["turns"]] == [stage for _, stage, _ in MESSAGES]
     assert record["problem"] == {"question": SOUND, "answer": "11"}
+    assert not any("weight" in turn for turn in record["turns"])
+    trajectory.turns[0].weights = {"zero_sum": -0.5, "gate": 0.8, "weight": -0.4}
+    with_weights = transcript(tokenizer, trajectory)
+    assert with_weights["turns"][0] == record["turns"][0] | trajectory.turns[0].weights
+    assert with_weights["turns"][1:] == record["turns"][1:]
+    trajectory.turns[0].weights = {}
 
 
 def test_a_trajectory_survives_json(played):
