@@ -38,8 +38,10 @@ from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.costs import during, stage
 from ap.tools.evaluation import load_problems, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
+from ap.tools.hints import tell_when_cut
 from ap.tools.hub import with_models
 from ap.trajectory import Trajectory
 from ap.world.attempts import SOLVE, Attempt, Decoding, Exam
@@ -128,7 +130,7 @@ def build_start(config: Config, domain: Domain, ranks: Ranks, tokenizer, taken: 
     training = Training("solver SFT", folder, policy, schedule, config.folder / "solver" / "start_metrics.jsonl")
     drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
     pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
-    for step in training.steps():
+    for step in during("solver start", training.steps(), config, policy):
         examples = []
         for index in ranks.share(range(config.solver_sft_batch)):
             rng = random.Random(f"{config.seed}/solver/sft/{step}/{index}")
@@ -151,7 +153,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
     training = Training(
         f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
     decoding = Decoding(config.solver_max_tokens, config.temperature)
-    for step in training.steps():
+    for step in during(f"solver {config.solver_arm}", training.steps(), config, policy):
         clock, lr = Clock(), schedule.lr(step)
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         attempts = exam.attempts(policy, mine, config.solver_group_size, f"{config.seed}/{step}", decoding)
@@ -162,6 +164,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         clock.tick("update")
         everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
+        tell_when_cut(numbers["truncated"], f"attempts of step {step + 1}", config, ranks, "solver_max_tokens")
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
 
 
@@ -209,7 +212,9 @@ def evaluate(policy: Policy, sets: dict[str, list[dict]], config: Config, folder
     path, ranks, record = folder / f"evaluation_{phase}.json", policy.ranks, {}
     if not path.exists():
         for name, problems in sets.items():
-            attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
+            with stage(f"solver {config.solver_arm if phase == 'end' else 'start'}, evaluation", config, ranks,
+                       {"policy": policy}):
+                attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
             if ranks.is_main:
                 rows = rows_of(problems, attempts, config.solver_eval_k)
                 folder.mkdir(parents=True, exist_ok=True)

@@ -132,7 +132,8 @@ def serve(files, tmp_path, monkeypatch):
 
     def ask(address):
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
 
     with Hub({"models/some/model": {"main": files, "v1": files | {"generation_config.json": b"{}"}},

@@ -50,6 +50,8 @@ def make_run(folder, text: str = "Sound.", steps: int = 3):
         {"question": "hard or broken", "answer": "1", "pass_rate": 0.0, "step": 2}))
     (folder / "trajectories.jsonl").write_text(lines(*(
         transcript("train", s, ["pair", "least"], text) for s in range(1, steps + 1))))
+    (folder / "costs.json").write_text(json.dumps({text: {"hours": 0.5, "starts": 2, "players": {
+        "policy": {"written_tokens": 1000, "trained_tokens": 800}, "verifier-1": {"requests": 7, "cost": 0.25}}}}))
     return folder
 
 
@@ -129,6 +131,9 @@ def test_what_is_on_the_page(tmp_path):
     assert [t["phase"] for t in data["trajectories"]] == ["before", "after"] * 2 + ["train"] * 3
     assert data["recorded"] == 7
     assert data["accepted"] == 2 and len(data["problems"]) == 1  # a problem that is never solved may be broken
+    assert data["costs"] == [{
+        "stage": "Sound.", "hours": 0.5, "processes": 1, "requests": 7, "prompt_tokens": 0, "completion_tokens": 0,
+        "policy_written": 1000, "policy_trained": 800, "cost": 0.25}]
     assert not list((tmp_path / "run").glob(".*"))  # nothing left beside the page
 
 
@@ -297,6 +302,7 @@ def test_a_browser_draws_it(tmp_path, present, text):
         assert "50 % → 75 % of the episodes" in page.text and "One of the first kind" in page.text
         assert page.tags.count("article") == 8  # the pair on top, and again as first of the list: 4 episodes of 2 turns
         assert "may be chance" in page.text and "7 shown" in page.text
+        assert "What it cost" in page.text and "in all" in page.text
         assert "judged by verifier 1: ✓ valid" in page.text
         labels = [value for name, value in page.attributes if name == "aria-label"]
         assert "Valid problems; valid from 0.51 to 0.53" in labels

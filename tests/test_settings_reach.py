@@ -239,7 +239,8 @@ def test_each_action_says_how_its_weight_came_about():
     ours, theirs = sampled(), sampled()
     step(given(**TWO), ours)
     naive_step(theirs, **TWO)
-    of_ours, of_theirs = ([turn.weights for episode in episodes for turn in episode.turns] for episodes in (ours, theirs))
+    of_ours, of_theirs = ([turn.weights for episode in episodes for turn in episode.turns]
+                          for episodes in (ours, theirs))
     assert len(of_ours) == len(of_theirs) > 20
     for mine, other in zip(of_ours, of_theirs):
         assert mine == pytest.approx(other, rel=1e-3, abs=1e-4)

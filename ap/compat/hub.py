@@ -1,13 +1,13 @@
-"""Models and data sets by their id on the Hugging Face hub, OWNER/NAME or OWNER/NAME@REVISION, with the hub's own client.
+"""Models and data sets by their id on the Hugging Face hub, OWNER/NAME or OWNER/NAME@REVISION, by the hub's own client.
 
     is_id       is this the id of a model on the hub, and no folder here?
     fetch       fetches a model, as far as it is not here yet, and gives its commit
     folder_of   the folder of a model: its path, or where the client keeps the recorded commit; asks no network
     snapshot    fetches some files of a repository, or says in one sentence why it cannot
 
-*Choices*: a folder that exists wins over an id of the same name. Only safetensors are fetched, of the first level of the
-repository, with what config, tokenizer and chat template need. The weights come last: where all of them are here, so is
-the rest, also after a kill.
+*Choices*: a folder that exists wins over an id of the same name. Only safetensors are fetched, of a repository's first
+level, and what config, tokenizer and chat template need. The weights come last: where all of them are here, the rest is,
+too, also after a kill.
 """
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _whole(folder: Path) -> bool:
 
 
 def snapshot(repository: str, revision: str, patterns: Sequence[str], where: str, kind: str = "model") -> Path:
-    """The folder with the files of a repository whose names match, of a revision ("": the main one), once they are here.
+    """The folder with those files of a repository whose names match, of a revision ("": main), once they are here.
 
     where: what the user has named, for messages. kind: "model" or "dataset". Without a network, a revision that is
     here already is taken. UserError, in one sentence, if the files cannot be had.

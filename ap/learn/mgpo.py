@@ -113,7 +113,7 @@ def update_once(
 
 
 def show_weights(trajectories: Sequence[Trajectory], parts: WeightParts) -> None:
-    """Note in each action how its weight w' came about, for whoever reads the transcript. Nothing is computed from it."""
+    """Note in each action how its weight w' came about, for whoever reads the transcript; nothing else uses it."""
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     for turn, w, gate, r_theta in zip(turns, *(part.tolist() for part in parts), strict=True):
         turn.weights = {"implicit_reward": r_theta, "zero_sum": w, "gate": gate, "weight": gate * w}

@@ -57,13 +57,6 @@ class Cast:
         return {f"role/{name}/{what}": number for name, player in self.players.items()
                 for what, number in player.counts.items()}
 
-    def print_counts(self) -> None:
-        """One line for each model that was asked something."""
-        for name, player in self.players.items():
-            if any(player.counts.values()):
-                print(f"{name}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
-                                              for what, number in player.counts.items()))
-
 
 ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor")
 

@@ -36,6 +36,7 @@ from ap.mini.solvers import program_pool
 from ap.players.cast import model_names
 from ap.presets import PRESETS
 from ap.tools.commandline import Parser, load_config, run_main
+from ap.tools.costs import read_costs, sentence
 from ap.tools.layouts import undressed
 from ap.world.attempts import SOLVE
 
@@ -248,6 +249,8 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
         changed = {name: value for name, value in vars(run).items() if value != getattr(start, name)}
         settings = ", ".join(f"{name} {Path(value).name if name in PATHS else value}"
                              for name, value in changed.items() if name not in ("name", "out", "revisions"))
+        costs = read_costs(source.parent)
+        lines += [f"| cost of {name} | {sentence(record)} |" for name, record in costs.items()]
         lines += [
             f"| run | {run.name}, preset {run.preset}, seed {run.seed} |", f"| algorithm | {run.algorithm} |",
             f"| proposer starts from | {shown(run.model, run.revisions) or 'weights made from scratch'} |",

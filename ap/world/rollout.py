@@ -111,6 +111,7 @@ class Rollout:
             for conversation in ended:
                 number = numbers[id(conversation)]
                 self.trajectories[number] = self.recorders[number].trajectory()
+                self.policy.counts["written_tokens"] += sum(conversation.loss_mask)
                 yield self.trajectories[number]
         self.stats = engine.stats
 
