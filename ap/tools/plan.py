@@ -185,9 +185,12 @@ def time_lines(shape: PretrainedConfig, config: Config, count: Sizes) -> list[st
     rollout, episodes = rollout_seconds(shape, config, count), episodes_of_gpu(config)
     flops = training_flops(shape, count, [config.max_tokens] * episodes, episodes * config.max_tokens)
     update = flops / (PEAK["H100"] * MFU)
-    tokens = config.groups * config.group_size * config.max_tokens
+    tokens, shown = config.groups * config.group_size * config.max_tokens, -(-config.sft_batch // config.gpus)
+    sft = training_flops(shape, count, [config.max_tokens] * shown, shown * config.max_tokens) / (PEAK["H100"] * MFU)
     return [f"rollout of a step, all episodes at full length: {tokens / 1e6:,.2f} M tokens, {rollout:.1f} s if only the "
             f"memory is waited for, at {BANDWIDTH / 1e12:.2f} TB/s (H100)",
+            f"SFT, {config.sft_steps} updates on {config.sft_batch} episodes at full length: "
+            f"{config.sft_steps * sft / 3600:.2f} hours on H100s, without links",
             f"{config.steps} steps: {config.steps * (rollout + update) / 3600:.2f} hours on H100s, without tools, judges, "
             "links and evaluations"]
 
