@@ -335,7 +335,7 @@ def test_what_was_sampled_is_never_tokenised_again(make_env, tokenizer, monkeypa
 
     monkeypatch.setattr(ap.world.rollout, "Engine", Speller)
     env = make_env(max_tokens=4096)
-    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext)
+    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext, counts=Counter())
     rollout = roll_out(env, policy, [Start(K, 0, "spelling")], env.config)
     [trajectory] = rollout
     assert (trajectory.outcome, trajectory.problem.question) == ("submitted", SOUND)

@@ -286,7 +286,8 @@ def writing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ap.tools.problems, "roll_out", roll_out)
     monkeypatch.setattr(ap.tools.problems, "Judge", lambda *_: judge)
-    world = SimpleNamespace(cast=SimpleNamespace(players={}), 
+    world = SimpleNamespace(
+        cast=SimpleNamespace(players={}),
         env=None, tokenizer=None, committee=None, prober=None, known=frozenset({"q1"}),
         domain=SimpleNamespace(canonical=str.lower), curriculum=SimpleNamespace(draw=lambda rng: ("shift", "pick")),
         is_valid=lambda question: int(question[1:]) % 3 != 2)
