@@ -36,6 +36,7 @@ from ap.tools.benchmarks import BENCHMARKS, ask, load
 from ap.tools.commandline import Parser, run_main
 from ap.tools.evaluation import Row, load_problems, print_unreadable, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, grader, load_tokenizer, paired_line, print_table, rows_of
+from ap.tools.hub import local_model
 from ap.world.attempts import Decoding, Exam
 
 # --------------------------------------------------------------------------------------------------- main
@@ -44,7 +45,8 @@ from ap.world.attempts import Decoding, Exam
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(description=__doc__, usage="%(prog)s --model FOLDER [--option value ...]")
     add = parser.add_argument
-    add("--model", metavar="FOLDER", help="local Hugging Face checkpoint, with its tokenizer")
+    add("--model", metavar="FOLDER",
+        help="Hugging Face checkpoint with its tokenizer: a folder, or an id of the hub, OWNER/NAME[@REVISION]")
     add("--problems", metavar="FILE",
         help="JSONL, JSON, CSV, Parquet (text also as .gz): a row a problem, in any layout of ap/tools/layouts.py; "
              "none: the domain's held-out sets")
@@ -109,6 +111,7 @@ PORTION = 1024  # attempts between two writes to disk. *Choice*: the engine deco
 
 def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Row]]:
     """Attempt every set and write its correctness file. Returns {name: rows}. The stack will close the sandbox."""
+    options.model = local_model(options.model)
     sets, exam = open_sets(options, stack)
     config = Config(device=options.device, dtype=options.dtype)
     policy = Policy.load(options.model, load_tokenizer(options.model), config, Ranks(), frozen=True)

@@ -25,6 +25,9 @@ from ap.prepare.reference import build_reference
 from ap.run import Run
 from ap.tools.before_after import before_and_after, print_table
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.costs import during
+from ap.tools.hints import tell_when_cut
+from ap.tools.hub import with_models
 from ap.tools.plan import dry_run
 from ap.tools.problems import problem_record, without_repeats, write_problems
 from ap.tools.report import write_report
@@ -44,7 +47,7 @@ def train(run: Run, policy: Policy, reference: Policy, config: Config, ranks: Ra
     progress = Progress(run, training.resumed)
     log = StepLog(run, training, config, ranks)
 
-    for step in training.steps(progress.state):
+    for step in during("MGPO", training.steps(progress.state), config, policy, run.cast.players):
         key, clock = f"{config.seed}/{step}", Clock()
         starts = draw(run.curriculum, config, ranks, key)
         rollout = roll_out(run.env, policy, starts, config)  # lazy: `judge` plays and judges the episodes
@@ -85,7 +88,7 @@ class StepLog:
     """Logs each step: its numbers, the new problems, and a few whole trajectories."""
 
     def __init__(self, run: Run, training: Training, config: Config, ranks: Ranks):
-        self.run, self.training, self.config = run, training, config
+        self.run, self.training, self.config, self.ranks = run, training, config, ranks
         self.problems, self.trajectories = (
             training.open_log(config.folder / f"{name}.jsonl") for name in ("problems", "trajectories"))
         self.speed = Speed(training.policy.model, config, ranks)
@@ -104,6 +107,7 @@ class StepLog:
             **{f"mastery/{category}": value for category, value in run.curriculum.mastery.items()},
         }
         self.training.record(step, numbers, valid=numbers["valid_rate"], reward=numbers["reward"])
+        tell_when_cut(numbers["outcome/token_limit"], f"episodes of step {step + 1}", self.config, self.ranks)
         self.problems.write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])
         shown = everyone[:2 * self.config.group_size:4]
         self.trajectories.write_all(step + 1, [{"phase": "train"} | transcript(run.tokenizer, t) for t in shown])
@@ -114,6 +118,7 @@ def main(argv: list[str]) -> None:
     if config.dry_run:
         return dry_run(config)
     with Ranks.start(config) as ranks:
+        config = with_models(config, ranks)
         if ranks.is_main:
             save_config(config)
         pi_ref = build_reference(config, ranks)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from ap.learn.ranks import Ranks
 from ap.prepare.reference import build_reference
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.hub import with_models
 from ap.tools.plan import dry_run
 
 
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> None:
     if config.dry_run:
         return dry_run(config)
     with Ranks.start(config) as ranks:
+        config = with_models(config, ranks)
         if ranks.is_main:
             save_config(config)
         build_reference(config, ranks)

@@ -21,6 +21,7 @@ from ap.learn.ranks import Ranks
 from ap.prepare.skills import build_skills
 from ap.run import open_library
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.hub import with_models
 
 USES = (RunSettings, ModelSettings, SkillSettings, RoleSettings)
 
@@ -28,6 +29,7 @@ USES = (RunSettings, ModelSettings, SkillSettings, RoleSettings)
 def main(argv: list[str]) -> None:
     config = parse_config(argv, __doc__, USES)
     with Ranks.start(config) as ranks:
+        config = with_models(config, ranks)
         if ranks.is_main:
             save_config(config)
         build_skills(config, ranks)

@@ -24,6 +24,7 @@ from tokenizers import AddedToken
 from tqdm import tqdm
 
 from ap.catalog import open_domain
+from ap.compat.hub import folder_of
 from ap.config import SOLVER, Config, ModelSettings, RunSettings, SolverSettings, UpdateSettings
 from ap.domains.base import Domain
 from ap.engine.model import build_model
@@ -37,8 +38,11 @@ from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
 from ap.tools.commandline import parse_config, run_main, save_config
+from ap.tools.costs import during, stage
 from ap.tools.evaluation import load_problems, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
+from ap.tools.hints import tell_when_cut
+from ap.tools.hub import with_models
 from ap.trajectory import Trajectory
 from ap.world.attempts import SOLVE, Attempt, Decoding, Exam
 
@@ -99,7 +103,7 @@ def open_tokenizer(config: Config):
     """The tokenizer of --model, or that of the run, with each of the solver's two instructions as one token; else 34 of
     a prompt's 70 tokens would be the same in every prompt."""
     if config.model:
-        return load_tokenizer(config.model)
+        return load_tokenizer(folder_of(config.model, config.revisions))
     if not (config.source / "tokenizer").is_dir():
         raise UserError(f"{config.source} holds no tokenizer yet: run run_skills.py for this --name first, or give "
                         "--model.")
@@ -111,7 +115,7 @@ def open_tokenizer(config: Config):
 def build_start(config: Config, domain: Domain, ranks: Ranks, tokenizer, taken: set[str]) -> Path:
     """The checkpoint from which all arms start: --model, or a small model after SFT on worked solutions."""
     if config.model:
-        return Path(config.model)
+        return Path(folder_of(config.model, config.revisions))
     folder = config.folder / "solver" / "start"
     final = folder / f"step-{config.solver_sft_steps:06d}"
     if final.exists():
@@ -126,7 +130,7 @@ def build_start(config: Config, domain: Domain, ranks: Ranks, tokenizer, taken: 
     training = Training("solver SFT", folder, policy, schedule, config.folder / "solver" / "start_metrics.jsonl")
     drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
     pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
-    for step in training.steps():
+    for step in during("solver start", training.steps(), config, policy):
         examples = []
         for index in ranks.share(range(config.solver_sft_batch)):
             rng = random.Random(f"{config.seed}/solver/sft/{step}/{index}")
@@ -149,7 +153,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
     training = Training(
         f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
     decoding = Decoding(config.solver_max_tokens, config.temperature)
-    for step in training.steps():
+    for step in during(f"solver {config.solver_arm}", training.steps(), config, policy):
         clock, lr = Clock(), schedule.lr(step)
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         attempts = exam.attempts(policy, mine, config.solver_group_size, f"{config.seed}/{step}", decoding)
@@ -160,6 +164,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         clock.tick("update")
         everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
+        tell_when_cut(numbers["truncated"], f"attempts of step {step + 1}", config, ranks, "solver_max_tokens")
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
 
 
@@ -207,7 +212,9 @@ def evaluate(policy: Policy, sets: dict[str, list[dict]], config: Config, folder
     path, ranks, record = folder / f"evaluation_{phase}.json", policy.ranks, {}
     if not path.exists():
         for name, problems in sets.items():
-            attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
+            with stage(f"solver {config.solver_arm if phase == 'end' else 'start'}, evaluation", config, ranks,
+                       {"policy": policy}):
+                attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
             if ranks.is_main:
                 rows = rows_of(problems, attempts, config.solver_eval_k)
                 folder.mkdir(parents=True, exist_ok=True)
@@ -257,7 +264,7 @@ SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
 def refuse_unfit(config: Config) -> None:
     """UserError for settings that need a domain whose problems programs can draw and solve."""
     if not config.model:
-        raise UserError(f"in the domain {config.domain} the solver starts from --model, a checkpoint folder.")
+        raise UserError(f"in the domain {config.domain} the solver starts from --model, a checkpoint.")
     if config.solver_arm == "random":
         raise UserError(f"--arm random: no program draws problems of the domain {config.domain}; give --problems FILE.")
 
@@ -271,10 +278,11 @@ def main(argv: list[str]) -> None:
     folder, domain = config.folder / "solver", open_domain(config.domain)
     if not domain.skills:
         refuse_unfit(config)
-    tokenizer = open_tokenizer(config)
     if (config.source / "skills").is_dir():
         open_library(config, domain)  # it learns the user's own sentences
     with Ranks.start(config) as ranks, ExitStack() as stack:
+        config = with_models(config, ranks)
+        tokenizer = open_tokenizer(config)
         if ranks.is_main:  # without the data, the only settings in which the next arm may differ
             save_config(dataclasses.replace(
                 config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))

@@ -65,8 +65,9 @@ class RunSettings:
 class ModelSettings:
     """the model"""
     model: str = setting(
-        "", SKILLS, help="a local Hugging Face checkpoint's folder; empty: a small Qwen3 made from scratch (paper: "
-        "Qwen3-4B)")
+        "", SKILLS, help="a Hugging Face checkpoint's folder, or its id on the hub, OWNER/NAME[@REVISION]; empty: a "
+        "small Qwen3 made from scratch (paper: Qwen3-4B)")
+    revisions: str = setting("", help="commits of the hub's models, ID=COMMIT and a blank; the run writes them itself")
     device: str = setting(
         "auto", choices=("auto", "cpu", "cuda"), help="where models run; auto: a GPU if there is one, else the CPU")
     threads: int = setting(

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ap.catalog import open_domain
 from ap.compat.chat_format import format_of
+from ap.compat.hub import folder_of
 from ap.config import Config
 from ap.domains.base import Domain
 from ap.files import UserError, read_jsonl
@@ -52,7 +53,7 @@ class Run:
         self.library, modules = open_library(config, self.domain)
         self.sandbox = self._open_sandbox(config, modules)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            config.model or config.source / "tokenizer", local_files_only=True)
+            folder_of(config.model, config.revisions) or config.source / "tokenizer", local_files_only=True)
         self._open_programs()
         self.env = Env(
             self.domain, self.library, self.sandbox, config, self._look, format_of(self.tokenizer).reply)

@@ -33,6 +33,7 @@ class Turn:
     process_reward: float = 0.0  # r_proc(i, t), from rewards.process_reward
     advantage: float = 0.0  # A(i, t), from which the update computes the action's weight
     stage_advantage: float = 0.0  # A_S(i, t), the stage advantage, a part of A(i, t)
+    weights: dict = field(default_factory=dict, compare=False)  # R_theta, w, gate, w' of the last update, to be shown
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Trajectory:
     abstained: tuple[str, ...] = ()  # the reasons of judges that abstained
     votes: tuple[int | None, ...] = ()  # of the three verifiers, and of the auditor if asked: roles.Judgement
     agreed: tuple[bool | None, ...] = ()  # did each verifier agree with the verdict? See roles.Judgement
+    reasons: tuple[str, ...] = field(default=(), compare=False)  # of all who were asked, to be shown: roles.Judgement
     pass_rate: float = 0.0  # rho(q)
     reward: float = 0.0  # r_T; for a solver's attempt, 1 if it is right, else 0
     drafts: list[dict] = field(default_factory=list)  # each draft that only models can judge: {"text", "skills" active
@@ -79,7 +81,11 @@ class Trajectory:
         return cls.of_one_action(ids, [trained for piece, trained in pieces for _ in piece])
 
     def to_dict(self) -> dict:
+        """All fields as plain values, but for those that are only there to be shown: a transcript has them."""
         record = asdict(self)
+        del record["reasons"]
+        for turn in record["turns"]:
+            del turn["weights"]
         if self.problem is not None and not self.problem.evidence:  # most problems have none
             del record["problem"]["evidence"]
         if not self.drafts:  # programs could judge all of them

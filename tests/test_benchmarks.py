@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -462,7 +463,7 @@ def scripted(tokenizer, texts, monkeypatch):
             ended(number, conversation)
         return conversations
 
-    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext)
+    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext, counts=Counter())
     monkeypatch.setattr(ap.world.attempts, "sample", sample)
     monkeypatch.setattr(evaluation_script, "Policy", SimpleNamespace(load=lambda *_, **__: policy))
     monkeypatch.setattr(evaluation_script, "load_tokenizer", lambda *_: tokenizer)

@@ -14,6 +14,7 @@ from ap.players.cast import open_cast
 from ap.players.checkpoint import Checkpoint
 from ap.players.place import Place
 from ap.run import Run
+from ap.tools.costs import lines_of
 from ap.trajectory import Problem
 from ap.world.chat import tool_call
 from ap.world.rollout import Start, play_script
@@ -102,15 +103,15 @@ def test_two_judges_with_one_checkpoint_are_two(checkpoint, own_tiny, tmp_path):
     assert [judge.seconds for judge in (*cast.verifiers, cast.auditor)] == [None] * 4
 
 
-def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path, capsys):
+def test_a_price_adds_a_cost_to_the_counters(own_tiny, tmp_path):
     with Server() as server:
         priced = {"endpoint": server.url, "model": "m", "prompt_price": 2, "completion_price": 10}
         cast = open_cast(with_roles(own_tiny, tmp_path, {"teacher": priced, "auditor": {
             "endpoint": server.url, "model": "m"}}), Mini())
         cast.teacher.ask("hello")
     assert cast.counts()["role/teacher/cost"] == pytest.approx(44e-6) and "role/auditor/cost" not in cast.counts()
-    cast.print_counts()
-    assert capsys.readouterr().out.endswith("completion_tokens 3, cost 4.4e-05\n")
+    assert lines_of("skills", {"hours": 0, "starts": 1, "processes": 1, "players": {"teacher": cast.teacher.counts}})[
+        1].endswith("completion_tokens 3, cost 4.4e-05")
 
 
 def test_a_dead_endpoint_ends_the_run_with_one_sentence(own_tiny, tmp_path):

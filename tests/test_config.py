@@ -61,7 +61,7 @@ def test_every_preset_is_consistent(preset, tmp_path):
     (["--preset", "qwen"], ["qwen", "qwen3-4b", "qwen3-30b-a3b"]),
     (["4"], ["'4'"]),
     (["--preset", "qwen3-4b"], ["--model"]),
-    (["--model", "Qwen/Qwen3-4B"], ["Qwen/Qwen3-4B", "config.json"]),
+    (["--model", "./Qwen3-4B"], ["./Qwen3-4B", "config.json"]),
     (["--skills_min", "3", "--skills_max", "2"], ["--skills_min 3", "--skills_max 2"]),
     (["--group_size", "1"], ["--group_size 1", "at least 2"]),
     (["--groups", "24", "--updates", "5"], ["--groups 24", "--updates 5"]),
@@ -158,7 +158,7 @@ def test_every_setting_belongs_to_a_stage_or_is_free():
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
             "recompute", "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
             "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb", "peak_tflops",
-            "wandb"}
+            "wandb", "revisions"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 
 

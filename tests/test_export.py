@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ap.config import Config
-from ap.files import UserError, write_jsonl
+from ap.files import UserError, write_json, write_jsonl
 from ap.mini.teacher import ScriptedAuthor
 from ap.tools import export
 from ap.tools.commandline import save_config
@@ -134,6 +134,19 @@ def test_the_data_card(problems):
                   "enumerate_worlds", "second_audit", "slip-0.12", "mean 0.625", "verl", "made from scratch", "| 16 |"):
         assert words in card, words
     assert str(problems.parent.parent) not in card  # no path of this machine
+    assert "cost of" not in card  # nothing was counted
+    players = {"policy": {"written_tokens": 12345}, "teacher": {"requests": 40, "cost": 1.5}}
+    write_json(problems.parent / "costs.json", {"expert episodes": {"hours": 0.5, "starts": 2, "players": players}})
+    card = exported(problems, "verl", "jsonl").with_suffix(".md").read_text()
+    assert ("| cost of expert episodes | 0.50 hours of 1 process, 12,345 tokens written, 40 requests to models, money "
+            "1.5 |") in card
+
+
+def test_the_card_names_a_model_of_the_hub_with_its_commit(problems):
+    commit = "0123456789" * 4
+    save_config(Config(out=str(problems.parent.parent), name="run", model="a/model", revisions=f"a/model={commit}"))
+    card = exported(problems, "verl", "jsonl").with_suffix(".md").read_text()
+    assert f"| proposer starts from | a/model at commit {commit} |" in card and "revisions" not in card
 
 
 def test_the_card_names_the_models_that_judged(problems, tmp_path):

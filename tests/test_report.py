@@ -20,8 +20,11 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 def transcript(phase: str, step: int, skills: list[str], text="Sound.", valid=True, turns=2) -> dict:
     turn = {"action": "exec", "stage": 1, "process_reward": 1.0, "advantage": 0.5, "stage_advantage": -0.2,
             "text": f"<problem>{text}</problem>", "observation": "ok: 4 " + text, "facts": {"status": text}}
+    if phase == "train":
+        turn |= {"implicit_reward": 0.02, "zero_sum": -0.52, "gate": 0.9, "weight": -0.468}
     return {"phase": phase, "step": step, "skills": skills, "outcome": "submitted", "valid": valid,
-            "reason": "valid" if valid else text, "pass_rate": 0.5, "reward": 1.5, "advantage": 0.3,
+            "reason": "valid" if valid else text, "pass_rate": 0.5, "votes": [1, 1, None, 0],
+            "reasons": ["valid", "valid", "no reply", text, "program says no"], "reward": 1.5, "advantage": 0.3,
             "problem": {"question": text, "answer": text}, "turns": [turn] * turns}
 
 
@@ -47,6 +50,8 @@ def make_run(folder, text: str = "Sound.", steps: int = 3):
         {"question": "hard or broken", "answer": "1", "pass_rate": 0.0, "step": 2}))
     (folder / "trajectories.jsonl").write_text(lines(*(
         transcript("train", s, ["pair", "least"], text) for s in range(1, steps + 1))))
+    (folder / "costs.json").write_text(json.dumps({text: {"hours": 0.5, "starts": 2, "players": {
+        "policy": {"written_tokens": 1000, "trained_tokens": 800}, "verifier-1": {"requests": 7, "cost": 0.25}}}}))
     return folder
 
 
@@ -126,6 +131,9 @@ def test_what_is_on_the_page(tmp_path):
     assert [t["phase"] for t in data["trajectories"]] == ["before", "after"] * 2 + ["train"] * 3
     assert data["recorded"] == 7
     assert data["accepted"] == 2 and len(data["problems"]) == 1  # a problem that is never solved may be broken
+    assert data["costs"] == [{
+        "stage": "Sound.", "hours": 0.5, "processes": 1, "requests": 7, "prompt_tokens": 0, "completion_tokens": 0,
+        "policy_written": 1000, "policy_trained": 800, "cost": 0.25}]
     assert not list((tmp_path / "run").glob(".*"))  # nothing left beside the page
 
 
@@ -249,6 +257,22 @@ def test_ticks_are_few_round_and_around_the_data():
         assert float(f"{gap:.0e}") == pytest.approx(gap) and f"{gap:.0e}"[0] in "125"
 
 
+@needs_node
+def test_who_judged_is_told_by_name():
+    source = re.search(r"^function judges.*?^}", script(), flags=re.DOTALL | re.MULTILINE)[0]
+    cases = [([1, 0, None], ["valid", "ambiguous", ""]),
+             ([1, 1, 1, 0], ["valid", "valid", "valid", "contradiction", "wrong answer"]),
+             ([1, 1, 1], ["valid", "valid", "valid", "valid"])]
+    given = json.dumps([{"votes": votes, "reasons": reasons} for votes, reasons in cases])
+    program = f"{source}\nconsole.log(JSON.stringify({given}.map(judges)))"
+    printed = subprocess.run(["node", "-e", program], check=True, timeout=20, capture_output=True, text=True).stdout
+    assert json.loads(printed) == [
+        ["verifier 1: ✓ valid", "verifier 2: ✗ ambiguous", "verifier 3: ? no reason"],
+        ["verifier 1: ✓ valid", "verifier 2: ✓ valid", "verifier 3: ✓ valid", "auditor: ✗ contradiction",
+         "program check: wrong answer"],
+        ["verifier 1: ✓ valid", "verifier 2: ✓ valid", "verifier 3: ✓ valid", "program check: valid"]]
+
+
 def drawn(folder, tmp_path) -> Page:
     """The page as a browser has it after the script ran, without the data block."""
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -278,6 +302,8 @@ def test_a_browser_draws_it(tmp_path, present, text):
         assert "50 % → 75 % of the episodes" in page.text and "One of the first kind" in page.text
         assert page.tags.count("article") == 8  # the pair on top, and again as first of the list: 4 episodes of 2 turns
         assert "may be chance" in page.text and "7 shown" in page.text
+        assert "What it cost" in page.text and "in all" in page.text
+        assert "judged by verifier 1: ✓ valid" in page.text
         labels = [value for name, value in page.attributes if name == "aria-label"]
         assert "Valid problems; valid from 0.51 to 0.53" in labels
         assert " ".join(text.split()) in page.text

@@ -183,6 +183,12 @@ def test_transcript(played, tokenizer):
     assert [turn["observation"] for turn in record["turns"]] == [reply[0] if reply else "" for _, _, reply in MESSAGES]
     assert [turn["stage"] for turn in record["turns"]] == [stage for _, stage, _ in MESSAGES]
     assert record["problem"] == {"question": SOUND, "answer": "11"}
+    assert not any("weight" in turn for turn in record["turns"])
+    trajectory.turns[0].weights = {"zero_sum": -0.5, "gate": 0.8, "weight": -0.4}
+    with_weights = transcript(tokenizer, trajectory)
+    assert with_weights["turns"][0] == record["turns"][0] | trajectory.turns[0].weights
+    assert with_weights["turns"][1:] == record["turns"][1:]
+    trajectory.turns[0].weights = {}
 
 
 def test_a_trajectory_survives_json(played):
@@ -329,7 +335,7 @@ def test_what_was_sampled_is_never_tokenised_again(make_env, tokenizer, monkeypa
 
     monkeypatch.setattr(ap.world.rollout, "Engine", Speller)
     env = make_env(max_tokens=4096)
-    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext)
+    policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext, counts=Counter())
     rollout = roll_out(env, policy, [Start(K, 0, "spelling")], env.config)
     [trajectory] = rollout
     assert (trajectory.outcome, trajectory.problem.question) == ("submitted", SOUND)

@@ -287,6 +287,7 @@ def writing(tmp_path, monkeypatch):
     monkeypatch.setattr(ap.tools.problems, "roll_out", roll_out)
     monkeypatch.setattr(ap.tools.problems, "Judge", lambda *_: judge)
     world = SimpleNamespace(
+        cast=SimpleNamespace(players={}),
         env=None, tokenizer=None, committee=None, prober=None, known=frozenset({"q1"}),
         domain=SimpleNamespace(canonical=str.lower), curriculum=SimpleNamespace(draw=lambda rng: ("shift", "pick")),
         is_valid=lambda question: int(question[1:]) % 3 != 2)
@@ -297,7 +298,7 @@ def writing(tmp_path, monkeypatch):
         path = config.folder / "problems.jsonl"
         if not path.exists():  # what training left
             write_jsonl(path, [{"step": 1, "question": "Q0"}, {"step": 2, "question": "Q3"}])
-        ap.tools.problems.write_problems(world, None, config, Ranks())
+        ap.tools.problems.write_problems(world, SimpleNamespace(counts={}), config, Ranks())
         return path.read_text().splitlines()
 
     return write

@@ -167,6 +167,8 @@ def naive_step(
             action.w = (action.A - sum(a.A for a in mine) / len(mine)) - (action.R - sum(a.R for a in mine) / len(mine))
             tau = tau_pos if action.w > 0 or gate == "symmetric" else tau_neg
             closes = 1.0 if gate == "off" else 1 / math.cosh(tau / 2 * (action.ratio - 1)) ** 2
+            action.turn.weights = {
+                "implicit_reward": action.R, "zero_sum": action.w, "gate": closes, "weight": closes * action.w}
             if algorithm == "mgpo":
                 loss = loss - closes * action.w * action.of(now).sum()
             else:
@@ -230,6 +232,22 @@ def test_a_setting_of_the_step_reaches_the_gradient(base, looked_at):
     for items in (with_it, without):
         assert distance(of_the_command_line(*items), of_the_equations(*items)) < 1e-3
     assert distance(of_the_equations(*with_it), of_the_equations(*without)) > 0.02
+
+
+def test_each_action_says_how_its_weight_came_about():
+    """R_theta, w, the gate and w' of every action, as in the equations; in the second update the gate is not 1."""
+    ours, theirs = sampled(), sampled()
+    step(given(**TWO), ours)
+    naive_step(theirs, **TWO)
+    of_ours, of_theirs = ([turn.weights for episode in episodes for turn in episode.turns]
+                          for episodes in (ours, theirs))
+    assert len(of_ours) == len(of_theirs) > 20
+    for mine, other in zip(of_ours, of_theirs):
+        assert mine == pytest.approx(other, rel=1e-3, abs=1e-4)
+    assert min(weights["gate"] for weights in of_ours) < 0.99 and max(weights["gate"] for weights in of_ours) == 1
+    baseline = sampled()
+    step(given(algorithm="grpo"), baseline)  # it has no such weights
+    assert not any(turn.weights for episode in baseline for turn in episode.turns)
 
 
 def test_the_learning_rate_is_how_far_a_weight_moves():

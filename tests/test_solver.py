@@ -383,6 +383,7 @@ def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, m
     with other settings, starts from the beginning."""
     monkeypatch.setattr(exercises, "SLIP", 0.0)  # a starting model whose attempts differ from seed to seed
     _, start = start_of(config)
+    capsys.readouterr()  # what that cost
     out, portions = tmp_path / "evaluation", []
     monkeypatch.setattr(evaluation_script, "PORTION", 5)  # two problems of two attempts
     real = Exam.attempts

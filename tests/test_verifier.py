@@ -119,6 +119,9 @@ def test_a_wrong_claim_is_invalid_even_when_all_vote_valid():
 def test_votes_and_who_said_what_came_of_it(verdicts, audit, votes, agreed):
     judgement = judge(*verdicts, auditor=audit)
     assert (judgement.votes, judgement.agreed) == (votes, agreed)
+    asked = [*verdicts, audit][:len(votes)]  # then the program check, where it is asked
+    assert judgement.reasons[:len(votes)] == tuple(verdict.reason for verdict in asked)
+    assert len(judgement.reasons) <= len(votes) + 1
 
 
 def test_agreement_counts_the_program_check_but_not_what_is_known():

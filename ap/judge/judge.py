@@ -53,7 +53,7 @@ class Judge:
         if trajectory.problem is not None:
             trace = decode_message(self.tokenizer, trajectory.ids)
             judgement = self.committee.judge(trajectory.problem, trace, known)
-        for name in ("valid", "reason", "abstained", "votes", "agreed"):
+        for name in ("valid", "reason", "abstained", "votes", "agreed", "reasons"):
             setattr(trajectory, name, getattr(judgement, name))
         trajectory.pass_rate = self.prober.pass_rate(trajectory.problem, trajectory.key) if trajectory.valid else 0.0
         trajectory.reward = terminal_reward(trajectory.valid, trajectory.pass_rate, settings.r_base, settings.hardness)

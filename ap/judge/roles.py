@@ -49,6 +49,7 @@ class Judgement:
     votes: tuple[int | None, ...] = ()  # of the three verifiers (None: no vote); then of the auditor, if
     # it was asked: 1 if it confirmed one of their answers, else 0
     agreed: tuple[bool | None, ...] = ()  # did each verifier agree with the verdict? None: no vote, or no verdict
+    reasons: tuple[str, ...] = ()  # of all who were asked: three verifiers, the auditor if asked, the program check
 
     @property
     def outcome(self) -> str:

@@ -88,7 +88,8 @@ class Committee:
         agreed = [None if vote is None or reason == COULD_NOT_JUDGE else bool(vote) == sound and (
             not sound or not audit or self.same(verdict.answer, answer)) for vote, verdict in zip(votes, verdicts)]
         votes += [None if verdict.vote is None else int(answer is not None) for verdict in audit]
-        return Judgement(reason == VALID, answer, reason, abstained, tuple(votes), tuple(agreed))
+        return Judgement(reason == VALID, answer, reason, abstained, tuple(votes), tuple(agreed),
+                         tuple(verdict.reason for verdict in asked))
 
     def _vote(self, ask: Callable[[Verifier], Verdict], verdicts: Sequence[Verdict]) -> tuple[str | None, str]:
         """Conditions 1 to 3: (the answer agreed on or None, "valid" or the reason against)."""

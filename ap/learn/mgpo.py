@@ -90,6 +90,8 @@ def update_once(
     ref_logprobs = reference.logprobs(batch, settings.temperature)
     logprobs = batch.old_logprobs if on_policy else policy.logprobs(batch, settings.temperature)
     weights, parts = mgpo_weights(logprobs, batch.old_logprobs, ref_logprobs, actions, settings)  # w'
+    if settings.algorithm == "mgpo":
+        show_weights(trajectories, parts)
 
     def loss_of(rows: list[int]) -> Loss:
         ids, mask, old, ref, action_ids = batch.rows(
@@ -108,3 +110,10 @@ def update_once(
     metrics = policy.update(trajectories, loss_of, batch.num_tokens)
     of_all_ranks = WeightParts(*map(torch.cat, zip(*policy.ranks.gather(parts))))
     return metrics | weight_statistics(of_all_ranks)
+
+
+def show_weights(trajectories: Sequence[Trajectory], parts: WeightParts) -> None:
+    """Note in each action how its weight w' came about, for whoever reads the transcript; nothing else uses it."""
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    for turn, w, gate, r_theta in zip(turns, *(part.tolist() for part in parts), strict=True):
+        turn.weights = {"implicit_reward": r_theta, "zero_sum": w, "gate": gate, "weight": gate * w}

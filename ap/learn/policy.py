@@ -38,6 +38,7 @@ class Policy:
         frozen: bool = False,
     ):
         self.tokenizer, self.config, self.ranks = tokenizer, config, ranks
+        self.counts = {"written_tokens": 0, "trained_tokens": 0}  # of this process (tools/costs.py)
         self.replica = model  # a plain model for decoding and scoring; without sharding, it is self.model itself
         self.model = shard(model, ranks, config, frozen)
         self.updater: Updater | None = None
@@ -108,6 +109,7 @@ class Policy:
         num_tokens: trained tokens of this rank; the loss is divided by their sum over the ranks. Returns the metrics of
         Updater.step, and `padding`.
         """
+        self.counts["trained_tokens"] += int(num_tokens)
         losses = [lambda rows=rows: loss_of(rows) for rows in self.micro_batches(trajectories)]
         return self.updater.step(losses, num_tokens, lr) | self.padding(trajectories)
 

@@ -24,6 +24,7 @@ def update(
     ranks = policy.ranks
     sft_tokens, acq_tokens = (sum(sum(t.loss_mask) for t in examples) for examples in (experts, extractions))
     mine = ranks.share(experts)
+    policy.counts["trained_tokens"] += sum(sum(t.loss_mask) for t in (*mine, *ranks.share(extractions)))
     losses = _losses(policy, mine, "sft", weight=1.0)
     if extractions:  # the updater divides by the tokens of L_SFT; the weight makes L_acq a mean over its own
         losses += _losses(policy, ranks.share(extractions), "acq", weight=acq_weight * sft_tokens / acq_tokens)

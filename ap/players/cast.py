@@ -16,16 +16,17 @@ proposer that extracts skills from the corpus in the teacher's place (run_skills
 teacher, or from the domain's checkers. Nobody need play these two. Any other role that is left out is played by the
 domain's own programs, where it has any (mini has; math, code and science have none).
 
-A player is an endpoint (endpoint.py) or a local checkpoint that our engine runs (checkpoint.py). Both offer `ask`
-(prompt -> reply) and `sample` (prompt, k, seed key -> k replies), keep every reply in the run's folder, and count their
-requests. If prices per million tokens are given, in any currency, an endpoint also counts its cost; replies from the
-cache cost nothing.
+A player is an endpoint (endpoint.py) or a checkpoint, a folder or an id of the hub, that our engine runs
+(checkpoint.py). Both offer `ask` (prompt -> reply) and `sample` (prompt, k, seed key -> k replies), keep every reply in
+the run's folder, and count their requests. If prices per million tokens are given, in any currency, an endpoint also
+counts its cost; replies from the cache cost nothing.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ap.compat.hub import folder_of, shown
 from ap.config import Config
 from ap.domains.base import Asking, Domain
 from ap.files import UserError, read_json
@@ -61,15 +62,6 @@ class Cast:
         """Counts since this process began, as metrics: role/PLAYER/requests and so on."""
         return {f"role/{name}/{what}": number for name, player in self.players.items()
                 for what, number in player.counts.items()}
-
-    def print_counts(self) -> None:
-        """One line for each model that was asked something."""
-        for name, player in self.players.items():
-            if any(player.counts.values()):
-                print(f"{name}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
-                                              for what, number in player.counts.items()))
-        for folder, (tokens, seconds) in (self.place.speed if self.place else {}).items():
-            print(f"{Path(folder).name}, decoded here: {tokens:.0f} tokens, {tokens / max(seconds, 1e-9):.4g} a second")
 
 
 ROLES = ("verifiers", "auditor", "probers", "teacher", "extractor", "critic")
@@ -134,10 +126,10 @@ def _read(config: Config, asking: Asking) -> Cast:
     return cast
 
 
-def model_names(path: Path) -> dict[str, list[str]]:
+def model_names(path: Path, revisions: str = "") -> dict[str, list[str]]:
     """The models of a --roles file by role, without addresses and folders, to be shown. Raises UserError."""
     def name(entry: dict) -> str:
-        return entry.get("model") or Path(entry.get("checkpoint", "?")).name
+        return entry.get("model") or shown(entry.get("checkpoint", "?"), revisions)
 
     return {role: [name(entry) for entry in (entries if isinstance(entries, list) else [entries])]
             for role, entries in read_json(path).items()}
@@ -155,7 +147,8 @@ def _player(where: str, name: str, entry, config: Config, place: Place) -> Endpo
             raise UserError(f"{where}: {key} is {value!r}, not a {'text' if types[key] is str else 'number'}.")
     if kinds[0] == "checkpoint":
         options = {key: value for key, value in entry.items() if key != "checkpoint"}
-        return Checkpoint(entry["checkpoint"], place, name=name, cache=config.folder / "replies", **options)
+        folder = folder_of(entry["checkpoint"], config.revisions)
+        return Checkpoint(folder, place, name=name, cache=config.folder / "replies", **options)
     if not entry.get("model"):
         raise UserError(f"{where}: an endpoint needs the name of its model.")
     options = {key: value for key, value in entry.items() if key not in ("endpoint", "model", "key")}

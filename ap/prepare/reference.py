@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ap.compat.hub import folder_of
 from ap.config import Config
 from ap.engine.model import build_model
 from ap.files import UserError, read_jsonl, write_json, write_jsonl
@@ -21,6 +22,8 @@ from ap.players.cast import need
 from ap.players.model_teacher import ModelAuthor
 from ap.prepare.skills import build_skills
 from ap.run import Run
+from ap.tools.costs import during, stage
+from ap.tools.hints import tell_when_cut
 from ap.trajectory import Trajectory
 from ap.world.chat import prompt_ids, written_ids
 from ap.world.rollout import Start, play_script, transcript
@@ -92,14 +95,13 @@ def make_expert_trajectories(run: Run, config: Config, ranks: Ranks) -> None:
                 raise UserError(f"expert episodes: only {len(experts.kept)} of {experts.played} are valid; see the "
                                 f"reasons in {reasons}; change the teacher, the skills or --max_tokens")
             experts.play_round()
+            tell_when_cut(experts.reasons["token_limit"] / experts.played, "expert episodes", config, ranks)
             progress.update(min(len(experts.kept), wanted) - progress.n)
     if ranks.is_main:
         write_jsonl(config.folder / "expert.jsonl", [t.to_dict() for t in experts.kept[:wanted]])
     ranks.barrier()
     share = len(experts.kept) / experts.played
     ranks.print(f"expert: {experts.played} episodes, {share:.0%} valid and kept; reasons in {reasons}")
-    if ranks.is_main:
-        run.cast.print_counts()
 
 
 def acquisition_trajectories(run: Run, config: Config) -> list[Trajectory]:
@@ -125,7 +127,8 @@ def build_reference(config: Config, ranks: Ranks) -> Path:
         if (folder / "expert.jsonl").exists():
             ranks.print(f"expert episodes: found in {folder / 'expert.jsonl'}")
         else:
-            make_expert_trajectories(run, config, ranks)
+            with stage("expert episodes", config, ranks, run.cast.players):
+                make_expert_trajectories(run, config, ranks)
         train_reference(run, config, ranks)
     return final
 
@@ -135,14 +138,14 @@ def train_reference(run: Run, config: Config, ranks: Ranks) -> None:
     tokenizer, folder = run.tokenizer, config.folder / "sft"
     experts = [Trajectory.from_dict(record) for record in read_jsonl(config.folder / "expert.jsonl")]
     extractions = acquisition_trajectories(run, config)
-    start = start_of(folder, config.model)
+    start = start_of(folder, folder_of(config.model, config.revisions))
     if start:
         policy = Policy.load(start, tokenizer, config, ranks)
     else:
         policy = Policy(build_model(config, len(tokenizer), config.seed), tokenizer, config, ranks)
     schedule = Schedule(config.sft_steps, config.sft_lr, config.sft_save_every)
     training = Training("SFT", folder, policy, schedule, config.folder / "sft_metrics.jsonl")
-    for step in training.steps():
+    for step in during("SFT", training.steps(), config, policy):
         shown = batch_of(experts, step, config.sft_batch, f"{config.seed}/sft")
         read = batch_of(extractions, step, config.acq_batch, f"{config.seed}/acq") if extractions else []
         lr = schedule.lr(step)

@@ -13,6 +13,7 @@ from ap.mini.tokenizer import build_tokenizer, constant_phrases
 from ap.players.cast import ROLES, open_cast
 from ap.players.model_teacher import CheckedExtractor, ModelTeacher, chunks
 from ap.tools.corpus import read_corpus
+from ap.tools.costs import stage
 from ap.world.acquire import Document, acquire, acquisition_examples, write_library
 from ap.world.skills import load_library
 
@@ -32,7 +33,8 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             documents, teacher = chunks(documents), ModelTeacher(cast.teacher, config.domain, cast.extractor)
         else:
             teacher = CheckedExtractor(cast.extractor, domain) if cast.extractor else ScriptedTeacher(domain)
-        kept, rejected = acquire(teacher, documents, config.tau_r)
+        with stage("skills", config, Ranks(), cast.players):
+            kept, rejected = acquire(teacher, documents, config.tau_r)
         if documents and not kept:
             reads = f"programs only read problems of the domain {config.domain}; " if domain.verifiers else ""
             raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; "
@@ -46,7 +48,6 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             tokenizer.save_pretrained(config.folder / "tokenizer")
         write_library(kept, rejected, folder)  # last: its candidates.jsonl says that the stage is complete
         print(f"skills: {len(kept)} kept, {len(rejected)} rejected, all listed in {folder / 'candidates.jsonl'}")
-        cast.print_counts()
     ranks.barrier()
 
 

@@ -8,7 +8,9 @@ from ap.files import read_json, write_json
 from ap.judge.judge import Judge
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
+from ap.tools.costs import stage
 from ap.tools.evaluation import paired_difference
+from ap.tools.hints import tell_when_cut
 from ap.tools.report import TABLE
 from ap.tools.summary import summary
 from ap.trajectory import Trajectory
@@ -29,11 +31,13 @@ def before_and_after(run, policy: Policy, config: Config, ranks: Ranks, phase: s
     """Evaluate once for each phase; a finished one is read from its file. Returns its record for the table."""
     path = config.folder / f"evaluation_{phase}.json"
     if not path.exists():
-        trajectories = evaluate(run, policy, config, ranks, phase)
-        step = 0 if phase == "before" else config.steps
+        with stage(f"evaluation {phase}", config, ranks, {"policy": policy} | run.cast.players):
+            trajectories = evaluate(run, policy, config, ranks, phase)
+        step, numbers = 0 if phase == "before" else config.steps, summary(trajectories)
+        tell_when_cut(numbers["outcome/token_limit"], f"episodes of the evaluation {phase}", config, ranks)
         if ranks.is_main:
             write_json(path, {
-                "summary": summary(trajectories), "valid": [float(t.valid) for t in trajectories],
+                "summary": numbers, "valid": [float(t.valid) for t in trajectories],
                 "reward": [t.reward for t in trajectories], "skills": [list(t.skills) for t in trajectories],
                 "transcripts": [
                     {"phase": phase, "step": step} | transcript(run.tokenizer, t) for t in trajectories[:40]],

@@ -33,12 +33,12 @@ from typing import Any, Callable, Mapping, NamedTuple
 
 from ap.answers.grading import LETTERS
 from ap.answers.programs import all_tests, are_tests
+from ap.compat.hub import snapshot
 from ap.files import UserError
 from ap.sandbox.sandbox import Sandbox
 from ap.tools.evaluation import SUFFIXES, place, records
-from ap.tools.layouts import (
-    ANSWER_FIELDS, ID_FIELDS, QUESTION_FIELDS, first_field, human_eval, mbpp, number_text, text_of,
-)
+from ap.tools.layouts import (ANSWER_FIELDS, ID_FIELDS, QUESTION_FIELDS, first_field, human_eval, mbpp, number_text,
+                              text_of)
 
 OPEN = "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 CHOICE = ("{question}\n\n{options}\n\nPlease reason step by step, and put the letter of the right option, and nothing "
@@ -285,15 +285,7 @@ def data_files(benchmark: Benchmark, data: str) -> list[Path]:
     folder = Path(data)
     if data == "hub" or data.startswith("hub:"):
         repository, _, revision = (data[4:] or benchmark.hub).partition("@")
-        try:
-            from huggingface_hub import snapshot_download
-            folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision or None,
-                                            allow_patterns=patterns))
-        except ImportError:
-            raise UserError("--data hub needs huggingface_hub; pip install it, or give a local file.") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"--data {data}: cannot fetch {repository} ({str(error).strip().splitlines()[0][:150]}); "
-                            "log in where it is gated, or give a local file.") from error
+        folder = snapshot(repository, revision, patterns, f"--data {data}", "dataset")
     if not folder.is_dir():
         return [folder]
     paths = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES))

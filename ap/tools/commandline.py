@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Callable, Iterable
 
+from ap.compat.hub import commits, is_id
 from ap.config import EXPERT, PARTS, PRODUCTS, SFT, SKILLS, Config, Product, made_with
 from ap.files import UserError, read_json, write_json
 from ap.presets import PRESETS
@@ -224,10 +225,11 @@ def validate(config: Config) -> None:
     need(config.name not in ("", ".", "..") and Path(config.name).name == config.name,
          f"--name {config.name!r}: must be a plain folder name, without a path.")
     need(config.preset == "mini" or config.model != "" or config.dry_run,
-         f"--preset {config.preset} needs --model FOLDER, a downloaded checkpoint of that model.")
-    need(not config.model or (Path(config.model) / "config.json").is_file(),
-         f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); "
-         "download it first and give the folder's path.")
+         f"--preset {config.preset} needs --model FOLDER, a checkpoint of that model, or its id on the hub.")
+    need(not config.model or is_id(config.model) or (Path(config.model) / "config.json").is_file(),
+         f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); give the path of a "
+         "folder that holds one, or an id of the hub, OWNER/NAME.")
+    commits(config.revisions)  # raises UserError
     need(config.model != "" or (config.heads % 2 == 0 and config.hidden_size % (2 * config.heads) == 0),
          f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and hidden_size a multiple "
          "of twice the heads.")

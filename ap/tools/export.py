@@ -29,12 +29,14 @@ from typing import Callable, Sequence
 from transformers import AutoTokenizer
 
 from ap.catalog import DOMAINS, open_domain
+from ap.compat.hub import folder_of, shown
 from ap.config import Config
 from ap.files import UserError, numbered_records, replacing, write_jsonl, write_text
 from ap.mini.solvers import program_pool
 from ap.players.cast import model_names
 from ap.presets import PRESETS
 from ap.tools.commandline import Parser, load_config, run_main
+from ap.tools.costs import read_costs, sentence
 from ap.tools.layouts import undressed
 from ap.world.attempts import SOLVE
 
@@ -120,7 +122,8 @@ MESSAGE = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 def read_episodes(path: Path) -> tuple[list[dict], list[dict]]:
     """The problems of a run's expert.jsonl, and its rows {"messages", ...}. Raises UserError."""
     run = load_config(path.parent)
-    tokenizer = AutoTokenizer.from_pretrained(run.model or run.source / "tokenizer", local_files_only=True)
+    folder = folder_of(run.model, run.revisions) or run.source / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     problems, rows = [], []
     for number, record in numbered_records(path):
         if not isinstance(record.get("ids"), list) or not isinstance(record.get("problem"), dict):
@@ -207,7 +210,7 @@ def judges(name: str, run: Config | None) -> list[str]:
         if not Path(run.roles).exists():
             return [f"| verifier and prober, domain {name} | named in {Path(run.roles).name}, which is not there any "
                     "more |"]
-        models = model_names(Path(run.roles))
+        models = model_names(Path(run.roles), run.revisions)
 
     def played(role: str, programs: str) -> str:
         return f"models {', '.join(models[role])}" if models.get(role) else programs or "unknown"
@@ -245,10 +248,12 @@ def data_card(source: Path, out: Path, kind: str, records: Sequence[dict], licen
         start = Config(**{"preset": run.preset} | PRESETS[run.preset])
         changed = {name: value for name, value in vars(run).items() if value != getattr(start, name)}
         settings = ", ".join(f"{name} {Path(value).name if name in PATHS else value}"
-                             for name, value in changed.items() if name not in ("name", "out"))
+                             for name, value in changed.items() if name not in ("name", "out", "revisions"))
+        costs = read_costs(source.parent)
+        lines += [f"| cost of {name} | {sentence(record)} |" for name, record in costs.items()]
         lines += [
             f"| run | {run.name}, preset {run.preset}, seed {run.seed} |", f"| algorithm | {run.algorithm} |",
-            f"| proposer starts from | {Path(run.model).name or 'weights made from scratch'} |",
+            f"| proposer starts from | {shown(run.model, run.revisions) or 'weights made from scratch'} |",
             f"| attempts of the prober at a problem | {run.prober_k} |",
             f"| settings other than the preset's | {settings or 'none'} |",
         ]

@@ -15,7 +15,8 @@ The plan assumes that with several GPUs
                                             optimiser works
 
 and that a kernel without a matrix of scores computes attention. With one GPU, or where --shard leaves a model whole,
-nothing is spread or gathered. memory.py has the sums; flops.py and traffic.py give the time of an update.
+nothing is spread or gathered. memory.py has the sums; flops.py and traffic.py give the time of an update, asked.py
+what models in the roles are asked.
 
 *Choice*: Qwen3-30B-A3B trains on 8 x 80 GB by --offload true. With P parameters, replica and training state of a GPU
 are 2 P + 16 P / 8 bytes = 114 GiB; offloaded, 2 P = 57 GiB, which leaves room for a cache of 8 rows of 16,384 tokens,
@@ -30,15 +31,18 @@ import os
 
 from transformers import AutoConfig, PretrainedConfig, Qwen3Config, Qwen3MoeConfig
 
+from ap.compat.hub import is_id, snapshot
 from ap.config import Config
 from ap.devices.shard import number_of_pieces
 from ap.engine.cache import GPU_SHARE
 from ap.files import UserError, first_line
+from ap.tools.asked import asked_lines
 from ap.tools.flops import PEAK, Sizes, sizes, training_flops
 from ap.tools.memory import GIB, NODE, cache_rows, gpu_memory, host_memory, peaks, row_bytes, wanted_rows, width_of
 from ap.tools.traffic import HOST, LINK, PCIE, host_bytes, link_bytes, pcie_bytes, weak_scaling
 
 PHASES = ("rollout", "log-probs", "update")
+BANDWIDTH = 3.35e12  # bytes/s of a GPU's memory, from the data sheet of an H100 with HBM3
 MFU = 0.4  # *assumption*: share of PEAK that training reaches; recomputed activations are not counted as work
 
 # config.json of huggingface.co/Qwen/Qwen3-4B and huggingface.co/Qwen/Qwen3-30B-A3B, as far as memory depends on it
@@ -56,8 +60,11 @@ PUBLISHED = {
 def shape_of(config: Config) -> PretrainedConfig:
     """The architecture of a run: that of --model, else the preset's published one, else the one made from scratch."""
     if config.model:
+        folder, (repository, _, revision) = config.model, config.model.partition("@")
+        if is_id(config.model):
+            folder = snapshot(repository, revision, ["config.json"], f"--model {config.model}")
         try:
-            return AutoConfig.from_pretrained(config.model, local_files_only=True)
+            return AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"--model {config.model}: its config.json cannot be used ({first_line(error)}).") from error
@@ -107,7 +114,10 @@ def plan(shape: PretrainedConfig, config: Config) -> str:
         f"{config.gpus} x {config.card_gb:g} GiB, weights in {n} {'piece' if n == 1 else 'pieces'}; "
         f"{episodes_of_gpu(config)} episodes a GPU and step", "",
     ]
-    return "\n".join([*lines, *memory_lines(shape, config), "", *update_lines(shape, config, count, n)])
+    lines += [*memory_lines(shape, config), "", *update_lines(shape, config, count, n), "",
+              *time_lines(shape, config, count)]
+    asked = asked_lines(config)
+    return "\n".join(lines + (["", *asked] if asked else []))
 
 
 def episodes_of_gpu(config: Config) -> int:
@@ -152,6 +162,37 @@ def update_lines(shape: PretrainedConfig, config: Config, count: Sizes, n: int) 
         lines += [f"PCIe: {own / 1e9:,.0f} GB a GPU, {own / PCIE:.1f} s at {PCIE / 1e9:.0f} GB/s (PCIe 5.0 x16); host: "
                   f"{shared / 1e9:,.0f} GB read and written by a node, {shared / HOST:.1f} s at {HOST / 1e9:.0f} GB/s"]
     return lines
+
+
+def rollout_seconds(shape: PretrainedConfig, config: Config, count: Sizes) -> float:
+    """Seconds in which a GPU decodes its episodes of a step, all of --max_tokens, if it only waits for its memory.
+
+        waves * max_tokens * (P w + rows * half of a row's cache) / BANDWIDTH,  waves = episodes / rows, rounded up
+
+    Each step of decoding reads all weights (many rows choose all experts) and the cache of all rows, on the average half
+    full. Observations, which are not decoded, would make it less; tools and judges more.
+    """
+    free = config.card_gb * GIB - peaks(gpu_memory(shape, config, config.gpus, rows=0)).rollout
+    episodes = episodes_of_gpu(config)
+    rows = max(1, min(episodes, cache_rows(shape, config, config.gpus, free)))
+    w = width_of(config)
+    each = count.total * w + rows * row_bytes(shape, config.max_tokens, w) / 2
+    return -(-episodes // rows) * config.max_tokens * each / BANDWIDTH
+
+
+def time_lines(shape: PretrainedConfig, config: Config, count: Sizes) -> list[str]:
+    """How long the steps of reinforcement learning take, if all episodes have full length and nothing else is slow."""
+    rollout, episodes = rollout_seconds(shape, config, count), episodes_of_gpu(config)
+    flops = training_flops(shape, count, [config.max_tokens] * episodes, episodes * config.max_tokens)
+    update = flops / (PEAK["H100"] * MFU)
+    tokens, shown = config.groups * config.group_size * config.max_tokens, -(-config.sft_batch // config.gpus)
+    sft = training_flops(shape, count, [config.max_tokens] * shown, shown * config.max_tokens) / (PEAK["H100"] * MFU)
+    return [f"rollout of a step, all episodes at full length: {tokens / 1e6:,.2f} M tokens, {rollout:.1f} s if only the "
+            f"memory is waited for, at {BANDWIDTH / 1e12:.2f} TB/s (H100)",
+            f"SFT, {config.sft_steps} updates on {config.sft_batch} episodes at full length: "
+            f"{config.sft_steps * sft / 3600:.2f} hours on H100s, without links",
+            f"{config.steps} steps: {config.steps * (rollout + update) / 3600:.2f} hours on H100s, without tools, judges, "
+            "links and evaluations"]
 
 
 def remedy(shape: PretrainedConfig, config: Config) -> str:

@@ -10,6 +10,7 @@ from ap.files import read_jsonl, write_jsonl
 from ap.judge.judge import Judge
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
+from ap.tools.costs import stage
 from ap.trajectory import Trajectory
 from ap.world.rollout import draw, roll_out
 
@@ -49,8 +50,10 @@ def write_problems(run, policy: Policy, config: Config, ranks: Ranks) -> None:
     known = run.known | {run.domain.canonical(record["question"]) for record in records}
     step = max([config.steps, *(record["step"] for record in records)])
     written, fruitless = sum(record["step"] > config.steps for record in records), 0
-    with tqdm(total=config.problems, initial=written, desc="problems",
-              disable=not ranks.is_main or written >= config.problems) as progress:
+    if written >= config.problems:
+        return
+    with (stage("problems", config, ranks, {"policy": policy} | run.cast.players),
+          tqdm(total=config.problems, initial=written, desc="problems", disable=not ranks.is_main) as progress):
         while written < config.problems and fruitless < 10:
             starts = draw(run.curriculum, config, ranks, f"{config.seed}/{step}")
             mine = judge(roll_out(run.env, policy, starts, config), known)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ap.files import UserError, read_json, write_text
+from ap.tools.costs import read_costs, totals
 from ap.tools.evaluation import paired_difference
 from ap.trajectory import STAGES
 
@@ -30,6 +31,7 @@ FILES = {  # what the page is made of, and what it means when a file is not ther
     "trajectories.jsonl": "no trajectory of training was recorded yet",
     "problems.jsonl": "no problem was accepted yet",
     "evaluation_after.json": "the trained proposer has not been evaluated yet",
+    "costs.json": "nothing has been counted yet",
 }
 TABLE = (  # metric, what it is
     ("valid_rate", "valid problems, share of episodes"),
@@ -76,6 +78,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "table": compare(before, after), "changes": changes(before.get("valid", ()), after.get("valid", ())),
         "series": {"metrics": averaged(metrics), "sft": averaged(files["sft_metrics.jsonl"])},
         "trajectories": choose(pairs, train), "recorded": sum(map(len, pairs)) + len(train),
+        "costs": [{"stage": name} | totals(record) for name, record in read_costs(folder).items()],
         "problems": sorted(solved, key=lambda problem: problem["pass_rate"])[:MAX_PROBLEMS], "accepted": len(problems),
     }
 

@@ -63,6 +63,7 @@ class Exam:
         def ended(number: int, conversation: Conversation) -> None:
             if progress is not None:
                 progress.update(1)
+            policy.counts["written_tokens"] += sum(conversation.loss_mask)
             texts[number] = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
             graded = None if conversation.stopped == "length" else texts[number]
             grades[number] = pool.submit(self.grade, graded, problems[number // k])

@@ -111,6 +111,7 @@ class Rollout:
             for conversation in ended:
                 number = numbers[id(conversation)]
                 self.trajectories[number] = self.recorders[number].trajectory()
+                self.policy.counts["written_tokens"] += sum(conversation.loss_mask)
                 yield self.trajectories[number]
         self.stats = engine.stats
 
@@ -142,7 +143,8 @@ def transcript(tokenizer, trajectory: Trajectory) -> dict:
     record = {
         "skills": list(trajectory.skills), "outcome": trajectory.outcome, "valid": trajectory.valid,
         "reason": trajectory.reason, "pass_rate": trajectory.pass_rate, "reward": trajectory.reward,
-        "advantage": trajectory.advantage, "problem": None, "turns": [],
+        "advantage": trajectory.advantage, "votes": list(trajectory.votes), "reasons": list(trajectory.reasons),
+        "problem": None, "turns": [],
     }
     if trajectory.problem is not None:
         record["problem"] = {"question": trajectory.problem.question, "answer": trajectory.problem.answer}
@@ -154,7 +156,7 @@ def transcript(tokenizer, trajectory: Trajectory) -> dict:
             reply = reply.removeprefix(head).removesuffix(tail)
         record["turns"].append({
             "action": turn.action, "stage": turn.stage, "process_reward": turn.process_reward,
-            "advantage": turn.advantage, "stage_advantage": turn.stage_advantage, "facts": turn.facts,
+            "advantage": turn.advantage, "stage_advantage": turn.stage_advantage, **turn.weights, "facts": turn.facts,
             "text": decode_message(tokenizer, trajectory.ids[turn.start:turn.end]), "observation": reply,
         })
     return record
