@@ -36,6 +36,7 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
+from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.evaluation import load_problems, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
@@ -148,6 +149,8 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
     schedule = Schedule(config.solver_steps, config.solver_lr, config.save_every)
     training = Training(
         f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
+    watch = CollapseWatch(
+        config.max_collapsed, folder / "solver_metrics.jsonl", ranks, "truncated", "--solver_lr")
     decoding = Decoding(config.solver_max_tokens, config.temperature)
     for step in training.steps():
         clock, lr = Clock(), schedule.lr(step)
@@ -161,6 +164,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
+        watch.look(step, numbers)
 
 
 def penalised(attempts: Sequence[Attempt], config: Config) -> list[Trajectory]:
