@@ -3,9 +3,10 @@
 A preset changes sizes, rates and who plays the roles, but never the algorithm or the code path. It lists what differs
 from the defaults in config.py, which are the preset `mini`: a model of 0.9 M parameters from scratch. Its rates destroy
 a pretrained model within a step, so with --model a run starts from `small` unless another preset is named. `small` is
-for models of 0.1 to 2 B parameters. Its lr was tried: two GRPO updates of SmolLM2-135M left texts intact at 1e-6, 1e-5
-and 1e-4, and not at 4e-4; *choice*: the least, with room for larger models. sft_lr is a choice too. The values of the two big ones
-come from the paper and from memory arithmetic, and are untested until they have run on such a node.
+for models of 0.1 to 2 B parameters. Its lr was tried: two GRPO updates of SmolLM2-135M left its texts intact at 1e-6,
+1e-5 and 1e-4, and not at 4e-4. *Choice*: the least of these, with room for larger models; sft_lr is a choice too. The
+values of the two big ones come from the paper and from memory arithmetic, and are untested until they have run on such
+a node.
 """
 from __future__ import annotations
 
