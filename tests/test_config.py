@@ -98,7 +98,7 @@ def test_a_script_has_only_the_settings_that_it_uses(out):
 
 
 def test_a_model_starts_from_rates_that_do_not_destroy_it(out, tmp_path):
-    """No preset takes a rate or a length of the miniature for a pretrained model, unless somebody says --preset mini."""
+    """No preset takes a rate or a length of the miniature for a pretrained model, unless one says --preset mini."""
     (tmp_path / "config.json").write_text("{}")
     model = ["--model", str(tmp_path)]
     found = parse_config([*out, *model], "")

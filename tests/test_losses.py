@@ -166,7 +166,7 @@ def test_mgpo_loss_by_hand():
 
 
 def test_truncated_importance_by_hand():
-    """Eq. (truncated importance), C = 1.5: the trainer finds tokens as likely as the sampler, twice, and half as likely.
+    """Eq. (truncated importance), C = 1.5: the trainer finds tokens as likely as the sampler, twice, half as likely.
     Weights 1, 1.5, 0.5, without gradient; without a limit 1.0."""
     sampler = torch.full((1, 3), -1.0)
     trainer = (sampler + torch.tensor([0.0, math.log(2), -math.log(2)])).requires_grad_()
