@@ -24,6 +24,7 @@ from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.prepare.reference import build_reference
 from ap.run import Run
 from ap.tools.before_after import before_and_after, print_table
+from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.costs import during
 from ap.tools.hints import tell_when_cut
@@ -92,6 +93,8 @@ class StepLog:
         self.problems, self.trajectories = (
             training.open_log(config.folder / f"{name}.jsonl") for name in ("problems", "trajectories"))
         self.speed = Speed(training.policy.model, config, ranks)
+        self.watch = CollapseWatch(
+            config.max_collapsed, config.folder / "metrics.jsonl", ranks, "outcome/token_limit", "--lr")
         if not training.finished:
             training.metrics.sinks = open_sinks(config, training.start, ranks.is_main)
 
@@ -108,6 +111,7 @@ class StepLog:
         }
         self.training.record(step, numbers, valid=numbers["valid_rate"], reward=numbers["reward"])
         tell_when_cut(numbers["outcome/token_limit"], f"episodes of step {step + 1}", self.config, self.ranks)
+        self.watch.look(step, numbers)
         self.problems.write_all(step + 1, [problem_record(t, step + 1) for t in new.values()])
         shown = everyone[:2 * self.config.group_size:4]
         self.trajectories.write_all(step + 1, [{"phase": "train"} | transcript(run.tokenizer, t) for t in shown])

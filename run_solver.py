@@ -37,6 +37,7 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
+from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.costs import during, stage
 from ap.tools.evaluation import load_problems, read_correctness, write_correctness
@@ -152,6 +153,8 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
     schedule = Schedule(config.solver_steps, config.solver_lr, config.save_every)
     training = Training(
         f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
+    watch = CollapseWatch(
+        config.max_collapsed, folder / "solver_metrics.jsonl", ranks, "truncated", "--solver_lr")
     decoding = Decoding(config.solver_max_tokens, config.temperature)
     for step in during(f"solver {config.solver_arm}", training.steps(), config, policy):
         clock, lr = Clock(), schedule.lr(step)
@@ -166,6 +169,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
         tell_when_cut(numbers["truncated"], f"attempts of step {step + 1}", config, ranks, "solver_max_tokens")
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
+        watch.look(step, numbers)
 
 
 def penalised(attempts: Sequence[Attempt], config: Config) -> list[Trajectory]:

@@ -54,7 +54,8 @@ def setting(
 @dataclass
 class RunSettings:
     """the run"""
-    preset: str = setting("mini", help="the preset that all other settings start from")
+    preset: str = setting("mini", help="the preset that all other settings start from; with --model it is small unless "
+                          "you name another")
     name: str = setting("mini", help="name of the run; everything that it makes lies in the folder OUT/NAME")
     out: str = setting("runs", help="folder of all runs")
     seed: int = setting(0, SKILLS, *EPISODES, least=0, help="seed of all random draws")
@@ -74,7 +75,8 @@ class ModelSettings:
         0, least=0, help="CPU threads of each process; 0: PyTorch's own number (the cores, or OMP_NUM_THREADS), but at "
         "most 4. Rollouts of a model of mini's size take one, since tools need cores too")
     dtype: str = setting(
-        "float32", *EPISODES, SOLVER, choices=("float32", "bfloat16"), help="number format of weights and computation")
+        "float32", *EPISODES, SOLVER, choices=("float32", "bfloat16", "auto"), help="number format of weights and "
+        "computation; auto: bfloat16 on a GPU, float32 on the CPU")
     hidden_size: int = setting(
         128, SFT, help="width of a model made from scratch; like the next four settings it has no effect with --model")
     layers: int = setting(4, SFT, help="number of decoder layers")
@@ -97,6 +99,9 @@ class UpdateSettings:
     recompute: bool = setting(
         False, help="gradient checkpointing: compute activations again in the backward pass; less memory, more time")
     max_skipped: int = setting(10, help="the run ends after so many updates in a row without a finite gradient")
+    max_collapsed: int = setting(
+        0, least=0, help="the run ends after so many steps in a row in which the replies look collapsed "
+        "(ap/tools/collapse.py); 0: nobody looks")
     micro_batch_tokens: int = setting(
         4096, help="tokens, padding included, in one forward and backward pass; lower it when memory is short")
 
@@ -182,6 +187,9 @@ class MgpoSettings:
     normalise_std: bool = setting(True, MGPO, SOLVER, help="divide advantages by the group's std, as the paper does")
     clip_low: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from below at 1 - clip_low")
     clip_high: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from above at 1 + clip_high")
+    importance_limit: float = setting(
+        0.0, MGPO, SOLVER, help="C >= 1: weight each token by min(pi_trainer / pi_sampler, C), as both compute pi_old; "
+        "0: do not")
     kl_weight: float = setting(0.0, MGPO, help="GRPO: weight of the KL divergence to pi_ref in the loss (k3 estimator)")
 
 

@@ -66,6 +66,8 @@ def test_every_preset_is_consistent(preset, tmp_path):
     (["--group_size", "1"], ["--group_size 1", "at least 2"]),
     (["--groups", "24", "--updates", "5"], ["--groups 24", "--updates 5"]),
     (["--updates", "0"], ["--updates 0"]),
+    (["--importance_limit", "0.5"], ["--importance_limit 0.5", "at least 1"]),
+    (["--importance_limit", "2", "--updates", "2"], ["--importance_limit 2", "--updates 1"]),
     (["--actions", "think,exce,submit"], ["'exce'", "exec"]),
     (["--actions", "think,exec"], ["submit"]),
     (["--temperature", "0"], ["--temperature"]),
@@ -93,6 +95,38 @@ def test_a_script_has_only_the_settings_that_it_uses(out):
     uses = (RunSettings, SkillSettings)
     assert parse_config([*out, "--tau_r", "0.7"], "", uses).tau_r == 0.7
     refused([*out, "--lr", "1"], "--lr", "other scripts", uses=uses)
+
+
+def test_a_model_starts_from_rates_that_do_not_destroy_it(out, tmp_path):
+    """No preset takes a rate or a length of the miniature for a pretrained model, unless one says --preset mini."""
+    (tmp_path / "config.json").write_text("{}")
+    model = ["--model", str(tmp_path)]
+    found = parse_config([*out, *model], "")
+    assert (found.preset, found.name, found.lr, found.solver_lr) == ("small", "small", 1e-6, 1e-6)
+    assert parse_config([*out, *model, "--preset", "mini", "--name", "x"], "").solver_lr == Config.solver_lr
+    assert parse_config(out, "").preset == "mini" == parse_config([*out, "--model", ""], "").preset
+    of_the_miniature = ("lr", "sft_lr", "solver_lr", "solver_max_tokens", "max_tokens", "sft_steps", "exec_timeout",
+                        "solver_budget")
+    for preset in PRESETS:
+        for name in of_the_miniature if preset != "mini" else ():
+            assert PRESETS[preset].get(name, getattr(Config, name)) != getattr(Config, name), (preset, name)
+
+
+def test_a_run_of_a_model_keeps_its_preset(out, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    save_config(parse_config([*out, "--name", "a", "--preset", "qwen3-4b", "--model", str(tmp_path)], ""))
+    again = parse_config([*out, "--name", "a", "--model", str(tmp_path)], "")  # not small: the run has its own
+    assert (again.preset, again.dtype) == ("qwen3-4b", "bfloat16")
+
+
+@pytest.mark.parametrize("argv, cuda, dtype", [
+    ([], True, "bfloat16"), ([], False, "float32"), (["--device", "cpu"], True, "float32"),
+    (["--dry_run", "true"], False, "bfloat16"), (["--dtype", "float32"], True, "float32"),
+])
+def test_the_number_format_suits_the_device(out, tmp_path, monkeypatch, argv, cuda, dtype):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    (tmp_path / "config.json").write_text("{}")
+    assert parse_config([*out, "--model", str(tmp_path), *argv], "").dtype == dtype
 
 
 def test_help_shows_the_defaults_of_the_preset(capsys):
@@ -156,9 +190,9 @@ def test_every_setting_belongs_to_a_stage_or_is_free():
     """A new setting must declare what it shapes, since it cannot change any more when that product exists."""
     fixed = {name for product in PRODUCTS for name in made_with(Config(), product)}
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
-            "recompute", "max_skipped", "save_every", "sft_save_every", "problems", "solver_arm", "solver_problems",
-            "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb", "peak_tflops",
-            "wandb", "revisions"}
+            "recompute", "max_skipped", "max_collapsed", "save_every", "sft_save_every", "problems", "solver_arm",
+            "solver_problems", "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb",
+            "peak_tflops", "wandb", "revisions"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 
 

@@ -5,9 +5,11 @@ import pytest
 import torch
 from conftest import grpo_loss, mgpo_weights
 
+from ap.config import Config
+from ap.learn import losses
 from ap.learn.losses import (
-    action_ratios, implicit_rewards, k3, log_ratio, mean_by_action, mgpo_loss, sft_loss, spread_over_tokens,
-    sum_by_action, weight_statistics,
+    action_ratios, implicit_rewards, importance, k3, log_ratio, mean_by_action, mgpo_loss, sampler_gap, sft_loss,
+    spread_over_tokens, sum_by_action, weight_statistics,
 )
 
 # Two rows, three actions: tokens of action 0 stand before and after an observation is read (-1), row 1 is padded.
@@ -161,6 +163,42 @@ def test_mgpo_loss_by_hand():
     loss.backward()
     assert loss.item() == -1.5
     assert logprobs.grad.tolist() == [[0, -1, -1, 0, 2, 0], [0, -0.5, -0.5, -0.5, 0, 0]]
+
+
+def test_truncated_importance_by_hand():
+    """Eq. (truncated importance), C = 1.5: the trainer finds tokens as likely as the sampler, twice, half as likely.
+    Weights 1, 1.5, 0.5, without gradient; without a limit 1.0."""
+    sampler = torch.full((1, 3), -1.0)
+    trainer = (sampler + torch.tensor([0.0, math.log(2), -math.log(2)])).requires_grad_()
+    weights = importance(trainer, sampler, 1.5)
+    assert weights[0].tolist() == pytest.approx([1.0, 1.5, 0.5]) and not weights.requires_grad
+    assert weights[0, 0] == 1.0 and importance(trainer, sampler, 0.0) == 1.0
+    assert torch.equal(importance(sampler, sampler, 1.0), torch.ones(1, 3))
+
+
+def test_the_gap_of_the_sampler_by_hand():
+    """Gaps of 0.05, -0.3 and 9 (not sampled) nats: 0.35 in all, one token of two is off by more than 0.1."""
+    gap = sampler_gap(torch.tensor([[-1.0, -2.3, 0.0]]), torch.tensor([[-1.05, -2.0, 9.0]]), torch.tensor([[1., 1, 0]]))
+    assert gap["sampler_gap"].item() == pytest.approx(0.35) and gap["sampler_off"].item() == 1
+
+
+def test_the_losses_weigh_their_tokens_by_the_correction():
+    """MGPO: tokens -2, -3 of w' = 1 and 0.5, corrections 2 and 0.5: -(2 * -2 + 0.25 * -3) = 4.75. GRPO on policy with
+    A = 3: the gradient is -A times the correction; where it is 1 the loss has the very same bits as without."""
+    logprobs = torch.tensor([[0.0, -2, -3]], requires_grad=True)
+    ids, correction = torch.tensor([[-1, 0, 1]]), torch.tensor([[1.0, 2.0, 0.5]])
+    weights, mask = torch.tensor([1.0, 0.5]), torch.tensor([[0.0, 1, 1]])
+    assert mgpo_loss(logprobs, ids, weights, correction).item() == 4.75
+    loss, _ = losses.grpo_loss(
+        logprobs, logprobs.detach(), torch.tensor([[3.0]]), mask, Config(), correction=correction)
+    loss.backward()
+    assert loss.item() == -3 * 2.5 and logprobs.grad.tolist() == [[0, -6, -1.5]]
+    for seed in range(3):
+        new, old, _, ids, advantages, _ = random_batch(seed)
+        ones = torch.ones_like(new)
+        assert torch.equal(mgpo_loss(new, ids, advantages), mgpo_loss(new, ids, advantages, ones))
+        arguments = new, old, spread_over_tokens(advantages, ids), (ids >= 0).double(), Config()
+        assert torch.equal(losses.grpo_loss(*arguments)[0], losses.grpo_loss(*arguments, correction=ones)[0])
 
 
 def test_mgpo_weights_carry_no_gradient():

@@ -409,6 +409,16 @@ def test_the_command_line(tmp_path):
         plan.shape_of(parse_config([*out, "--model", str(tmp_path / "own")], ""))
 
 
+def test_small_is_planned_for_one_small_card(capsys):
+    """Qwen3-0.6B: 16 P bytes of training state, 2 P of replica, 2 P of pi_ref = 20 * 0.596 G = 11.1 GiB."""
+    config = preset("small", dtype="bfloat16", gpus=1, card_gb=24.0)
+    assert flops.sizes(plan.PUBLISHED["small"]).total == 596_049_920
+    plan.dry_run(config)
+    assert "qwen3: 596,049,920 parameters" in capsys.readouterr().out
+    with pytest.raises(UserError, match="small does not fit on 1 x 16 GiB"):
+        plan.dry_run(replace(config, card_gb=16.0))
+
+
 @pytest.mark.parametrize("script", [run_mgpo, run_sft])
 def test_a_dry_run_leaves_nothing(script, tmp_path, capsys, monkeypatch):
     script.main(["--out", str(tmp_path / "runs"), "--dry_run", "true"])

@@ -412,7 +412,7 @@ def test_as_a_command(runs):
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: unknown preset 'minni' (did you mean mini?); choose among mini, qwen3-4b, qwen3-30b-a3b.\n")
+        "error: unknown preset 'minni' (did you mean mini?); choose among mini, small, qwen3-4b, qwen3-30b-a3b.\n")
 
 
 @pytest.mark.parametrize("argv, words", [

@@ -141,7 +141,7 @@ def naive_advantages(episodes, algorithm="mgpo", omega=0.5, normalise_std=True, 
 def naive_step(
     episodes, *, algorithm="mgpo", omega=0.5, beta=0.1, tau_pos=1.0, tau_neg=2.0, gate="asymmetric",
     implicit_reward=True, normalise_std=True, clip_low=0.2, clip_high=0.2, kl_weight=0.0, temperature=1.0, lr=1e-3,
-    max_grad_norm=1.0, updates=1, stage_advantages=None,
+    max_grad_norm=1.0, updates=1, stage_advantages=None, importance_limit=0.0,
 ) -> torch.Tensor:
     """Adam's first moments, flat, after the same step. The defaults are those that the command line must have."""
     policy, reference = models()
@@ -157,6 +157,10 @@ def naive_step(
         now, ref = ({id(action.episode): logprobs_of(model, action.episode, temperature) for action in actions}
                     for model in (policy, reference))
         old = {id(action.episode): torch.tensor(action.episode.logprobs) for action in actions}
+        correction = {key: (now[key] - old[key]).exp().clamp(max=importance_limit).detach() if importance_limit
+                      else torch.ones_like(old[key]) for key in old}
+        if importance_limit:
+            old = {key: logprobs.detach() for key, logprobs in now.items()}
         for action in actions:
             nats = (action.of(now) - action.of(ref)).sum().item()
             action.R = beta * nats if implicit_reward else 0.0
@@ -170,12 +174,13 @@ def naive_step(
             action.turn.weights = {
                 "implicit_reward": action.R, "zero_sum": action.w, "gate": closes, "weight": closes * action.w}
             if algorithm == "mgpo":
-                loss = loss - closes * action.w * action.of(now).sum()
+                loss = loss - closes * action.w * (action.of(correction) * action.of(now)).sum()
             else:
                 ratio, above = (action.of(now) - action.of(old)).exp(), action.of(ref).detach() - action.of(now)
                 clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
                 kl = above.exp() - above - 1
-                loss = loss + (kl_weight * kl - torch.minimum(ratio * action.A, clipped * action.A)).sum()
+                surrogate = action.of(correction) * torch.minimum(ratio * action.A, clipped * action.A)
+                loss = loss + (kl_weight * kl - surrogate).sum()
             tokens += len(action.of(now))
         gradients = torch.autograd.grad(loss / tokens, weights)
         norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
@@ -248,6 +253,42 @@ def test_each_action_says_how_its_weight_came_about():
     baseline = sampled()
     step(given(algorithm="grpo"), baseline)  # it has no such weights
     assert not any(turn.weights for episode in baseline for turn in episode.turns)
+
+
+def off(by: float) -> list[Trajectory]:
+    """Episodes whose sampler was off by up to `by` nats a token, now up and now down."""
+    episodes, rng = sampled(), random.Random(0)
+    for episode in episodes:
+        episode.logprobs = [x + m * rng.uniform(-by, by) for x, m in zip(episode.logprobs, episode.loss_mask)]
+    return episodes
+
+
+@pytest.mark.parametrize("base", [{"implicit_reward": "false", "gate": "off"}, {"algorithm": "grpo"}], ids=named)
+def test_the_limit_of_importance_reaches_the_gradient(base):
+    """With a sampler that is off the step is that of the equations, with a limit and without; with one that is not, the
+    limit changes nothing but rounding."""
+    plain = {name: {"false": False}.get(value, value) for name, value in base.items()}
+    found = {}
+    for limit in (0.0, 1.2, 5.0):
+        found[limit] = step(given(**base, importance_limit=limit), off(1.0)).moments
+        assert distance(found[limit], naive_step(off(1.0), **plain, importance_limit=limit)) < 1e-3
+    assert distance(found[1.2], found[0.0]) > 0.02 and distance(found[1.2], found[5.0]) > 0.02
+    exact = [step(given(**base, importance_limit=limit), sampled()).moments for limit in (0.0, 2.0)]
+    assert distance(*exact) < 1e-5
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_the_gap_is_that_of_the_first_update(updates):
+    """The second update comes after a step, so its log-ratio holds more than the sampler's gap."""
+    for by in (0.0, 1.0):
+        episodes = off(by)
+        half = [e for e in episodes if e.group * updates // 4 == 0]
+        gaps = [abs(a - b) for e, e_true in zip(half, sampled()) for a, b, m in zip(
+            e.logprobs, e_true.logprobs, e.loss_mask) if m]
+        metrics = step(given(updates=updates, lr=0.02), episodes).metrics
+        assert metrics["sampler_gap"] == pytest.approx(sum(gaps) / len(gaps), abs=1e-5)
+        assert metrics["sampler_off"] == pytest.approx(sum(gap > 0.1 for gap in gaps) / len(gaps), abs=1e-9)
+        assert (metrics["log_ratio_abs"] == pytest.approx(metrics["sampler_gap"], abs=1e-5)) == (updates == 1)
 
 
 def test_the_learning_rate_is_how_far_a_weight_moves():

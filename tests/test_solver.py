@@ -2,6 +2,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import random
 import re
 import threading
@@ -187,6 +188,18 @@ def test_the_update_is_the_gradient_of_grpo_by_hand(config):
     record = update(policy_of(model, config=config, lr=0.0), trajectories, config, lr=0.0)
     assert record["grad_norm"] == pytest.approx(norm, rel=1e-4)
     assert record["num_tokens"] == 16 and record["log_ratio_abs"] < 1e-5
+    assert record["sampler_gap"] < 1e-5 and record["sampler_off"] == 0 and "live" not in record
+
+    trajectories[0].logprobs = [x - 0.6 * m for x, m in zip(trajectories[0].logprobs, trajectories[0].loss_mask)]
+    record = update(policy_of(model, config=config, lr=0.0), trajectories, config, lr=0.0)
+    assert record["sampler_gap"] == pytest.approx(0.2, abs=1e-5)  # a mean over the 12 tokens that are computed
+    assert record["sampler_off"] == pytest.approx(1 / 3) and record["log_ratio_abs"] == pytest.approx(0.15, abs=1e-5)
+    trajectories[0].advantage, trajectories[1].advantage, trajectories[2].advantage = 1.0, 0.0, 0.0
+    for limit, times in ((1.5, 1.5), (4.0, math.exp(0.6))):  # the sampler found its tokens less likely than we do
+        norms = [update(policy_of(model, config=config, lr=0.0), trajectories, replaced, lr=0.0)["grad_norm"]
+                 for replaced in (dataclasses.replace(config, importance_limit=limit),
+                                  dataclasses.replace(config, clip_high=9.0))]
+        assert norms[0] / norms[1] == pytest.approx(times / math.exp(0.6), rel=1e-4)  # a ratio is a weight too
 
 
 def test_a_step_without_signal_leaves_the_weights_alone(config):

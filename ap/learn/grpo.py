@@ -12,7 +12,7 @@ from ap.config import Config
 from ap.engine.model import token_logprobs
 from ap.learn.advantages import trajectory_advantages
 from ap.learn.batch import collate
-from ap.learn.losses import grpo_loss
+from ap.learn.losses import GAP, grpo_loss, importance, sampler_gap
 from ap.learn.policy import Policy
 from ap.learn.update import Loss
 from ap.trajectory import Trajectory
@@ -35,8 +35,13 @@ def update(policy: Policy, attempts: Sequence[Trajectory], settings: Config, lr:
         advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
         logprobs, _ = token_logprobs(policy.model, batch.ids, batch.loss_mask, settings.temperature)
         # There is one update a rollout, so pi_theta is still pi_old, and the ratio differs from 1 only by rounding.
-        loss, clipped = grpo_loss(logprobs, batch.old_logprobs, advantages, batch.loss_mask, settings)
-        log_ratio = (logprobs - batch.old_logprobs) * batch.loss_mask
-        return loss, clipped | {"log_ratio_abs": log_ratio.detach().abs().sum()}
+        correction = importance(logprobs, batch.old_logprobs, settings.importance_limit)
+        pi_old = logprobs.detach() if settings.importance_limit else batch.old_logprobs
+        loss, clipped = grpo_loss(
+            logprobs, pi_old, advantages, batch.loss_mask, settings, correction=correction)
+        gap = sampler_gap(logprobs, batch.old_logprobs, batch.loss_mask)
+        return loss, clipped | gap | {"log_ratio_abs": gap["sampler_gap"], "live": batch.loss_mask.sum()}
 
-    return policy.update(live, loss_of, num_tokens=sum(sum(attempt.loss_mask) for attempt in attempts), lr=lr)
+    metrics = policy.update(live, loss_of, num_tokens=sum(sum(attempt.loss_mask) for attempt in attempts), lr=lr)
+    computed = metrics.pop("live", 0.0)  # share of the tokens; the gap is a mean over these
+    return metrics | {name: metrics[name] / computed for name in GAP if computed}

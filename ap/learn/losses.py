@@ -52,6 +52,30 @@ def spread_over_tokens(values: Tensor, action_ids: Tensor) -> Tensor:
     return torch.nn.functional.pad(values, (0, 1))[action_ids]  # id -1 picks the 0 that is padded at the end
 
 
+# ---------------------------------------------------------------------------------------- sampler and trainer
+
+GAP = ("sampler_gap", "sampler_off")  # the names of the statistics
+
+
+def sampler_gap(logprobs: Tensor, sampler_logprobs: Tensor, loss_mask: Tensor) -> dict[str, Tensor]:
+    """How far the trainer's log-probs (B, T) are from the sampler's, for the same weights. Sums over tokens, for the
+    log: the sizes of the differences, and the tokens that are off by more than 0.1."""
+    off = (logprobs.detach() - sampler_logprobs).abs() * loss_mask
+    return {"sampler_gap": off.sum(), "sampler_off": (off > 0.1).sum()}
+
+
+def importance(logprobs: Tensor, sampler_logprobs: Tensor, limit: float) -> Tensor | float:
+    """The weight of each token, (B, T), that corrects for a sampler whose kernels compute pi_old less exactly.
+
+    Eq. (truncated importance): min( pi_trainer(x_j) / pi_sampler(x_j), C ), a constant for the gradient
+
+    Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training". logprobs are
+    those of pi_old, so they may be the update's own only in the first update after a rollout. limit: C; 0: no weight,
+    1.0. *Choice*: off, since the two agree to rounding in float32; then the weight is exactly 1 wherever they are equal.
+    """
+    return log_ratio(logprobs.detach(), sampler_logprobs).exp().clamp(max=limit) if limit else 1.0
+
+
 # --------------------------------------------------------------------------------------------------- MGPO
 
 
@@ -134,16 +158,17 @@ def weight_statistics(parts: WeightParts) -> dict[str, float]:
     return statistics
 
 
-def mgpo_loss(logprobs: Tensor, action_ids: Tensor, weights: Tensor) -> Tensor:
+def mgpo_loss(logprobs: Tensor, action_ids: Tensor, weights: Tensor, correction: Tensor | float = 1.0) -> Tensor:
     """The MGPO loss, summed over tokens: raise the log-prob of every token by the weight of its action.
 
     Eq. (MGPO loss): L = - (1/N) * sum_{i,t,j} w'(i,t) * log pi_theta(x_{i,t,j} | ...)
 
-    N = num_tokens, left to the caller; w' = weights (num_actions,), without gradient.
+    N = num_tokens, left to the caller; w' = weights (num_actions,), without gradient. correction: each token's weight
+    of Eq. (truncated importance), (B, T).
     """
     assert not weights.requires_grad, "w' is a constant for the gradient"
     token_logprobs = torch.where(action_ids >= 0, logprobs, 0.0)
-    return -(spread_over_tokens(weights, action_ids) * token_logprobs).sum()
+    return -(spread_over_tokens(weights, action_ids) * correction * token_logprobs).sum()
 
 
 # -------------------------------------------------------------------------------------------- GRPO and SFT
@@ -162,7 +187,7 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 def grpo_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, loss_mask: Tensor, settings: MgpoSettings,
-    ref_logprobs: Tensor | None = None,
+    ref_logprobs: Tensor | None = None, correction: Tensor | float = 1.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The GRPO loss, summed over tokens: the baseline for the proposer, and the solver's loss.
 
@@ -172,7 +197,8 @@ def grpo_loss(
     N = num_tokens, left to the caller; ratio = pi_theta / pi_old of the token; A = advantages, (B, T) or (B, 1);
     loss_mask (B, T): 1 where a token counts. The settings used are clip_low, clip_high (above clip_low: DAPO's
     clip-higher) and kl_weight, which has an effect only if ref_logprobs are given. *Choice*: one mean over all tokens,
-    as in DAPO, so a long trajectory weighs more than a short one.
+    as in DAPO, so a long trajectory weighs more than a short one. correction (B, T): each token's weight of Eq.
+    (truncated importance), on the clipped term; old_logprobs are then the trainer's, and the ratio holds no gap.
 
     Returns the loss, and sums over tokens for the log: clipped_low and clipped_high, the numbers of tokens whose
     gradient the clip stopped (with A < 0 and A > 0), and kl.
@@ -180,7 +206,7 @@ def grpo_loss(
     counted = loss_mask > 0
     ratio = log_ratio(logprobs, old_logprobs).exp()
     clipped = ratio.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)
-    token_loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    token_loss = -torch.minimum(ratio * advantages, clipped * advantages) * correction
     kl = torch.zeros_like(logprobs) if ref_logprobs is None else k3(logprobs, ref_logprobs)
     token_loss = token_loss + settings.kl_weight * kl
     statistics = {

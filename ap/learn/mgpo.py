@@ -17,7 +17,10 @@ from ap.config import Config
 from ap.engine.model import token_logprobs
 from ap.learn.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
 from ap.learn.batch import Actions, collate
-from ap.learn.losses import WeightParts, grpo_loss, k3, mgpo_loss, mgpo_weights, spread_over_tokens, weight_statistics
+from ap.learn.losses import (
+    GAP, WeightParts, grpo_loss, importance, k3, mgpo_loss, mgpo_weights, sampler_gap, spread_over_tokens,
+    weight_statistics,
+)
 from ap.learn.policy import Policy
 from ap.learn.update import Loss
 from ap.trajectory import Trajectory
@@ -66,15 +69,17 @@ def compared_rewards(trajectories: Sequence[Trajectory], settings: Config) -> li
 def update(policy: Policy, reference: Policy, trajectories: Sequence[Trajectory], settings: Config) -> dict:
     """One or more policy updates on the groups of one rollout; `trajectories` are complete groups of this rank.
 
-    Returns the metrics of the last update. Which groups an update uses depends on their numbers alone, and not on how
+    Returns the metrics of the last update, with the sampler's gap of the first, where pi_theta is pi_old. Which groups an update uses depends on their numbers alone, and not on how
     many ranks there are: if 6 groups make 2 updates, groups 0, 1, 2 are in the first and 3, 4, 5 in the second.
     """
     metrics: dict[str, float] = {}
+    gap: dict[str, float] = {}
     for part in range(settings.updates):
         mine = [t for t in trajectories
                 if t.group * settings.updates // settings.groups == part and sum(t.loss_mask) > 0]
         metrics = update_once(policy, reference, mine, settings, on_policy=part == 0)
-    return metrics
+        gap = gap or {name: metrics[name] for name in GAP if name in metrics}
+    return metrics | gap
 
 
 def update_once(
@@ -97,15 +102,19 @@ def update_once(
         ids, mask, old, ref, action_ids = batch.rows(
             rows, batch.ids, batch.loss_mask, batch.old_logprobs, ref_logprobs, actions.ids)  # (b, t) each
         logprobs, entropy = token_logprobs(policy.model, ids, mask, settings.temperature)
+        correction = importance(logprobs, old, settings.importance_limit)
         if settings.algorithm == "mgpo":
-            loss = mgpo_loss(logprobs, action_ids, weights)
+            loss = mgpo_loss(logprobs, action_ids, weights, correction)
         else:
-            loss, _ = grpo_loss(logprobs, old, spread_over_tokens(actions.advantages, action_ids), mask, settings, ref)
+            pi_old = logprobs.detach() if settings.importance_limit else old
+            advantages = spread_over_tokens(actions.advantages, action_ids)
+            loss, _ = grpo_loss(logprobs, pi_old, advantages, mask, settings, ref, correction)
         with torch.no_grad():
             log_ratio = (logprobs - old) * mask
             return loss, {
                 "entropy": entropy.sum(), "kl_to_ref": (k3(logprobs, ref) * mask).sum(), "log_ratio": log_ratio.sum(),
-                "log_ratio_abs": log_ratio.abs().sum(), "logprob": (logprobs * mask).sum()}
+                "log_ratio_abs": log_ratio.abs().sum(), "logprob": (logprobs * mask).sum(),
+                **sampler_gap(logprobs, old, mask)}
 
     metrics = policy.update(trajectories, loss_of, batch.num_tokens)
     of_all_ranks = WeightParts(*map(torch.cat, zip(*policy.ranks.gather(parts))))

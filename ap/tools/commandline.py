@@ -15,6 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Callable, Iterable
 
+import torch
+
 from ap.compat.hub import commits, is_id
 from ap.config import EXPERT, PARTS, PRODUCTS, SFT, SKILLS, Config, Product, made_with
 from ap.files import UserError, read_json, write_json
@@ -36,6 +38,9 @@ def run_main(main: Callable[[list[str]], None]) -> None:
 def parse_config(argv: list[str], description: str, uses: tuple[type | Product, ...] = PARTS) -> Config:
     """The settings of a script: the command line overrides what the run was started with, which overrides the preset.
 
+    Without --preset a run starts from `mini`, or with --model from `small`. *Choice*: the rates of the miniature, which
+    destroy a pretrained model, are only taken for one when somebody says --preset mini.
+
     A new run with --reference starts from the settings of that other run, except the number of problems to write.
 
     `uses` says which options the script has: the settings of these parts, and those that matter for these products.
@@ -43,7 +48,7 @@ def parse_config(argv: list[str], description: str, uses: tuple[type | Product, 
     value that would contradict what is already in the run's folder. `--help` prints every option and exits.
     """
     given = _options(argv, uses, description)
-    config = _preset_config(given.get("preset", Config.preset), given)
+    config = _preset_config(_preset_of(given), given)
     saved = load_config(config.folder) if _is_run(config.folder) else None
     reference = given.get("reference", saved.reference if saved else "")
     start = saved or (load_config(Path(reference)) if reference else None)
@@ -51,6 +56,7 @@ def parse_config(argv: list[str], description: str, uses: tuple[type | Product, 
         wanted = {} if saved else {"problems": config.problems}  # not taken over from the other run
         config = dataclasses.replace(
             start, **wanted | given | {"out": config.out, "name": config.name, "reference": reference})
+    config.dtype = _number_format(config)
     validate(config)
     if start is not None and config.preset != start.preset:
         raise UserError(f"{start.folder} was started with --preset {start.preset}; for {config.preset} use another "
@@ -95,7 +101,7 @@ def _options(argv: list[str], uses: tuple[type | Product, ...], description: str
         raise UserError(f"unknown setting --{name}{_close(name, _used(uses), '--')}; --help lists the settings.")
     given = {name: _convert(FIELDS[name], text, f"--{name}") for name, text in given.items()}
     if "help" in options:
-        _parser(uses, description, _preset_config(given.get("preset", Config.preset), {})).print_help()
+        _parser(uses, description, _preset_config(_preset_of(given), {})).print_help()
         sys.exit(0)
     return given
 
@@ -140,6 +146,19 @@ def _convert(field: dataclasses.Field, text: str, where: str):
     if choices and text not in choices:
         raise UserError(f"{where}: cannot be {text!r}{_close(text, choices)}; choose among {', '.join(choices)}.")
     return text
+
+
+def _preset_of(given: dict) -> str:
+    """The preset that a command line asks for, by its name or by a model."""
+    return given.get("preset", "small" if given.get("model") else Config.preset)
+
+
+def _number_format(config: Config) -> str:
+    """--dtype, in which auto has become what suits the device. A plan is for GPUs."""
+    if config.dtype != "auto":
+        return config.dtype
+    on_gpu = config.dry_run or config.device == "cuda" or config.device == "auto" and torch.cuda.is_available()
+    return "bfloat16" if on_gpu else "float32"
 
 
 def _preset_config(preset: str, given: dict) -> Config:
@@ -246,6 +265,9 @@ def validate(config: Config) -> None:
     ranks = config.gpus if config.dry_run else int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     need(config.group_size >= 2, f"--group_size {config.group_size}: must be at least 2, since a trajectory is "
                                  "compared with the others of its group.")
+    need(config.importance_limit == 0 or (config.importance_limit >= 1 and config.updates == 1),
+         f"--importance_limit {config.importance_limit:g} --updates {config.updates}: the limit must be 0 (off) or at "
+         "least 1, and needs --updates 1, whose log-probs are those of pi_old.")
     need(config.groups % config.updates == 0,
          f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
     per_update = config.groups // config.updates

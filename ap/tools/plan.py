@@ -1,6 +1,7 @@
 """Will it fit, and what will the links carry? Arithmetic before a big run:
 
     python run_mgpo.py --preset qwen3-4b --dry_run true [--gpus 8] [--card_gb 80] [--host_gb 1024] [--model FOLDER]
+    python run_mgpo.py --preset small --dry_run true --gpus 1 --card_gb 24 [--model FOLDER]
 
 Nothing is loaded and no GPU is needed. Parameters are counted on a model without memory (device "meta") of the
 published sizes, or of the config.json of --model. Amounts are bytes of one GPU or of one node, printed in GiB (2^30).
@@ -45,8 +46,11 @@ PHASES = ("rollout", "log-probs", "update")
 BANDWIDTH = 3.35e12  # bytes/s of a GPU's memory, from the data sheet of an H100 with HBM3
 MFU = 0.4  # *assumption*: share of PEAK that training reaches; recomputed activations are not counted as work
 
-# config.json of huggingface.co/Qwen/Qwen3-4B and huggingface.co/Qwen/Qwen3-30B-A3B, as far as memory depends on it
+# config.json of huggingface.co/Qwen/Qwen3-0.6B, Qwen3-4B and Qwen3-30B-A3B, as far as memory depends on it
 PUBLISHED = {
+    "small": Qwen3Config(
+        vocab_size=151936, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True),
     "qwen3-4b": Qwen3Config(
         vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True),
