@@ -13,7 +13,8 @@ from ap.judge.judge import Judge
 from ap.mini.domain import Mini
 from ap.players import model_teacher
 from ap.players.endpoint import BadReply, DeadEndpoint
-from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
+from ap.players.model_author import ModelAuthor
+from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelTeacher, chunks
 from ap.prepare.reference import is_expert
 from ap.tools.corpus import read_corpus
 from ap.world.acquire import EXTRACT, Document, acquire, write_library
@@ -262,8 +263,10 @@ def test_an_episode_by_a_model_has_real_tool_calls(run):
     episode = play_script(run.env, run.tokenizer, Start(("shift", "share")), write)
     assert (episode.outcome, [turn.action for turn in episode.turns]) == ("submitted", ["think", "exec", "submit"])
     assert (episode.turns[1].facts["output"], episode.problem.question) == ("6", SOUND)
-    first, _, last = player.prompts
-    assert run.env.describe(("shift", "share")) in first and '"name": "edit"' in first
+    first, second, last = player.prompts
+    assert run.env.describe(("shift", "share")) in first and Mini.instructions in first
+    assert "between <problem> and </problem>" in first and "```python" not in first
+    assert f"```python\n{Mini.check_program}\n```" in second  # the program that checks a draft of this domain
     assert "[environment]\n6\nstage: refine" in last and "hm <tool_call>" not in last
     assert len(set(player.keys)) == 3 and player.keys == again(run, script)
 
