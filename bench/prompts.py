@@ -17,7 +17,8 @@ different contents, and goes through the code that a run uses, the second asking
               usable: messages that are a draft, a call or a verdict on the draft; right: episodes that submit a problem
 
 The table has the share that is usable at once, the share after the second asking, what is right (of all), and the
-commonest reasons of those that are not usable. All replies are written to --out, with their prompts: read them.
+commonest reasons of those that are not usable. All replies are written to --out as they come, with their prompts: read
+them.
 """
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,7 +39,7 @@ from ap.compat.chat_format import format_of  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.engine.generate import sample  # noqa: E402
 from ap.engine.sampling import Sampling  # noqa: E402
-from ap.files import read_json, write_jsonl  # noqa: E402
+from ap.files import read_json  # noqa: E402
 from ap.judge.verifier import same_answer  # noqa: E402
 from ap.learn.policy import Policy  # noqa: E402
 from ap.learn.ranks import Ranks  # noqa: E402
@@ -47,6 +48,7 @@ from ap.players.chat_verifier import ChatVerifier  # noqa: E402
 from ap.players.endpoint import Endpoint, EndpointSettings  # noqa: E402
 from ap.players.model_author import ModelAuthor  # noqa: E402
 from ap.players.model_teacher import ModelTeacher, _Proposal  # noqa: E402
+from ap.players.notes import Notes  # noqa: E402
 from ap.sandbox.sandbox import Sandbox  # noqa: E402
 from ap.tools.exams import load_tokenizer  # noqa: E402
 from ap.trajectory import Problem  # noqa: E402
@@ -130,8 +132,8 @@ class Together:
 class Heard:
     """The player of one question, which keeps what was asked and said. Its number seeds the replies."""
 
-    def __init__(self, player, number: int):
-        self.player, self.number, self.said = player, number, []
+    def __init__(self, player, kind: str, number: int, notes: Notes):
+        self.player, self.kind, self.number, self.notes, self.said = player, kind, number, notes, []
 
     def ask(self, prompt: str) -> str:
         return self.sample(prompt, 1, "ask")[0]
@@ -141,6 +143,7 @@ class Heard:
         together = isinstance(self.player, Together)
         reply = self.player.ask(prompt, key) if together else self.player.sample(prompt, 1, key)[0]
         self.said.append((prompt, reply))
+        self.notes.add({"prompt": self.kind, "number": self.number, "asked": prompt, "reply": reply})
         return [reply]
 
 
@@ -236,9 +239,11 @@ TEACHER = ("extract", "score", "draft", "check", "submit")
 PROMPTS = (*TEACHER, "judge", "prober", "proposer")
 
 
-def ask_all(bench: Bench, names: list[str], player, n: int, contents: int) -> list[tuple[str, Outcome, Heard]]:
+def ask_all(
+    bench: Bench, names: list[str], player, n: int, contents: int, notes: Notes
+) -> list[tuple[str, Outcome, Heard]]:
     """Ask n questions of each kind, all at the same time: (kind, outcome, what was said)."""
-    questions = [(name, number, Heard(player, number)) for name in names for number in range(n)]
+    questions = [(name, number, Heard(player, name, number, notes)) for name in names for number in range(n)]
 
     def one(question: tuple[str, int, Heard]) -> Outcome:
         name, number, heard = question
@@ -309,20 +314,18 @@ def main() -> None:
         model = load_model(given.model, bench.config).requires_grad_(False)
         player = Together(model, tokenizer, given.max_tokens, given.temperature)
     print(f"{'prompt':<9}{'n':>5}{'at once':>9}{'usable':>9}{'right':>8}  why not")
-    asked = ask_all(bench, [name for name in names if name != "proposer"], player, given.n, given.contents)
+    notes = Notes(Path(given.out))
+    asked = ask_all(bench, [name for name in names if name != "proposer"], player, given.n, given.contents, notes)
     for name in names:
         mine = [(outcome, heard) for kind, outcome, heard in asked if kind == name]
         if mine:
             first = sum(not one.fault and len(heard.said) == 1 for one, heard in mine) / given.n
             right = [bool(one.right) for one, _ in mine] if any(one.right is not None for one, _ in mine) else []
             print(row(name, [one.fault for one, _ in mine], first, right), flush=True)
-    records = [{"prompt": name, "fault": one.fault, "right": one.right, "asked": prompt, "reply": reply}
-               for name, one, heard in asked for prompt, reply in heard.said]
-    write_jsonl(Path(given.out), records)
     if "proposer" in names:
         faults, right, episodes = propose(bench, model, tokenizer, given.n, given.contents)
         print(row("proposer", faults, None, right), flush=True)
-        write_jsonl(Path(given.out), records + [{"prompt": "proposer"} | episode for episode in episodes])
+        notes.add(*[{"prompt": "proposer"} | episode for episode in episodes])
     print(f"replies: {given.out}")
     bench.sandbox.close()
 

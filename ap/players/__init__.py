@@ -2,6 +2,6 @@
 
 Begin with cast.py, which reads the file that --roles names. A player is a model behind a server (endpoint.py, which
 reads what comes back by responses.py) or a local checkpoint (checkpoint.py); both offer `ask` and `sample`.
-chat_verifier.py makes a verifier of a player, chat_solver.py a prober, model_teacher.py a teacher and an author of
-expert episodes. From outside use open_cast.
+chat_verifier.py makes a verifier of a player, chat_solver.py a prober, model_teacher.py a teacher and
+model_author.py an author of expert episodes. From outside use open_cast.
 """

@@ -44,7 +44,7 @@ An example passage, its sentences numbered:
 The reply about it, a JSON list with one entry:
 {entries}
 
-Which reasoning skills does the next passage show? Reply in the same way, with one to {most} entries of the same \
+Now the passage below. Which reasoning skills does it show? Reply in the same way, with one to {most} entries of the same \
 fields, and nothing else. "sentences" holds the numbers of the sentences that show the skill. If the passage shows no \
 move of reasoning at all, reply with the word None.
 
