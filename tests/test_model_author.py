@@ -56,7 +56,7 @@ CRASHED = tool_call("exec", code="print(1 / 0)")
 @pytest.mark.parametrize("messages, text, wanted", [
     ((), "Write the problem now. It needs all active skills: squares, counting, intervals.", "draft"),
     (("What shall I write?",), "Write the problem now.", "draft"),
-    ((DRAFT,), "a Python program that finds the answer of this problem by itself", "program draft reflection"),
+    ((DRAFT,), "prints it last, by print('answer:', ...):\nHow many whole numbers", "program draft reflection"),
     ((DRAFT, CALL), "reply with the one word Submit", "draft submit"),
     ((DRAFT, CRASHED), "Write the whole program again", "program draft reflection"),
     ((DRAFT, CRASHED, CRASHED), "The draft cannot stay as it is", "draft edit reflection"),
@@ -134,11 +134,17 @@ def test_an_episode_by_simple_replies(run):
 def test_the_problem_of_the_example_is_not_taken(episode):
     one = episode()
     copied = f"<problem>{WORKED['math'].draft.replace('$', '')}</problem>"
-    replies = [copied, DRAFT, copied, copied]
+    other = ("<problem>Compute the sum of all multiples of 7 between 1 and 100 and find the remainder when this sum is "
+             "divided by 12.</problem>")  # what a model of 0.5 B made of it
+    program = f"```python\n{WORKED['math'].program}\n```"
+    replies = [copied, DRAFT, other, copied, program, BLOCK]
     player = Player(lambda prompt: replies[len(player.prompts) - 1])
     write = ModelAuthor(one.env, player).writer(random.Random(0))
     assert (write(one), write(one)) == (DRAFT, "")
-    assert "that is the problem of the example" in player.prompts[1]
+    one.step(DRAFT)
+    assert write(one) == CALL
+    assert all("that is the problem of the example" in player.prompts[n] for n in (1, 3))
+    assert "that is the program of the example" in player.prompts[5]
 
 
 # ---------------------------------------------------------------- the worked episodes

@@ -158,7 +158,7 @@ def test_the_example_is_no_skill_of_a_passage():
 
 
 @pytest.mark.parametrize("reply, count", [
-    ("None", 0), ("None.", 0), ("**None**", 0), ("[]", 0), (json.dumps(ENTRY), 1),
+    ("None", 0), ("None.", 0), ("**None**", 0), ("```json\nNone\n```", 0), ("[]", 0), (json.dumps(ENTRY), 1),
     ("\n".join(json.dumps(ENTRY | {"name": name, "intent": name}) for name in ("one", "two")), 2),
 ])
 def test_replies_that_are_no_list_of_one_meaning(reply, count):

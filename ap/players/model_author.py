@@ -23,11 +23,12 @@ from ap.trajectory import Trajectory
 from ap.world.chat import read_message, tool_call, without_tokens
 from ap.world.env import FAULT, FINALIZE, REFINE, SOUND, Env, Episode
 
+ALIKE = 0.6  # a draft with this share of common words with the worked one is its copy. *Choice*
 PROGRAMS = 2  # programs that may fail on one draft, before a new draft is asked for. *Choice*
 
 PLAY = """\
 You write problems on {domain} for others to solve. {about}
-
+{example}
 --- episode so far ---
 {episode}
 --- end ---
@@ -35,12 +36,13 @@ You write problems on {domain} for others to solve. {about}
 {request}"""
 
 WRITE = """\
-Write the problem now. It needs all active skills: {skills}. Write it between <problem> and </problem>, and nothing \
-else.{example}"""
+Write the problem now. It needs all active skills: {skills}. It is not like that of the example. Write it between \
+<problem> and </problem>, and nothing else."""
 CHECK = """\
-Now write a Python program that finds the answer of this problem by itself, and prints it last as `answer: VALUE`. \
 {checking}
-Reply with the program in a ```python block, and nothing else.{example}"""
+Reply with a Python program in a ```python block, and nothing else. It finds the answer of this problem by itself, and \
+prints it last, by print('answer:', ...):
+{draft}"""
 RUN = """\
 {checking}
 Check the draft now by this program, or by your own. Reply with it in a ```python block, and nothing else:
@@ -50,10 +52,11 @@ Check the draft now by this program, or by your own. Reply with it in a ```pytho
 MEND_PROGRAM = """\
 The program did not print a line `answer: VALUE`; the environment's last message shows what it did. Write the whole \
 program again, without the mistake, in a ```python block. If the problem itself is at fault, write a new one between \
-<problem> and </problem> instead.{example}"""
+<problem> and </problem> instead. The problem is:
+{draft}"""
 MEND_DRAFT = """\
 The draft cannot stay as it is: the environment's last message says why. Write the whole problem again, mended, between \
-<problem> and </problem>.{edit}{example}"""
+<problem> and </problem>.{edit}"""
 EDIT = """ Or reply with one line: `Fault: {skill}.` says which skill is at fault, and `Drop: {skill}` drops one that \
 does not fit the others."""
 SUBMIT = """\
@@ -62,6 +65,18 @@ The check has passed. If the draft is good, reply with the one word Submit. If i
 ANSWER = """\
 If the draft is good, reply with one line `answer: VALUE`, its final answer. If it is not, write a better one between \
 <problem> and </problem>."""
+DRAFT_EXAMPLE = """
+An example. For the skills "{worked.skills}" the reply could be
+<problem>
+{worked.draft}
+</problem>
+"""
+PROGRAM_EXAMPLE = """
+An example. For the problem "{worked.draft}" the reply could be
+```python
+{worked.program}
+```
+"""
 ONE_SHOT = "\nBehind the problem write one line `answer: VALUE`, its final answer."
 AGAIN = "\n\nYour last reply could not be used: {fault}."
 
@@ -71,11 +86,15 @@ LINE = re.compile(r"^[ *`]*(answer|drop):[ *`]*(.*?)[ *`]*$", re.IGNORECASE | re
 
 @dataclass(frozen=True)
 class Request:
-    """What the author is asked for. A reply must hold one of `wanted`; `missing` says so to a reply that holds none."""
+    """What the author is asked for. A reply must hold one of `wanted`; `missing` says so to a reply that holds none.
+
+    example: how it is done. It stands before the episode: of an example that stands last, a small model makes a copy.
+    """
 
     text: str
     wanted: frozenset[str]
     missing: str
+    example: str = ""
 
 
 class ModelAuthor:
@@ -114,13 +133,15 @@ class ModelAuthor:
             spoken += [("agent", message), ("environment", answer)][:1 if read_message(message).tool is None else 2]
         return PLAY.format(
             domain=self.env.config.domain, about=about_and_checking(self.env.domain.instructions)[0],
-            episode="\n\n".join(f"[{who}]\n{text}" for who, text in spoken), request=request.text)
+            example=request.example, episode="\n\n".join(f"[{who}]\n{text}" for who, text in spoken), request=request.text)
 
     def _read(self, reply: str, request: Request) -> tuple[str, str]:
         message, fault = message_of(reply, request)
-        draft = read_message(message).draft
-        if not fault and self.worked and draft and _same(draft, self.worked.draft):
+        said = read_message(message)
+        if self.worked and said.draft and _alike(said.draft, self.worked.draft):
             return "", "that is the problem of the example; write another one"
+        if self.worked and said.tool == "exec" and said.arguments["code"].split() == self.worked.program.split():
+            return "", "that is the program of the example; write one for this problem"
         return message, fault
 
 
@@ -136,24 +157,24 @@ def about_and_checking(instructions: str) -> tuple[str, str]:
     return about.strip(), f"Check a draft{checking}" if checking else ""
 
 
-def _same(one: str, other: str) -> bool:
-    return re.findall(r"\w+", one.lower()) == re.findall(r"\w+", other.lower())
+def _alike(one: str, other: str) -> bool:
+    """Do two texts share most of their words?"""
+    words, others = (set(re.findall(r"\w+", text.lower())) for text in (one, other))
+    return len(words & others) >= ALIKE * len(words | others) > 0
 
 
 def request_of(episode: Episode, worked: Worked | None) -> Request:
     """What is to be written next."""
     env, config = episode.env, episode.env.config
-    draft_example = program_example = ""
-    if worked:
-        draft_example = f"\nFor the skills `{worked.skills}` it could be\n<problem>\n{worked.draft}\n</problem>"
-        program_example = (f"\nFor the problem `{worked.draft}` it could be\n```python\n{worked.program}\n```"
-                           if worked.program else "")
+    draft_example = DRAFT_EXAMPLE.format(worked=worked) if worked else ""
+    program_example = PROGRAM_EXAMPLE.format(worked=worked) if worked and worked.program else ""
     a_draft = "it holds no problem between <problem> and </problem>"
     a_program = "it holds no program in a ```python block"
     skills = ", ".join(episode.skills)
     if config.one_shot or episode.draft is None:
-        text = WRITE.format(skills=skills, example=draft_example) + (ONE_SHOT if config.one_shot else "")
-        return Request(text, frozenset({"draft", "answer"} if config.one_shot else {"draft"}), a_draft)
+        text = WRITE.format(skills=skills) + (ONE_SHOT if config.one_shot else "")
+        wanted = frozenset({"draft", "answer"} if config.one_shot else {"draft"})
+        return Request(text, wanted, a_draft, draft_example)
     if episode.stage == FINALIZE or "exec" not in env.actions:
         passed = episode.passed is not None
         return Request(SUBMIT if passed else ANSWER, frozenset({"draft", "submit" if passed else "answer"}),
@@ -161,17 +182,17 @@ def request_of(episode: Episode, worked: Worked | None) -> Request:
     if episode.stage == REFINE and not _program_at_fault(episode):
         edit = EDIT.format(skill=episode.skills[-1]) if "edit" in env.actions and len(
             episode.skills) > config.skills_min else ""
-        text = MEND_DRAFT.format(edit=edit, example=draft_example)
-        return Request(text, frozenset({"draft", "edit", "reflection"}), a_draft)
+        return Request(
+            MEND_DRAFT.format(edit=edit), frozenset({"draft", "edit", "reflection"}), a_draft, draft_example)
     if episode.stage == REFINE:
-        text = MEND_PROGRAM.format(example=program_example)
-        return Request(text, frozenset({"program", "draft", "reflection"}), a_program)
+        text = MEND_PROGRAM.format(draft=episode.draft)
+        return Request(text, frozenset({"program", "draft", "reflection"}), a_program, program_example)
     checking = about_and_checking(env.domain.instructions)[1]
     if env.domain.check_program:
         text = RUN.format(checking=checking, program=env.domain.check_program)
     else:
-        text = CHECK.format(checking=checking, example=program_example)
-    return Request(text, frozenset({"program", "draft", "reflection"}), a_program)
+        text = CHECK.format(checking=checking, draft=episode.draft)
+    return Request(text, frozenset({"program", "draft", "reflection"}), a_program, program_example)
 
 
 def _program_at_fault(episode: Episode) -> bool:

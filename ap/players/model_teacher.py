@@ -268,7 +268,7 @@ def _entries(reply: str) -> list | None:
         found.value for found in records(after_thoughts(reply), lambda record: {"name", "intent"} <= set(record))]
     if alone:
         return alone
-    if entries is None and re.fullmatch(r"\W*none\W*", after_thoughts(reply), re.IGNORECASE):
+    if entries is None and re.fullmatch(r"\W*(?:json\W+)?none\W*", after_thoughts(reply), re.IGNORECASE):
         return []
     return last_record(reply, lambda _: True, "[") if entries is None else entries
 
