@@ -7,7 +7,7 @@ The domain is math, with the skills and the examples of starter/math. Each promp
 different contents, and goes through the code that a run uses, the second asking included:
 
     extract   the teacher reads a passage        usable: at least one skill that could be kept
-    score     the teacher marks a skill          usable: all marks; right: at least half of the points, for they are good skills
+    score     the teacher marks a skill          usable: all marks; right: at least half of the points
     draft     the first message of an expert episode by the teacher     usable: a problem that is fit to be judged
     check     its next one, after a good draft                          usable: a program that prints an answer
     submit    its next one, after a check that passed                   usable: the call of submit
@@ -70,10 +70,10 @@ PASSAGES = (
     "the first and the last cancel. What remains is 1 - 1/100 = 99/100.",
     "A bag holds 3 red and 2 blue balls. Two balls are drawn without putting the first one back. The chance that the "
     "first is red is 3/5. Given that, 2 of the 4 balls left are red. So both are red with chance 3/5 * 2/4 = 3/10.",
-    "Let a and b be the roots of x^2 - 5x + 3. We want a^2 + b^2 without the roots themselves. Their sum is 5 and their "
+    "Let a and b be the roots of x^2 - 5x + 3. We want a^2 + b^2 without the roots. Their sum is 5 and their "
     "product is 3. Since a^2 + b^2 = (a + b)^2 - 2ab, the value is 25 - 6 = 19.",
     "A farmer has 20 metres of fence for a rectangle beside a wall. If x is the width, the length is 20 - 2x. The area "
-    "x(20 - 2x) is largest halfway between its zeros 0 and 10. So the width is 5 metres, and the area 50 square metres.",
+    "x(20 - 2x) is largest halfway between its zeros 0 and 10. The width is 5 metres, and the area 50 square metres.",
     "What is the last digit of 7^2023? The last digits of the powers of 7 are 7, 9, 3, 1, and then they repeat. The "
     "remainder of 2023 divided by 4 is 3. So the last digit is the third of the cycle, which is 3.",
 )
@@ -182,7 +182,8 @@ class Bench:
         given = ", ".join(f"{key}={value!r}" for key, value in example["arguments"].items())
         script = (f"<problem>{example['problem']}</problem>",
                   tool_call("exec", code=f"from {name.replace('-', '_')} import check\nprint(check({given}))"))
-        episode = Episode(self.env, (name, self.names[(number + 5) % len(self.names)]) if steps else self.skills(number))
+        skills = (name, self.names[(number + 5) % len(self.names)]) if steps else self.skills(number)
+        episode = Episode(self.env, skills)
         for message in script[:steps]:
             episode.step(message)
         write = ModelAuthor(self.env, player).writer(random.Random(number))

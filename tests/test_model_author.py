@@ -1,4 +1,4 @@
-"""The author of expert episodes: what it is asked for, what its replies become, the worked episodes that it is shown."""
+"""The author of expert episodes: what it is asked for, what its replies become, the worked episodes it is shown."""
 import random
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from ap.config import Config
 from ap.domains.code import Code
 from ap.domains.math import Math
 from ap.domains.science import Science
-from ap.files import read_jsonl
+from ap.files import UserError, read_jsonl
 from ap.learn.ranks import Ranks
 from ap.players.model_author import ModelAuthor, about_and_checking, message_of, request_of, why_rejected
 from ap.players.notes import Notes
@@ -214,11 +214,11 @@ def test_rejected_episodes_are_written_as_they_come(experts, monkeypatch):
 
 
 def test_a_teacher_without_a_valid_episode_is_given_up_after_a_fair_sample(experts, monkeypatch):
-    """Long before the limit for one in 20; the sentence says why, the commonest reason first."""
+    """Long before the limit for one in 20; the sentence says why."""
     monkeypatch.setattr(reference, "FAIR", 32)
     monkeypatch.setattr(reference, "Experts", lambda *_: experts)
-    said = ("Let me think.", "<tool_call>{", "<tool_call>{")  # a third of the episodes end by a message of no use
-    experts.author.player.answer = lambda prompt: said[len(prompt) % 3]
-    with pytest.raises(reference.UserError, match=r"only 0 of 32 are valid; see the reasons in .*, most often .* \(\d+\)"):
+    experts.author.player.answer = lambda prompt: "<tool_call>{"
+    sentence = r"only 0 of 32 are valid; see the reasons in .*, most often unusable: unclosed tool call \(32\); change"
+    with pytest.raises(UserError, match=sentence):
         reference.make_expert_trajectories(experts.run, experts.config, Ranks())
     assert experts.played == 32

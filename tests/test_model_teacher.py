@@ -133,8 +133,8 @@ def test_a_passage_is_shown_with_its_sentences_numbered():
 
 
 @pytest.mark.parametrize("said, quote", [
-    ([2], "Then add the ends."), (2, "Then add the ends."), ("[2]", "Then add the ends."), (["2"], "Then add the ends."),
-    ([1, 2, 1], TEXT), ("1-2", TEXT),
+    ([2], "Then add the ends."), (2, "Then add the ends."), ("[2]", "Then add the ends."),
+    (["2"], "Then add the ends."), ([1, 2, 1], TEXT), ("1-2", TEXT),
 ])
 def test_a_skill_names_sentences_which_are_looked_up(said, quote):
     """The words beside them do not count, for they may be by heart, and wrong."""

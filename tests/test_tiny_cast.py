@@ -288,7 +288,8 @@ def test_a_random_teacher_is_refused_in_one_sentence(players, monkeypatch):
 
     monkeypatch.setattr("ap.prepare.reference.FAIR", 16)  # of 20 * 16 that a teacher with one valid episode may play
     starter = Path(__file__).parent.parent / "starter" / domain
-    with pytest.raises(UserError, match=r"expert episodes: only 0 of 16 are valid; see the reasons.*, most often .* \(\d+\)"):
+    sentence = r"expert episodes: only 0 of 16 are valid; see the reasons.*, most often .* \(\d+\)"
+    with pytest.raises(UserError, match=sentence):
         run_sft.main(options(folder, "mute-2", domain, folder / "random", skills=starter, **cast | CHAIN | {
             "max_tokens": 20_000}))
     run = folder / "mute-2"

@@ -36,7 +36,7 @@ The draft is not checked yet. Check it by a program, such as
 <tool_call>
 {"name": "exec", "arguments": {"code": "print('answer:', 6 * 7)"}}
 </tool_call>""",
-    "refine": "Write the whole problem again, mended, between <problem> and </problem>, or check it by another program.",
+    "refine": "Write the whole problem again, mended, between <problem> and </problem>, or run another program.",
     "finalize": """\
 Submit the draft:
 <tool_call>

@@ -55,8 +55,8 @@ program again, without the mistake, in a ```python block. If the problem itself 
 <problem> and </problem> instead. The problem is:
 {draft}"""
 MEND_DRAFT = """\
-The draft cannot stay as it is: the environment's last message says why. Write the whole problem again, mended, between \
-<problem> and </problem>.{edit}"""
+The draft cannot stay as it is: the environment's last message says why. Write the whole problem again, mended, \
+between <problem> and </problem>.{edit}"""
 EDIT = """ Or reply with one line: `Fault: {skill}.` says which skill is at fault, and `Drop: {skill}` drops one that \
 does not fit the others."""
 SUBMIT = """\
@@ -133,7 +133,8 @@ class ModelAuthor:
             spoken += [("agent", message), ("environment", answer)][:1 if read_message(message).tool is None else 2]
         return PLAY.format(
             domain=self.env.config.domain, about=about_and_checking(self.env.domain.instructions)[0],
-            example=request.example, episode="\n\n".join(f"[{who}]\n{text}" for who, text in spoken), request=request.text)
+            example=request.example, request=request.text,
+            episode="\n\n".join(f"[{who}]\n{text}" for who, text in spoken))
 
     def _read(self, reply: str, request: Request) -> tuple[str, str]:
         message, fault = message_of(reply, request)

@@ -44,8 +44,8 @@ An example passage, its sentences numbered:
 The reply about it, a JSON list with one entry:
 {entries}
 
-Now the passage below. Which reasoning skills does it show? Reply in the same way, with one to {most} entries of the same \
-fields, and nothing else. "sentences" holds the numbers of the sentences that show the skill. If the passage shows no \
+Now the passage below. Which reasoning skills does it show? Reply in the same way, with one to {most} entries of the \
+same fields, and nothing else. "sentences" holds the numbers of the sentences that show the skill. If the passage shows no \
 move of reasoning at all, reply with the word None.
 
 Passage:
@@ -126,8 +126,9 @@ class ModelTeacher:
     name and intent count as one, under the name of the first, with the passages of all. r(k) is a tenth of the mean of
     four marks from 0 to 10, which the same model gives in a second question. The model writes no checker scripts.
 
-    notes: where proposals are written as they come, before they are scored. extractor: the player that extracts skills, at most one from each passage; the model then quotes the passage, says
-    how to build the skill in, and scores it, as it does for its own skills.
+    extractor: the player that extracts skills, at most one from each passage; the model then says which sentences show
+    it, how to build the skill in, and scores it, as it does for its own skills. notes: where proposals are written as
+    they come, before they are scored.
     """
 
     def __init__(self, player, domain: str, extractor=None, notes: Notes | None = None):

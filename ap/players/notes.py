@@ -1,4 +1,4 @@
-"""Records of what models said, written as they come, so that they can be read while a stage runs and after it failed."""
+"""Records of what models said, written as they come, to be read while a stage runs and after it has failed."""
 from __future__ import annotations
 
 import json

@@ -32,8 +32,8 @@ WORKED = {
     "code": Worked(
         "running maximum; input in one pass",
         """\
-The first line holds n (1 <= n <= 100000), the second n whole numbers from -1000000000 to 1000000000. Print the largest \
-value of a later number minus an earlier one; print 0 if no later number is larger. For `4` and `3 1 4 2` print `3`.
+The first line holds n (1 <= n <= 100000), the second n whole numbers from -1000000000 to 1000000000. Print the \
+largest value of a later number minus an earlier one; print 0 if no later number is larger. For `4` and `3 1 4 2` print `3`.
 
 ### Solution
 ```python

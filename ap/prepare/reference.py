@@ -27,7 +27,7 @@ from ap.world.chat import prompt_ids, written_ids
 from ap.world.rollout import Start, play_script, transcript
 
 FEWEST = 20  # if fewer than one expert episode in so many is valid, we give up. *Choice*
-FAIR = 64  # and already after so many of which none is: of a teacher that is just good enough, one sample in 26. *Choice*
+FAIR = 64  # and already after so many of which none is: of a teacher just good enough, one sample in 26. *Choice*
 
 
 class Experts:
@@ -47,8 +47,7 @@ class Experts:
         self.kept: list[Trajectory] = []
         self.rejected: list[tuple[int, Trajectory]] = []  # with their episode numbers
         self.reasons, self.played, self.faults = Counter(), 0, Counter()
-        noted = self.model is not None and ranks.is_main
-        self.notes = Notes(config.folder / "expert_rejected.jsonl") if noted else None
+        self.notes = Notes(config.folder / "expert_rejected.jsonl") if self.model and ranks.is_main else None
 
     def play(self, number: int) -> tuple[int, Trajectory]:
         key = f"{self.config.seed}/expert/{number}"
