@@ -80,8 +80,8 @@ Skill:
 {skill}
 Quoted from the corpus: {quote}
 
-Reply with one JSON record and nothing else, with your own marks in the place of the letters: \
-{{"general": A, "composable": B, "checkable": C, "faithful": D}}"""
+Reply with one JSON record of your own marks and nothing else. For another skill it was \
+{{"general": 7, "composable": 4, "checkable": 9, "faithful": 5}}"""
 MARKS = ("general", "composable", "checkable", "faithful")
 
 AGAIN = "\n\nYour last reply could not be used: {fault}. Reply with the JSON only."
