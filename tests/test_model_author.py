@@ -137,13 +137,14 @@ def test_the_problem_of_the_example_is_not_taken(episode):
     other = ("<problem>Compute the sum of all multiples of 7 between 1 and 100 and find the remainder when this sum is "
              "divided by 12.</problem>")  # what a model of 0.5 B made of it
     program = f"```python\n{WORKED['math'].program}\n```"
-    replies = [copied, DRAFT, other, copied, program, BLOCK]
+    form = "<problem>\n(here stands the text of your problem)\n</problem>"
+    replies = [copied, DRAFT, other, form, program, BLOCK]
     player = Player(lambda prompt: replies[len(player.prompts) - 1])
     write = ModelAuthor(one.env, player).writer(random.Random(0))
     assert (write(one), write(one)) == (DRAFT, "")
     one.step(DRAFT)
     assert write(one) == CALL
-    assert all("that is the problem of the example" in player.prompts[n] for n in (1, 3))
+    assert all("that is the problem of the example" in player.prompts[n] for n in (1, 3))  # the form is none either
     assert "that is the program of the example" in player.prompts[5]
 
 

@@ -330,7 +330,7 @@ def test_an_episode_by_a_model_has_real_tool_calls(run):
     assert (episode.turns[1].facts["output"], episode.problem.question) == ("6", SOUND)
     first, second, last = player.prompts
     assert run.env.describe(("shift", "share")) in first and Mini.instructions in first
-    assert "between <problem> and </problem>" in first and "```python" not in first
+    assert "<problem>\n(here stands the text of your problem)\n</problem>" in first and "```python" not in first
     assert f"```python\n{Mini.check_program}\n```" in second  # the program that checks a draft of this domain
     assert "[environment]\n6\nstage: refine" in last and "hm <tool_call>" not in last
     assert len(set(player.keys)) == 3 and player.keys == again(run, script)

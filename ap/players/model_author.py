@@ -39,8 +39,9 @@ WRITE = """\
 Write the problem now. It needs all active skills: {skills}. Reply with the problem in \
 this form, and nothing else:
 <problem>
-(here stands the text of your problem)
+{form}
 </problem>"""
+FORM = "(here stands the text of your problem)"
 CHECK = """\
 {checking}
 Reply with a Python program in a ```python block, and nothing else. It finds the answer of this problem by itself, and \
@@ -142,6 +143,8 @@ class ModelAuthor:
     def _read(self, reply: str, request: Request) -> tuple[str, str]:
         message, fault = message_of(reply, request)
         said = read_message(message)
+        if said.draft == FORM:
+            return "", "it is only the form; write the text of the problem in it"
         if self.worked and said.draft and _alike(said.draft, self.worked.draft):
             return "", "that is the problem of the example; write another one"
         if self.worked and said.tool == "exec" and said.arguments["code"].split() == self.worked.program.split():
@@ -177,7 +180,7 @@ def request_of(episode: Episode, worked: Worked | None) -> Request:
     a_program = "it holds no program in a ```python block"
     skills = ", ".join(episode.skills)
     if config.one_shot or episode.draft is None:
-        text = WRITE.format(skills=skills) + (ONE_SHOT if config.one_shot else "")
+        text = WRITE.format(skills=skills, form=FORM) + (ONE_SHOT if config.one_shot else "")
         wanted = frozenset({"draft", "answer"} if config.one_shot else {"draft"})
         return Request(text, wanted, a_draft, draft_example)
     if episode.stage == FINALIZE or "exec" not in env.actions:
