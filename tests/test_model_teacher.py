@@ -13,7 +13,10 @@ from ap.judge.judge import Judge
 from ap.mini.domain import Mini
 from ap.players import model_teacher
 from ap.players.endpoint import BadReply, DeadEndpoint
-from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelAuthor, ModelTeacher, chunks
+from ap.players.model_author import ModelAuthor
+from ap.players.model_teacher import CHUNK, CheckedExtractor, ModelTeacher, chunks, numbered, sentences
+from ap.players.notes import Notes
+from ap.players.worked import ENTRIES
 from ap.prepare.reference import is_expert
 from ap.tools.corpus import read_corpus
 from ap.world.acquire import EXTRACT, Document, acquire, write_library
@@ -114,6 +117,69 @@ def test_what_is_wrong_with_a_proposal_stands_beside_it(change, why):
 def test_entries_that_are_no_proposal_are_rejected(entry):
     [candidate] = propose([entry])
     assert candidate.score == 0.0
+
+
+PASSAGE = "Take $n = 3.5$. Is it even, e.g. by halves?\nNo. 2 does not divide it\nSo we stop! \"Why?\" 数是偶数。对。"
+
+
+def test_a_passage_is_shown_with_its_sentences_numbered():
+    assert sentences(PASSAGE) == ["Take $n = 3.5$.", "Is it even, e.g. by halves?", "No. 2 does not divide it",
+                                  "So we stop!", '"Why?" 数是偶数。', "对。"]
+    assert numbered("One. Two.") == "[1] One.\n[2] Two." and numbered("") == ""
+    one = teacher(lambda prompt: "None")
+    one.candidates([Document(TEXT)])
+    assert one.player.prompts[0].endswith("[1] Write the sum as differences, so that all but the ends cancel.\n"
+                                          "[2] Then add the ends.")
+
+
+@pytest.mark.parametrize("said, quote", [
+    ([2], "Then add the ends."), (2, "Then add the ends."), ("[2]", "Then add the ends."),
+    (["2"], "Then add the ends."), ([1, 2, 1], TEXT), ("1-2", TEXT),
+])
+def test_a_skill_names_sentences_which_are_looked_up(said, quote):
+    """The words beside them do not count, for they may be by heart, and wrong."""
+    one = teacher([ENTRY | {"sentences": said, "quote": "by heart"}])
+    [candidate] = one.candidates([Document(TEXT)])
+    assert candidate.score == 0.8 and one.player.prompts[1].count(f"Quoted from the corpus: {quote}\n") == 1
+
+
+@pytest.mark.parametrize("said, why", [
+    ([3], "names sentences that the passage of 2 does not have"), ([0], "of 2 does not have"),
+    ([], "names no sentences"), ("the first", "names no sentences"), (None, "names no sentences"),
+])
+def test_sentences_that_are_not_there_show_nothing(said, why):
+    [candidate] = propose([ENTRY | {"sentences": said, "quote": ""}])
+    assert candidate.score == 0.0 and why in candidate.why
+
+
+def test_the_example_is_no_skill_of_a_passage():
+    [candidate] = propose(json.loads(ENTRIES))
+    assert candidate.score == 0.0 and candidate.why == "it repeats the example"
+
+
+@pytest.mark.parametrize("reply, count", [
+    ("None", 0), ("None.", 0), ("**None**", 0), ("```json\nNone\n```", 0), ("[]", 0), (json.dumps(ENTRY), 1),
+    ("\n".join(json.dumps(ENTRY | {"name": name, "intent": name}) for name in ("one", "two")), 2),
+])
+def test_replies_that_are_no_list_of_one_meaning(reply, count):
+    """The word None is an empty list, and entries that stand by themselves are the list of them. Nothing is asked
+    again."""
+    one = teacher(lambda prompt: reply)
+    assert len(one.candidates([Document(TEXT)])) == count and "could not be used" not in "".join(one.player.prompts)
+
+
+def test_proposals_are_noted_before_they_are_scored(tmp_path):
+    notes = Notes(tmp_path / "notes.jsonl")
+
+    def answer(prompt):
+        if "Passage:" in prompt:
+            return json.dumps([ENTRY, ENTRY | {"quote": "not there"}])
+        raise DeadEndpoint("no server")
+
+    with pytest.raises(DeadEndpoint):
+        ModelTeacher(Player(answer), "math", notes=notes).candidates([Document(TEXT, "a.md")])
+    assert [(record["name"], record["why"], record["source"]) for record in read_jsonl(notes.path)] == [
+        ("telescoping-sum", "", "a.md"), ("telescoping-sum", "what it quotes does not stand in the passage", "a.md")]
 
 
 def test_near_duplicates_are_one_skill_with_all_its_passages():
@@ -262,8 +328,10 @@ def test_an_episode_by_a_model_has_real_tool_calls(run):
     episode = play_script(run.env, run.tokenizer, Start(("shift", "share")), write)
     assert (episode.outcome, [turn.action for turn in episode.turns]) == ("submitted", ["think", "exec", "submit"])
     assert (episode.turns[1].facts["output"], episode.problem.question) == ("6", SOUND)
-    first, _, last = player.prompts
-    assert run.env.describe(("shift", "share")) in first and '"name": "edit"' in first
+    first, second, last = player.prompts
+    assert run.env.describe(("shift", "share")) in first and Mini.instructions in first
+    assert "<problem>\n(here stands the text of your problem)\n</problem>" in first and "```python" not in first
+    assert f"```python\n{Mini.check_program}\n```" in second  # the program that checks a draft of this domain
     assert "[environment]\n6\nstage: refine" in last and "hm <tool_call>" not in last
     assert len(set(player.keys)) == 3 and player.keys == again(run, script)
 

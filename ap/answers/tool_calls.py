@@ -29,6 +29,29 @@ There are the tools {tools}. A call is one record of JSON: in its texts, a quote
 written \\", \\n and \\\\. A draft stands between <problem> and </problem>, outside of the call. What you think to \
 yourself ends before all that."""
 
+NEXT = {  # stage -> what the environment says to a message without a call, where it says what is missing
+    "draft": "There is no draft yet. Write a problem between <problem> and </problem>.",
+    "check": """\
+The draft is not checked yet. Check it by a program, such as
+<tool_call>
+{"name": "exec", "arguments": {"code": "print('answer:', 6 * 7)"}}
+</tool_call>""",
+    "refine": "Write the whole problem again, mended, between <problem> and </problem>, or run another program.",
+    "finalize": """\
+Submit the draft:
+<tool_call>
+{"name": "submit", "arguments": {}}
+</tool_call>""",
+}
+
+
+def what_is_missing(stage: str, tools: Collection[str]) -> str:
+    """The environment's answer to a message without a call, where it answers: what can be written next. "" where the
+    stage has no such tool."""
+    if stage == "check" and "exec" not in tools:
+        return ""
+    return NEXT[stage]
+
 
 class Call(NamedTuple):
     """The tool call of a message, read."""

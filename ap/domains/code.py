@@ -31,10 +31,14 @@ REQUEST = """\
 Judge whether this programming problem is valid: the statement says all that is needed, and fixes what a right program \
 prints for every input within its limits. Solve it yourself by a Python program that reads standard input, in a \
 ```python block. It will be run on tests that you do not see.
-After the program reply with one JSON record: {{"valid": true or false, "reason": "one of: {reasons}"}}
 
 Problem:
-{question}"""
+{question}
+
+Write the program. Then end your reply with one line, a JSON record. If the problem is valid:
+{{"valid": true, "reason": "valid"}}
+If it is not, with one of the reasons {reasons}:
+{{"valid": false, "reason": "the reason"}}"""
 
 
 def _judged(statement: str, reference: str, tests, sandbox) -> Check:

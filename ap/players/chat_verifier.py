@@ -15,16 +15,21 @@ from ap.judge.verifier import BLOCKING
 from ap.trajectory import Problem
 
 REQUEST = """\
-Judge whether this problem is valid: it can be solved from what it says, and has exactly one answer. Solve it yourself.
-Reply with one JSON record: {{"valid": true or false, "answer": "your own answer", "reason": "one of: {reasons}"}}
+Judge whether the problem below is valid: it can be solved from what it says, and has exactly one answer.
 
 How it was written:
 {trace}
 
 Problem:
-{question}"""
+{question}
+
+Solve it yourself, step by step. Then end your reply with one line, a JSON record. If the problem is valid:
+{{"valid": true, "answer": "your own final answer", "reason": "valid"}}
+If it is not, with one of the reasons {reasons}:
+{{"valid": false, "answer": "", "reason": "the reason"}}"""
 
 AGAIN = "\n\nYour last reply could not be used: it held no such record. End your reply with the JSON record."
+COPIED = ("your own final answer", "...")  # what stands in the place of an answer when a reply copies the request
 UNREADABLE = "unreadable verdict"
 MAX_UNANSWERED = 4  # when so many calls of one judge hang at the same time, it is no longer asked
 
@@ -92,7 +97,7 @@ class ChatVerifier(ChatJudge):
 
     def verify(self, problem: Problem, trace: str = "") -> Verdict:
         """Ask, and once more where the reply cannot be used: it holds no verdict, or "valid" without an answer."""
-        reasons = ", ".join(["valid", "wrong", *sorted(BLOCKING)])
+        reasons = ", ".join([*sorted(BLOCKING), "wrong"])
         prompt = self.request.format(reasons=reasons, trace=trace, question=problem.question)
         verdict = self._within_limit(prompt, self._read, _abstain)
         if verdict.reason == UNREADABLE or (verdict.vote == 1 and verdict.answer is None):
@@ -120,6 +125,8 @@ def read_verdict(reply: str) -> Verdict:
     parts = answer if isinstance(answer, list) else [answer]  # several values: as one text
     usable = all(isinstance(part, (str, int, float)) and not isinstance(part, bool) for part in parts)
     answer = ", ".join(map(str, parts)).strip() if usable else None
+    if answer in COPIED:
+        answer = None
     return Verdict(_vote(record), answer or None, _reason(field_of(record, "reason")))
 
 
@@ -138,6 +145,8 @@ def _reason(said) -> str:
     """A reason as logs count it. "one of: ambiguous" is `ambiguous`; a copy of the whole list gives no reason."""
     reason = ", ".join(map(str, said)) if isinstance(said, list) else str(said or "")
     reason = reason.strip().lower()
+    if reason == "the reason":  # a copy of the request
+        return ""
     if reason.startswith("one of"):
         reason = reason.removeprefix("one of").strip(" :")
         reason = "" if "," in reason else reason

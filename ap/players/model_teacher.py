@@ -1,4 +1,4 @@
-"""A model as teacher: it reads the user's corpus and proposes skills, and it writes expert episodes.
+"""A model as teacher: it reads the user's corpus and proposes skills. model_author.py writes expert episodes.
 
 A trained proposer, the extractor, can take over the first task: L_acq has taught it to extract skills itself.
 
@@ -9,7 +9,6 @@ beside it in candidates.jsonl. An endpoint keeps its replies on disk, so a secon
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,67 +17,75 @@ from typing import Callable, Iterable, Sequence
 
 from tqdm import tqdm
 
+from ap.answers.records import records
 from ap.answers.replies import after_thoughts, last_record
-from ap.compat.chat_format import TOOLS_HEAD, TOOLS_TAIL
 from ap.mini.agents.chainlet import OURS, split, template_of
 from ap.mini.domain import Mini
 from ap.mini.teacher import ScriptedTeacher
 from ap.players.endpoint import BadReply
+from ap.players.notes import Notes
+from ap.players.worked import ENTRIES, PASSAGE
 from ap.world.acquire import Candidate, Document, extraction_prompt, read_extraction
-from ap.world.chat import TOOLS, read_message, without_tokens
-from ap.world.env import Env, Episode
 from ap.world.skills import FIELDS, Skill, fault_of
 
 CHUNK = 4000  # characters of a passage at most. *Choice*, like the other numbers
 MOST = 3  # skills of one passage
 ALIKE = 0.6  # two skills with this share of common words in name and intent are one
+LONGEST_QUOTE = 600  # characters
 AT_ONCE = 32  # passages that are asked about at the same time; an endpoint has its own, lower limit
 
-DETAILS = """\
-"difficulty": "one line: what it does to a problem's difficulty", "tool": "one line: what a program can check",
- "recognise": "one sentence: where it fits", "build": "one sentence: how to build it into a problem",
- "quote": "some words of the passage that show it, exactly as they stand there"}}
+EXTRACTION = """\
+You find reasoning skills in a passage from a corpus on {domain}. A skill is a move of reasoning that new problems can \
+be built from, and that can be combined with others. It is not a topic, and not one particular problem.
+
+An example passage, its sentences numbered:
+{passage}
+
+The reply about it, a JSON list with one entry:
+{entries}
+
+Now the passage below. Which reasoning skills does it show? Reply in the same way, with one to {most} entries of the \
+same fields, and nothing else. "sentences" holds the numbers of the sentences that show the skill. If the passage shows no \
+move of reasoning at all, reply with the word None.
 
 Passage:
 {text}"""
 
-EXTRACTION = """\
-Below is a passage from a corpus on {domain}. Which reasoning skills does it show, from which new problems could be \
-built? A skill is a move of reasoning that can be combined with others, not a topic and not one particular problem. \
-Reply with a JSON list and nothing else: at most {most} entries, [] when there is none. Each entry is
-{{"name": "short-name-with-hyphens", "category": "one word for the area", "intent": "one line: the move",
- """ + DETAILS
-
 COMPLETION = """\
-Below is a passage from a corpus on {domain}, and a reasoning skill that was found in it. Say more about the skill. \
-Reply with one JSON record and nothing else:
-{{""" + DETAILS + """
+A reasoning skill was found in a passage from a corpus on {domain}. Say more about the skill, with the same fields as \
+in the example.
+
+An example passage, its sentences numbered:
+{passage}
+
+The reply about a skill that was found there, a JSON list with one entry:
+{entries}
+
+Reply in the same way about the next passage and its skill, and nothing else. "sentences" holds the numbers of the \
+sentences that show the skill.
+
+Passage:
+{text}
 
 Skill:
 {skill}"""
 
 SCORING = """\
-Score a reasoning skill from which problems on {domain} shall be built, each from 0 (not at all) to 10 (fully):
+Score a reasoning skill from which problems on {domain} shall be built, by four whole numbers from 0 (not at all) to \
+10 (fully):
 general: it is a move of reasoning, not one particular problem; composable: its result can go into another skill's step;
-checkable: a program can check the answers of problems with it; faithful: the quoted passage really shows it.
-Reply with one JSON record and nothing else: {{"general": 0, "composable": 0, "checkable": 0, "faithful": 0}}
+checkable: a program can check the answers of problems with it; faithful: the quoted sentences really show it.
 
 Skill:
 {skill}
-Quoted from the corpus: {quote}"""
+Quoted from the corpus: {quote}
+
+Reply with one JSON record of your own marks and nothing else. For another skill it was \
+{{"general": 7, "composable": 4, "checkable": 9, "faithful": 5}}"""
 MARKS = ("general", "composable", "checkable", "faithful")
 
 AGAIN = "\n\nYour last reply could not be used: {fault}. Reply with the JSON only."
-
-PLAY = """\
-You play the agent of the episode below. {system}
-
---- episode so far ---
-{episode}
---- end ---
-
-Write the agent's next message, and nothing else: a few words on why, then a draft or one tool call, as it was told."""
-PLAY_AGAIN = "\n\nYour last message could not be used: {fault}. Write it once more, in the format that was told."
+SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+(?=[^a-z\d\s])|(?<=[。！？])|\n+")
 
 
 # ---------------------------------------------------------------- acquisition
@@ -113,22 +120,25 @@ class _Proposal:
 class ModelTeacher:
     """Proposes the skills that a model finds in passages.
 
-    *Choices*: a skill counts only if the words that it quotes do stand in the passage. Skills that share most words of
+    *Choices*: a passage is shown with its sentences numbered, and a skill counts only if it names some of them by their
+    numbers; we look the quote up, since small models cannot quote by heart. Words that it quotes count, too, if they
+    do stand in the passage. Skills that share most words of
     name and intent count as one, under the name of the first, with the passages of all. r(k) is a tenth of the mean of
     four marks from 0 to 10, which the same model gives in a second question. The model writes no checker scripts.
 
-    extractor: the player that extracts skills, at most one from each passage; the model then quotes the passage, says
-    how to build the skill in, and scores it, as it does for its own skills.
+    extractor: the player that extracts skills, at most one from each passage; the model then says which sentences show
+    it, how to build the skill in, and scores it, as it does for its own skills. notes: where proposals are written as
+    they come, before they are scored.
     """
 
-    def __init__(self, player, domain: str, extractor=None):
-        self.player, self.domain, self.extractor = player, domain, extractor
+    def __init__(self, player, domain: str, extractor=None, notes: Notes | None = None):
+        self.player, self.domain, self.extractor, self.notes = player, domain, extractor, notes
 
     def candidates(self, documents: Sequence[Document]) -> list[Candidate]:
         """documents: passages, see chunks(). Raises DeadEndpoint when the player is an endpoint that cannot be used."""
         skills = [None] * len(documents) if self.extractor is None else extracted(self.extractor, documents)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(tqdm(pool.map(self._read, range(len(documents)), documents, skills), total=len(documents),
+            found = list(tqdm(pool.map(self._noted, range(len(documents)), documents, skills), total=len(documents),
                               desc="reading", unit="passage"))
             proposals = [proposal for entries in found for proposal in entries or ()]
             groups = _alike([proposal for proposal in proposals if not proposal.fault])
@@ -145,16 +155,25 @@ class ModelTeacher:
                 candidates.append(Candidate(skill, score, (proposal.passage,), why))
         return candidates
 
+    def _noted(self, number: int, document: Document, skill: dict[str, str] | None) -> list[_Proposal] | None:
+        proposals = self._read(number, document, skill)
+        if self.notes is not None:
+            self.notes.add(*[{"name": p.skill.name, "category": p.skill.category, "intent": p.skill.intent,
+                              "why": p.fault, "quote": p.quote, "source": document.source} for p in proposals or ()])
+        return proposals
+
     def _read(self, number: int, document: Document, skill: dict[str, str] | None) -> list[_Proposal] | None:
         """skill: what the extractor found there, if there is an extractor. Returns None without a usable reply."""
         if self.extractor is not None:
             if not skill:
                 return []
             shown = "".join(f"{name}: {text}\n" for name, text in skill.items()).strip()
-            prompt = COMPLETION.format(domain=self.domain, text=document.text, skill=shown)
+            prompt = COMPLETION.format(domain=self.domain, passage=PASSAGE, entries=ENTRIES,
+                                       text=numbered(document.text), skill=shown)
             more = self._json(prompt, _record, lambda value: "" if isinstance(value, dict) else "it is no JSON record")
             return None if more is None else [_proposal(more | skill, number, document)]
-        prompt = EXTRACTION.format(domain=self.domain, most=MOST, text=document.text)
+        prompt = EXTRACTION.format(domain=self.domain, passage=PASSAGE, entries=ENTRIES, most=MOST,
+                                   text=numbered(document.text))
         entries = self._json(prompt, _entries, lambda value: "" if isinstance(value, list) else "it is no JSON list")
         return None if entries is None else [_proposal(entry, number, document) for entry in entries[:MOST]]
 
@@ -238,22 +257,26 @@ def extracted(player, documents: Sequence[Document]) -> list[dict[str, str] | No
 
 def _record(reply: str) -> dict | None:
     """The last record that says something of a skill, else the last one."""
-    said = last_record(reply, lambda record: not {"quote", "build", "recognise"}.isdisjoint(record))
+    said = last_record(reply, lambda record: not {"quote", "sentences", "build", "recognise"}.isdisjoint(record))
     return last_record(reply, lambda record: True) if said is None else said
 
 
 def _entries(reply: str) -> list | None:
-    """The last list of records; else a record that is an entry by itself; else the last list, such as an empty one."""
+    """The last list of records; else the records that are entries by themselves; else the last list, such as an empty
+    one, which the word None stands for, too."""
     entries = last_record(reply, lambda values: any(isinstance(value, dict) for value in values), "[")
-    alone = last_record(reply, lambda record: {"name", "intent"} <= set(record)) if entries is None else None
-    if alone is not None:
-        return [alone]
+    alone = [] if entries is not None else [
+        found.value for found in records(after_thoughts(reply), lambda record: {"name", "intent"} <= set(record))]
+    if alone:
+        return alone
+    if entries is None and re.fullmatch(r"\W*(?:json\W+)?none\W*", after_thoughts(reply), re.IGNORECASE):
+        return []
     return last_record(reply, lambda _: True, "[") if entries is None else entries
 
 
 def _proposal(entry, number: int, document: Document) -> _Proposal:
     entry = entry if isinstance(entry, dict) else {}
-    names = (*FIELDS, "recognise", "build", "quote")
+    names = (*FIELDS, "recognise", "build")
     texts = {name: " ".join(str(entry.get(name) or "").split())[:300] for name in names}
     for name in ("name", "category"):
         texts[name] = re.sub(r"[^a-z0-9_]+", "-", texts[name].lower()).strip("-_")[:40]
@@ -263,10 +286,40 @@ def _proposal(entry, number: int, document: Document) -> _Proposal:
     fault = f"field {wrong[0]} {wrong[1]}" if wrong else ""
     for name in ("recognise", "build"):
         fault = fault or ("" if texts[name] else f"field {name} is missing")
-    quoted = _plain(texts["quote"])
-    if not fault and (len(quoted) < 8 or quoted not in _plain(document.text)):
-        fault = "what it quotes does not stand in the passage"
-    return _Proposal(skill, texts["quote"], number, fault)
+    if texts["intent"] == json.loads(ENTRIES)[0]["intent"]:
+        fault = "it repeats the example"
+    quote, wrong_quote = _quote(entry, document.text)
+    return _Proposal(skill, quote, number, fault or wrong_quote)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a passage, and lines that end without a mark, in their order."""
+    return [part.strip() for part in SENTENCE_ENDS.split(text) if part.strip()]
+
+
+def numbered(text: str) -> str:
+    """A passage as the teacher is shown it: one sentence a line, `[1] ...`."""
+    return "\n".join(f"[{number}] {sentence}" for number, sentence in enumerate(sentences(text), 1))
+
+
+def _quote(entry: dict, text: str) -> tuple[str, str]:
+    """The sentences that an entry names by number, or words that it quotes; and what is wrong with that, or "".
+
+    The words count only where it names no sentences.
+    """
+    said, known = entry.get("sentences", entry.get("sentence")), sentences(text)
+    numbers = [int(number) for number in re.findall(r"\d{1,4}", str(said))] if said else []
+    if numbers:
+        if not all(1 <= number <= len(known) for number in numbers):
+            return "", f"it names sentences that the passage of {len(known)} does not have"
+        return " ".join(known[number - 1] for number in dict.fromkeys(numbers))[:LONGEST_QUOTE], ""
+    quote = " ".join(str(entry.get("quote") or "").split())[:LONGEST_QUOTE]
+    quoted = _plain(quote)
+    if not quoted:
+        return "", "it names no sentences of the passage"
+    if len(quoted) < 8 or quoted not in _plain(text):
+        return quote, "what it quotes does not stand in the passage"
+    return quote, ""
 
 
 def _plain(text: str) -> str:
@@ -288,46 +341,3 @@ def _alike(proposals: Iterable[_Proposal]) -> list[list[_Proposal]]:
         else:
             groups.append((words, [proposal]))
     return [group for _, group in groups]
-
-
-# ---------------------------------------------------------------- expert episodes
-
-
-class ModelAuthor:
-    """Writes the messages of expert episodes in the real environment: drafts, reflections, tool calls, the submission.
-
-    It is shown what the policy will be shown, and the transcript so far. Its hidden thoughts, before </think>, are cut.
-    """
-
-    round_size = 16  # episodes that are played before they are counted
-
-    def __init__(self, env: Env, player):
-        self.env, self.player = env, player
-
-    def writer(self, rng: random.Random) -> Callable[[Episode], str]:
-        """One episode's author. The same state of `rng` gives the same seed keys."""
-        key, start = f"{rng.getrandbits(64):016x}", []
-
-        def write(episode: Episode) -> str:
-            if not start:
-                start.extend(message["content"] for message in self.env.messages(episode.skills))
-            tools = "".join("\n" + json.dumps(TOOLS[name]) for name in self.env.tools)
-            system = start[0] + (TOOLS_HEAD + tools + TOOLS_TAIL if tools else "")
-            spoken = [("environment", start[1])]
-            spoken += [("environment" if n % 2 else "agent", text) for n, text in enumerate(episode.said)]
-            shown = "\n\n".join(f"[{who}]\n{text}" for who, text in spoken)
-            prompt = PLAY.format(system=system, episode=shown)
-            message = _message(self.player.sample(prompt, 1, f"{key}/{len(episode.said)}")[0])
-            fault = read_message(message).error
-            if fault:  # asked once more, by another key
-                again = prompt + PLAY_AGAIN.format(fault=fault)
-                message = _message(self.player.sample(again, 1, f"{key}/{len(episode.said)}/again")[0])
-            return message
-
-        return write
-
-
-def _message(reply: str) -> str:
-    """The agent's words in a reply, without words invented for the environment; "" when it was cut while thinking."""
-    text = after_thoughts(reply).strip().removeprefix("[agent]").partition("\n[environment]")[0]
-    return without_tokens(text.strip())

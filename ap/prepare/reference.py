@@ -19,7 +19,8 @@ from ap.learn.sft import batch_of, update
 from ap.learn.training import Schedule, Training, start_of
 from ap.mini.teacher import ScriptedAuthor
 from ap.players.cast import need
-from ap.players.model_teacher import ModelAuthor
+from ap.players.model_author import ModelAuthor, why_rejected
+from ap.players.notes import Notes
 from ap.prepare.skills import build_skills
 from ap.run import Run
 from ap.tools.costs import during, stage
@@ -29,6 +30,7 @@ from ap.world.chat import prompt_ids, written_ids
 from ap.world.rollout import Start, play_script, transcript
 
 FEWEST = 20  # if fewer than one expert episode in so many is valid, we give up. *Choice*
+FAIR = 64  # and already after so many of which none is: of a teacher just good enough, one sample in 26. *Choice*
 
 
 class Experts:
@@ -47,7 +49,8 @@ class Experts:
         self.judge = Judge(run.committee, run.prober, run.tokenizer, config)
         self.kept: list[Trajectory] = []
         self.rejected: list[tuple[int, Trajectory]] = []  # with their episode numbers
-        self.reasons, self.played = Counter(), 0
+        self.reasons, self.played, self.faults = Counter(), 0, Counter()
+        self.notes = Notes(config.folder / "expert_rejected.jsonl") if self.model and ranks.is_main else None
 
     def play(self, number: int) -> tuple[int, Trajectory]:
         key = f"{self.config.seed}/expert/{number}"
@@ -56,7 +59,12 @@ class Experts:
         trajectory = play_script(
             self.run.env, self.run.tokenizer, start, self.author.writer(rng), self.config.max_tokens)
         self.judge.judge(trajectory, self.known)
+        if self.notes and not is_expert(trajectory):
+            self.notes.add(self.record(number, trajectory))
         return number, trajectory
+
+    def record(self, number: int, trajectory: Trajectory) -> dict:
+        return {"episode": number} | transcript(self.run.tokenizer, trajectory)
 
     def play_round(self) -> None:
         """Play the next round_size episodes, divided among the ranks, and write down reasons and rejected episodes."""
@@ -67,14 +75,14 @@ class Experts:
         self.played += len(numbers)
         self.reasons.update(trajectory.reason for _, trajectory in everyone)
         self.kept += [trajectory for _, trajectory in everyone if is_expert(trajectory)]
-        self.rejected += [(number, trajectory) for number, trajectory in everyone if not is_expert(trajectory)]
+        rejected = [(number, trajectory) for number, trajectory in everyone if not is_expert(trajectory)]
+        self.rejected += rejected
+        self.faults.update(why_rejected(trajectory) for _, trajectory in rejected)
         if self.ranks.is_main:
             folder = self.config.folder
             write_json(folder / "expert_reasons.json", dict(self.reasons.most_common()))
-            if self.model is not None:
-                write_jsonl(folder / "expert_rejected.jsonl", [
-                    {"episode": number} | transcript(self.run.tokenizer, trajectory)
-                    for number, trajectory in self.rejected])
+            if self.notes:  # once more, now in the order of their numbers
+                write_jsonl(self.notes.path, [self.record(*one) for one in self.rejected])
 
 
 def is_expert(trajectory: Trajectory) -> bool:
@@ -85,15 +93,18 @@ def is_expert(trajectory: Trajectory) -> bool:
 def make_expert_trajectories(run: Run, config: Config, ranks: Ranks) -> None:
     """Play expert episodes until enough of them are valid, and write expert.jsonl.
 
-    UserError if fewer than one in FEWEST is valid.
+    UserError if fewer than one in FEWEST is valid, or none of the first FAIR.
     """
     experts, wanted = Experts(run, config, ranks), config.sft_trajectories
     reasons = config.folder / "expert_reasons.json"
     with tqdm(total=wanted, desc="expert episodes", unit="kept", disable=not ranks.is_main) as progress:
         while len(experts.kept) < wanted:
-            if experts.played >= FEWEST * max(wanted, experts.author.round_size):
+            hopeless = FEWEST * max(wanted, experts.author.round_size)
+            if experts.played >= (hopeless if experts.kept else min(hopeless, FAIR)):
+                commonest = ", ".join(f"{fault} ({count})" for fault, count in experts.faults.most_common(3))
                 raise UserError(f"expert episodes: only {len(experts.kept)} of {experts.played} are valid; see the "
-                                f"reasons in {reasons}; change the teacher, the skills or --max_tokens")
+                                f"reasons in {reasons}, most often {commonest}; change the teacher, the skills or "
+                                "--max_tokens")
             experts.play_round()
             tell_when_cut(experts.reasons["token_limit"] / experts.played, "expert episodes", config, ranks)
             progress.update(min(len(experts.kept), wanted) - progress.n)

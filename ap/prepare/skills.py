@@ -12,9 +12,10 @@ from ap.mini.teacher import ScriptedTeacher
 from ap.mini.tokenizer import build_tokenizer, constant_phrases
 from ap.players.cast import ROLES, open_cast
 from ap.players.model_teacher import CheckedExtractor, ModelTeacher, chunks
+from ap.players.notes import Notes
 from ap.tools.corpus import read_corpus
 from ap.tools.costs import stage
-from ap.world.acquire import Document, acquire, acquisition_examples, write_library
+from ap.world.acquire import Document, acquire, acquisition_examples, candidate_records, write_library
 from ap.world.skills import load_library
 
 
@@ -29,16 +30,19 @@ def build_skills(config: Config, ranks: Ranks) -> None:
         cast = open_cast(config, domain, needed=ROLES[:4])
         documents = read_documents(config, domain)
         # *Choice*: where programs judge problems, skills must be such as programs can read, so a program extracts them
+        partial = folder / "candidates.partial.jsonl"  # what there is while the stage runs, and after it failed
         if not domain.verifiers:
-            documents, teacher = chunks(documents), ModelTeacher(cast.teacher, config.domain, cast.extractor)
+            teacher = ModelTeacher(cast.teacher, config.domain, cast.extractor, Notes(partial))
+            documents = chunks(documents)
         else:
             teacher = CheckedExtractor(cast.extractor, domain) if cast.extractor else ScriptedTeacher(domain)
         with stage("skills", config, Ranks(), cast.players):
             kept, rejected = acquire(teacher, documents, config.tau_r)
         if documents and not kept:
+            write_jsonl(partial, candidate_records(kept, rejected))
             reads = f"programs only read problems of the domain {config.domain}; " if domain.verifiers else ""
             raise UserError(f"no skill reached tau_r = {config.tau_r} among {len(rejected)} candidates in this corpus; "
-                            f"{reads}lower --tau_r or give another --corpus")
+                            f"{reads}see {partial}; lower --tau_r or give another --corpus")
         examples = acquisition_examples(kept, documents)
         write_jsonl(
             config.folder / "acquisition.jsonl", [{"prompt": p, "completion": c} for p, c in examples])
@@ -47,6 +51,7 @@ def build_skills(config: Config, ranks: Ranks) -> None:
             tokenizer = build_tokenizer(texts, constant_phrases(domain, [c.skill for c in kept]), config.vocab_size)
             tokenizer.save_pretrained(config.folder / "tokenizer")
         write_library(kept, rejected, folder)  # last: its candidates.jsonl says that the stage is complete
+        partial.unlink(missing_ok=True)
         print(f"skills: {len(kept)} kept, {len(rejected)} rejected, all listed in {folder / 'candidates.jsonl'}")
     ranks.barrier()
 

@@ -102,11 +102,13 @@ def write_library(kept: Sequence[Candidate], rejected: Sequence[Candidate], fold
     folder.mkdir(parents=True, exist_ok=True)
     for candidate in kept:
         write_skill(candidate.skill, folder, candidate.scripts)
-    write_jsonl(folder / "candidates.jsonl", [
-        {"name": c.skill.name, "category": c.skill.category, "intent": c.skill.intent, "score": c.score,
-         "kept": number < len(kept), "why": c.why, "examples": len(c.examples)}
-        for number, c in enumerate([*kept, *rejected])
-    ])
+    write_jsonl(folder / "candidates.jsonl", candidate_records(kept, rejected))
+
+
+def candidate_records(kept: Sequence[Candidate], rejected: Sequence[Candidate]) -> list[dict]:
+    return [{"name": c.skill.name, "category": c.skill.category, "intent": c.skill.intent, "score": c.score,
+             "kept": number < len(kept), "why": c.why, "examples": len(c.examples)}
+            for number, c in enumerate([*kept, *rejected])]
 
 
 EXTRACT = "Extract a reasoning skill from this worked example."

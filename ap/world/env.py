@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Callable, Sequence
 
-from ap.answers.tool_calls import HOW
+from ap.answers.tool_calls import HOW, what_is_missing
 from ap.config import Config
 from ap.files import writable
 from ap.sandbox.sandbox import Sandbox
@@ -133,6 +133,8 @@ class Episode:
         if self.turns >= self.env.config.max_turns:
             self.outcome = "turn_limit"
             return action, stage, facts, None
+        if not output and self.env.config.mend_messages:
+            output = what_is_missing(STAGES[self.stage], self.env.tools)
         content = f"{output}\nstage: {STAGES[self.stage]}" if output else f"stage: {STAGES[self.stage]}"
         self.said.append(content)
         return action, stage, facts, self.env.reply_text(content, message.tool is not None)
