@@ -122,7 +122,7 @@ def test_from_a_corpus_to_expert_episodes(folders, tmp_path):
         assert "does not stand in the passage" in records[2]["why"] and records[0]["score"] == 0.9
         assert f"source: {corpus}, line 2" in (run / "skills" / DIVISORS / "SKILL.md").read_text()
 
-        run_sft.main([*base, "--max_tokens", "400", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
+        run_sft.main([*base, "--max_tokens", "800", "--max_turns", "6", "--skills_min", "1", "--skills_max", "2",
                       "--eval_sets", "1", "--sft_trajectories", "6", "--sft_steps", "1", "--sft_batch", "2",
                       "--acq_batch", "1", "--prober_k", "4"])
     expert = [json.loads(line) for line in (run / "expert.jsonl").read_text().splitlines()]
