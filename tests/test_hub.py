@@ -285,7 +285,7 @@ def test_scripts_take_an_id(serve, tmp_path, capsys):
     dry_run(Config(model=ID, gpus=1, dry_run=True))
     assert "qwen3: " in capsys.readouterr().out and set(serve.fetched) == {"config.json"}
     run_skills.main(["--out", str(tmp_path / "runs"), "--model", ID, "--corpus_size", "60", "--device", "cpu"])
-    assert read_json(tmp_path / "runs" / "mini" / "config.json")["revisions"] == f"{ID}={MAIN}"
+    assert read_json(tmp_path / "runs" / "small" / "config.json")["revisions"] == f"{ID}={MAIN}"
     assert local_model(f"{ID}@v1").endswith(V1) and f"model: {ID}@{V1}" in capsys.readouterr().out
     write_json(tmp_path / "one.json", [{"question": "1 + 1?", "answer": "2"}])
     evaluation_script.main(["--model", ID, "--problems", "one.json", "--k", "2", "--max_tokens", "3", "--out", "found"])
