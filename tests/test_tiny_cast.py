@@ -132,7 +132,7 @@ def record(domain, folder, corpus, monkeypatch):
     return sorted(pairs)  # threads ask in any order
 
 
-def save(tokenizer, folder, pairs=(), steps=100):
+def save(tokenizer, folder, pairs=(), steps=160):
     """Save a checkpoint with random weights, or trained to give each prompt its replies as often as in `pairs`."""
     model, replies, rng = build_model(Config(**SMALL), len(tokenizer), seed=0), {}, random.Random(0)
     for prompt, reply in pairs:
