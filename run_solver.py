@@ -9,8 +9,9 @@ and all other settings are the same for all arms of a run, so that only their da
     update (GRPO)
 
 The starting model is --model, or else a small model after SFT on worked solutions with slips in them. Start and result
-are evaluated on the domain's two held-out sets, whose problems are as deep as the training problems, and deeper. If it
-is killed at any moment, the same command continues with the same numbers.
+are evaluated on held-out problems: the domain's two sets, whose problems are as deep as the training problems, and
+deeper; --solver_held_out FILE; or what the budget leaves over of the arm's file. If it is killed at any moment, the
+same command continues with the same numbers.
 """
 from __future__ import annotations
 
@@ -21,14 +22,13 @@ from pathlib import Path
 from typing import Sequence
 
 from tokenizers import AddedToken
-from tqdm import tqdm
 
 from ap.catalog import open_domain
 from ap.compat.hub import folder_of
 from ap.config import SOLVER, Config, ModelSettings, RunSettings, SolverSettings, UpdateSettings
 from ap.domains.base import Domain
 from ap.engine.model import build_model
-from ap.files import UserError, read_json, write_json, write_jsonl
+from ap.files import UserError, read_jsonl, write_jsonl
 from ap.judge.rewards import overlong_penalty
 from ap.learn.grpo import compare, update
 from ap.learn.policy import Policy
@@ -37,11 +37,12 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
+from ap.tools.arms import evaluate, exam_of_all, print_results
 from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
-from ap.tools.costs import during, stage
-from ap.tools.evaluation import load_problems, read_correctness, write_correctness
-from ap.tools.exams import exam_of_domain, load_tokenizer, paired_line, rows_of, shares, summarise
+from ap.tools.costs import during
+from ap.tools.evaluation import load_problems
+from ap.tools.exams import load_tokenizer, shares
 from ap.tools.hints import tell_when_cut
 from ap.tools.hub import with_models
 from ap.trajectory import Trajectory
@@ -50,29 +51,55 @@ from ap.world.attempts import SOLVE, Attempt, Decoding, Exam
 # --------------------------------------------------------------------------------------------------- data
 
 
-def training_problems(config: Config, domain: Domain, taken: set[str]) -> list[dict]:
-    """The arm's problems, `solver_budget` of them, as {"id", "question", "answer"}; the ids are line numbers.
+def usable_problems(config: Config, domain: Domain, taken: set[str]) -> list[dict]:
+    """The problems of the arm's file that may be used, as {"id", "question", "answer"}; the ids are line numbers.
 
-    Problems of the file are left out if they are in a held-out set (`taken`, canonical forms), if they have the same
-    canonical form as an earlier one, or if they have more than skills_max steps, since the set "deeper" must be deeper.
-    *Choice*: the last ones of the file are used, since the most trained proposer wrote them. UserError if too few.
+    Problems are left out if they are in a held-out set (`taken`, canonical forms), if they have the same canonical form
+    as an earlier one, or if they have more than skills_max steps, since the set "deeper" must be deeper.
     """
-    if config.solver_arm == "random":
-        path = config.folder / "solver" / "random.jsonl"
-    else:
-        path = Path(config.solver_problems) if config.solver_problems else config.folder / "problems.jsonl"
     seen, usable = set(taken), []
-    for number, problem in enumerate(load_problems(path), 1):
+    for number, problem in enumerate(load_problems(path_of(config)), 1):
         form = domain.canonical(problem["question"])
         if form not in seen and len(domain.step_kinds(problem["question"])) <= config.skills_max:
             seen.add(form)
             usable.append(problem | {"id": str(number)})
+    return usable
+
+
+def path_of(config: Config) -> Path:
+    """The arm's file."""
+    if config.solver_arm == "random":
+        return config.folder / "solver" / "random.jsonl"
+    return Path(config.solver_problems) if config.solver_problems else config.folder / "problems.jsonl"
+
+
+def training_problems(config: Config, domain: Domain, taken: set[str]) -> list[dict]:
+    """The arm's problems, `solver_budget` of them. *Choice*: the last ones of the file that may be used, since the most
+    trained proposer wrote them. UserError if too few."""
+    usable = usable_problems(config, domain, taken)
     if len(usable) < config.solver_budget:
         raise UserError(
-            f"{path} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
+            f"{path_of(config)} holds {len(usable)} different problems that may be used, fewer than --solver_budget "
             f"{config.solver_budget}; let the proposer write more (run_mgpo.py --problems), or lower it for all arms "
             f"alike (and delete {config.folder / 'solver'} if another arm has run with more).")
     return usable[-config.solver_budget:]
+
+
+def held_out(config: Config, domain: Domain) -> dict[str, list[dict]]:
+    """The sets on which start and end of every arm are evaluated, {name: problems}.
+
+    The file --solver_held_out, or the domain's two sets. *Choice*: where no program draws problems, those of the first
+    arm's file that its budget leaves over, the last ones of them; they are kept in solver/held_out.jsonl for the arms
+    after it, since all arms of a run must be measured on the same problems. {} where there are none.
+    """
+    if config.solver_held_out:
+        return {Path(config.solver_held_out).stem: load_problems(config.solver_held_out)[:config.solver_eval]}
+    if domain.skills:
+        return held_out_sets(domain, config.skills_min, config.skills_max, config.solver_eval)
+    path = config.folder / "solver" / "held_out.jsonl"
+    problems = read_jsonl(path) if path.exists() else usable_problems(
+        config, domain, set())[:-config.solver_budget][-config.solver_eval:]
+    return {"held_out": problems} if problems else {}
 
 
 def write_random_problems(config: Config, taken: set[str]) -> None:
@@ -204,61 +231,6 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
     }
 
 
-# --------------------------------------------------------------------------------------------- evaluation
-
-
-def evaluate(policy: Policy, sets: dict[str, list[dict]], config: Config, folder: Path, phase: str) -> dict:
-    """Attempt the held-out problems, with the same seeds for every model. Returns {set: summary}.
-
-    A finished evaluation is read from its file. The correctness of each attempt goes to FOLDER/PHASE_SET.jsonl, for
-    eval.py --correctness and --compare.
-    """
-    path, ranks, record = folder / f"evaluation_{phase}.json", policy.ranks, {}
-    if not path.exists():
-        for name, problems in sets.items():
-            with stage(f"solver {config.solver_arm if phase == 'end' else 'start'}, evaluation", config, ranks,
-                       {"policy": policy}):
-                attempts = attempt_all(policy, problems, config, f"{phase}, {name}")
-            if ranks.is_main:
-                rows = rows_of(problems, attempts, config.solver_eval_k)
-                folder.mkdir(parents=True, exist_ok=True)
-                write_correctness(folder / f"{phase}_{name}.jsonl", rows)
-                summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
-                record[name] = summary | shares([attempt.status for attempt in attempts])
-        if ranks.is_main:
-            write_json(path, record)
-        ranks.barrier()
-    return read_json(path)
-
-
-def attempt_all(policy: Policy, problems: Sequence[dict], config: Config, shown: str) -> list[Attempt]:
-    """The attempts at one held-out set, in the order of its problems. Each rank attempts its share of them."""
-    ranks, k = policy.ranks, config.solver_eval_k
-    numbers = ranks.share(range(len(problems)))
-    decoding = Decoding(config.solver_max_tokens, config.temperature)
-    with tqdm(total=len(numbers) * k, desc=shown, unit="attempt", disable=not ranks.is_main) as progress:
-        mine = Exam().attempts(
-            policy, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval", decoding, progress)
-    numbered = [(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)]
-    return [attempt for _, some in ranks.gather_sorted(numbered, key=lambda pair: pair[0]) for attempt in some]
-
-
-def print_results(config: Config, start: dict, end: dict) -> None:
-    """Print the results before and after training, and the paired differences to the start and to other arms."""
-    folder = config.folder / "solver"
-    for name in start:
-        print(f"\n{name}: {config.solver_eval} problems, {config.solver_eval_k} attempts each; arm {config.solver_arm}")
-        print(f"{'':12s}{'start':>8s}{'end':>8s}")
-        for statistic in start[name]:
-            before, after = (part[name][statistic] for part in (start, end))
-            print(f"{statistic:12s}" + "".join(f"{x[0] if isinstance(x, list) else x:8.3f}" for x in (before, after)))
-        ours = read_correctness(folder / config.solver_arm / f"end_{name}.jsonl")
-        for other in [folder / "start" / f"start_{name}.jsonl", *sorted(folder.glob(f"*/end_{name}.jsonl"))]:
-            if other.parent.name != config.solver_arm:
-                line = paired_line(ours, read_correctness(other), str(other))
-                print(f"{config.solver_arm} - {other.parent.name}: {line}")
-
-
 # --------------------------------------------------------------------------------------------------- main
 
 USES = (RunSettings, ModelSettings, UpdateSettings, SolverSettings, SOLVER)
@@ -290,20 +262,22 @@ def main(argv: list[str]) -> None:
         if ranks.is_main:  # without the data, the only settings in which the next arm may differ
             save_config(dataclasses.replace(
                 config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
-        # if no program can draw problems, there are no held-out sets; then use eval.py on benchmarks
-        sets = held_out_sets(
-            domain, config.skills_min, config.skills_max, config.solver_eval) if domain.skills else {}
+        sets = held_out(config, domain)
+        if not sets:
+            ranks.print(f"no problems are left to evaluate on: lower --solver_budget {config.solver_budget}, or give "
+                        "--solver_held_out FILE")
         taken = {domain.canonical(problem["question"]) for problems in sets.values() for problem in problems}
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems, exam = exam_of_domain(
-            domain, training_problems(config, domain, taken), stack, config.allow_unsafe_exec, config.workers)
+        problems, graded, exam = exam_of_all(config, domain, training_problems(config, domain, taken), sets, stack)
         start_folder = build_start(config, domain, ranks, tokenizer, taken)
-        start = evaluate(Policy.load(start_folder, tokenizer, config, ranks), sets, config, folder / "start", "start")
+        if ranks.is_main and not domain.skills and not config.solver_held_out:
+            write_jsonl(folder / "held_out.jsonl", sets.get("held_out", []))
+        start = evaluate(Policy.load(start_folder, tokenizer, config, ranks), graded, exam, config, "start")
         policy = Policy.load(start_of(folder / arm, start_folder), tokenizer, config, ranks)
         train(policy, problems, exam, config)
-        end = evaluate(policy, sets, config, folder / arm, "end")
+        end = evaluate(policy, graded, exam, config, "end")
         if ranks.is_main:
             print_results(config, start, end)
 

@@ -30,7 +30,7 @@ def open_library(config: Config, domain: Domain) -> tuple[dict[str, Skill], tupl
     if not own and config.skills != Config.skills:
         raise UserError(f"--skills {config.skills}: no package there; a skill is a folder NAME with a SKILL.md in it")
     acquired = config.source / "skills"
-    none = own and (acquired / "candidates.jsonl").exists() and not any(acquired.glob("*/SKILL.md"))
+    none = own and not any(acquired.glob("*/SKILL.md"))
     library = load_library([*([] if none else [acquired]), *own])
     return library, domain.learn(_packages(library))
 

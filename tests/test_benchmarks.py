@@ -22,6 +22,7 @@ from ap.answers.grading import Grade, Grader
 from ap.answers.programs import code_sandbox, program_of
 from ap.engine.rows import Conversation
 from ap.files import UserError
+from ap.tools import evaluate_solver
 from ap.tools.benchmarks import BENCHMARKS, ask, load
 from ap.tools.evaluation import read_correctness
 from ap.world.chat import encode
@@ -455,7 +456,7 @@ def test_parquet_without_pyarrow_and_files_that_are_none(tmp_path, monkeypatch):
 def scripted(tokenizer, texts, monkeypatch):
     """A policy that writes `texts`, one after the other; it is returned, and replaces eval.py's model. A text that does
     not end with <|im_end|> counts as cut."""
-    def sample(model, prompts, seeds, max_new_tokens, sampling, ended):
+    def sample(model, prompts, seeds, max_new_tokens, sampling, ended, stats=None):
         conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         for number, (conversation, text) in enumerate(zip(conversations, texts, strict=True)):
             conversation.append(encode(tokenizer, text), 1)
@@ -465,8 +466,8 @@ def scripted(tokenizer, texts, monkeypatch):
 
     policy = SimpleNamespace(tokenizer=tokenizer, sampling=nullcontext, counts=Counter())
     monkeypatch.setattr(ap.world.attempts, "sample", sample)
-    monkeypatch.setattr(evaluation_script, "Policy", SimpleNamespace(load=lambda *_, **__: policy))
-    monkeypatch.setattr(evaluation_script, "load_tokenizer", lambda *_: tokenizer)
+    monkeypatch.setattr(evaluate_solver, "Policy", SimpleNamespace(load=lambda *_, **__: policy))
+    monkeypatch.setattr(evaluate_solver, "load_tokenizer", lambda *_: tokenizer)
     return policy
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import ap.tools.problems
+import eval as evaluation_script
 import run_mgpo
 import run_sft
 import run_skills
@@ -23,8 +24,11 @@ from ap.files import UserError, write_jsonl
 from ap.learn import checkpoint
 from ap.learn.mgpo import compare
 from ap.learn.ranks import Ranks
+from ap.tools import evaluate_proposer
 from ap.tools.commandline import run_main
+from ap.tools.evaluate_proposer import read_episodes, trajectory_of
 from ap.tools.problems import without_repeats
+from ap.tools.summary import summary
 from ap.trajectory import Problem, Trajectory, Turn
 from ap.world.chat import STOP
 
@@ -478,3 +482,64 @@ def test_a_spoilt_expert_file(own_tiny, monkeypatch, capsys):
     (own_tiny.folder / "expert.jsonl").write_text('{"ids": [1, 2\n')
     argv = options(own_tiny.folder, {"skills": own_tiny.skills})
     refused(run_sft, argv, monkeypatch, capsys, "expert.jsonl, line 1")
+
+
+# ---------------------------------------------------------------- a proposer evaluated alone
+
+
+def test_the_proposer_alone_has_the_numbers_of_its_run(finished, prepared, tmp_path, capsys):
+    """The last checkpoint, by eval.py --run: the episodes of evaluation_after.json, and all that its summary says."""
+    folder, out = finished[0], tmp_path / "after"
+    argv = ["--run", str(folder), "--device", "cpu"]
+    evaluation_script.main(["--proposer", str(folder / "mgpo" / "step-000003"), "--out", str(out), *argv])
+    printed, episodes = capsys.readouterr().out, read_episodes(out / "proposer.jsonl")
+    theirs = json.loads((folder / "evaluation_after.json").read_text())
+    for name in ("valid", "reward", "skills"):
+        assert [episode[name] for episode in episodes] == theirs[name]
+    assert summary([trajectory_of(episode) for episode in episodes]) == theirs["summary"]
+    for episode, transcript in zip(episodes, theirs["transcripts"], strict=True):
+        assert [(turn["text"], turn["observation"]) for turn in episode["turns"]] == [
+            (turn["text"], turn["observation"]) for turn in transcript["turns"]]
+    valid = sum(theirs["valid"]) / 8
+    assert f"valid problems, share of episodes                             {valid:8.3f}  [" in printed
+    assert "8 episodes on 8 skill sets" in printed and "tokens/s" in printed
+
+    # pi_ref with two episodes on each of five sets, paired with itself and with the file above
+    pi_ref = ["--proposer", str(folder / "sft" / "step-000120"), "--out", str(tmp_path / "before"), *argv]
+    evaluation_script.main([*pi_ref, "--compare", str(out / "proposer.jsonl")])
+    assert "difference to" in capsys.readouterr().out
+    before = json.loads((folder / "evaluation_before.json").read_text())
+    assert [episode["valid"] for episode in read_episodes(tmp_path / "before" / "proposer.jsonl")] == before["valid"]
+    evaluation_script.main([*pi_ref, "--k", "2", "--count", "5"])
+    twice = read_episodes(tmp_path / "before" / "proposer.jsonl")
+    assert [episode["valid"] for episode in twice[::2]] == before["valid"][:5] and len(twice) == 10
+    capsys.readouterr()
+    with pytest.raises(UserError, match="not the same skill sets"):
+        evaluation_script.main(["--correctness", str(tmp_path / "before" / "proposer.jsonl"),
+                                "--compare", str(out / "proposer.jsonl")])
+
+
+def test_a_killed_evaluation_of_a_proposer_goes_on(finished, tmp_path, capsys, monkeypatch):
+    """Killed after three episodes; the others are played, and the file is the same as without."""
+    folder, made, kill = finished[0], [], 3
+    record = evaluate_proposer.record_of
+
+    def recorded(run, trajectory):
+        if len(made) == kill:
+            raise KeyboardInterrupt
+        made.append(trajectory.group)
+        return record(run, trajectory)
+
+    def evaluated(out):
+        evaluation_script.main(["--proposer", str(folder / "mgpo" / "step-000003"), "--out", str(tmp_path / out),
+                                "--run", str(folder), "--device", "cpu"])
+        return (tmp_path / out / "proposer.jsonl").read_text()
+
+    monkeypatch.setattr(evaluate_proposer, "record_of", recorded)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated("killed")
+    before, made[:], kill = list(made), [], None
+    assert len(before) == 3
+    again = evaluated("killed")
+    assert sorted(made + before) == list(range(8)) and "continuing after 3 of 8 episodes" in capsys.readouterr().out
+    assert again == evaluated("straight")

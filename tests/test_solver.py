@@ -19,9 +19,10 @@ import run_solver
 from ap.answers.grading import Grade
 from ap.config import Config
 from ap.domains.code import Code
+from ap.domains.math import Math
 from ap.engine.generate import Engine
 from ap.engine.model import build_model, load_model
-from ap.files import UserError, read_jsonl, write_jsonl
+from ap.files import UserError, read_jsonl, write_json, write_jsonl
 from ap.learn.grpo import update
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
@@ -32,11 +33,15 @@ from ap.mini.exercises import calculations, draw_sound, drill, held_out_sets, re
 from ap.mini.tokenizer import build_tokenizer
 from ap.prepare.skills import build_skills
 from ap.run import Run
+from ap.tools import evaluate_solver
+from ap.tools.arms import print_results
 from ap.tools.commandline import save_config
 from ap.tools.evaluation import Row, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
+from ap.tools.progress import Progress
 from ap.trajectory import Trajectory
 from ap.world.attempts import Decoding, Exam
+from ap.world.chat import decode_reply, prompt_ids, stop_ids
 from eval import parse
 
 MINI = Mini()
@@ -291,6 +296,50 @@ def test_the_whole_script_from_problems_to_tables(config, capsys):
         run_solver.main(["--out", config.out, "--name", config.name, "--arm", "x", "--problems", "no.jsonl"])
 
 
+def test_where_no_program_draws_problems_the_budget_leaves_the_held_out_ones(config, tmp_path, capsys):
+    """Domain math: the first arm leaves 3 of its file's 10, just before the 6 that it trains on; it ends with the table.
+    An arm with another file is measured on the same ones, and does not train on them. With nothing left, that is said.
+    """
+    _, start = start_of(config)
+    path, other = config.folder / "problems.jsonl", tmp_path / "other.jsonl"
+    records = read_jsonl(path)
+    write_jsonl(other, [*records[::-1], {"question": "What is 6 times 7, in decimal digits?", "answer": "42"}])
+
+    def arm(name, file, *more, run="math", budget=6):
+        run_solver.main(["--out", config.out, "--name", run, "--domain", "math", "--model", str(start), "--arm", name,
+                         "--problems", str(file), f"--solver_budget={budget}", "--solver_eval=3", "--device=cpu",
+                         "--solver_eval_k=2", "--solver_steps=1", "--solver_groups=2", "--solver_group_size=3",
+                         "--solver_max_tokens=40", *more])
+        return capsys.readouterr().out
+
+    first = arm("one", path)
+    assert "held_out: 3 problems, 2 attempts each; arm one" in first and "one - start: " in first
+    assert "mean@2" in first and "truncated" in first and "cut at --solver_max_tokens 40: raise it" in first
+    solver = tmp_path / "math" / "solver"
+    rows = read_correctness(solver / "one" / "end_held_out.jsonl")
+    assert [row.id for row in rows] == ["2", "3", "4"] and len(rows[0].correct) == 2
+    assert [row.gold for row in rows] == [record["answer"] for record in records[1:4]]
+    settings = dataclasses.replace(config, domain="math", name="math", solver_problems=str(other))
+    sets = run_solver.held_out(settings, Math())
+    assert [problem["question"] for problem in sets["held_out"]] == [r["question"] for r in records[1:4]]
+    second = arm("two", other)
+    assert "two - one: " in second and "two - start: " in second
+
+    assert "no problems are left to evaluate on: lower --solver_budget 10" in arm("one", path, run="all", budget=10)
+    named = arm("one", path, "--solver_held_out", str(other), run="named", budget=7)
+    assert "other: 3 problems, 2 attempts each; arm one" in named  # the other seven are trained on
+
+
+def test_a_table_of_programs_that_fail_in_other_ways_before_and_after(config, capsys):
+    """A way to fail that was there only once is 0 the other time."""
+    for phase, folder in (("start", "start"), ("end", "proposer")):
+        write_correctness(config.folder / "solver" / folder / f"{phase}_set.jsonl", [Row("1", "5", ["5"], [0])])
+    numbers = {"mean@1": [0.0, 0.0, 0.0], "truncated": 0.0}
+    print_results(config, {"set": numbers | {"timeout": 0.5}}, {"set": numbers | {"error": 0.25}})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["timeout", "0.500", "0.000"] in lines and ["error", "0.000", "0.250"] in lines
+
+
 # ---------------------------------------------------------------- evaluation
 
 
@@ -392,47 +441,52 @@ def test_eval_of_a_checkpoint_on_a_file(config, tmp_path, capsys):
 
 
 def test_a_killed_evaluation_goes_on_and_gives_the_same_file(config, tmp_path, monkeypatch, capsys):
-    """Killed in the third of five portions: the earlier ones are not attempted again. A finished evaluation, or one
-    with other settings, starts from the beginning."""
+    """Killed in the third of five portions, after one of its four attempts: what has ended is not attempted again. A
+    finished evaluation, or one with other settings, starts from the beginning."""
     monkeypatch.setattr(exercises, "SLIP", 0.0)  # a starting model whose attempts differ from seed to seed
     _, start = start_of(config)
     capsys.readouterr()  # what that cost
-    out, portions = tmp_path / "evaluation", []
-    monkeypatch.setattr(evaluation_script, "PORTION", 5)  # two problems of two attempts
-    real = Exam.attempts
+    out, made = tmp_path / "evaluation", []
+    monkeypatch.setattr(evaluate_solver, "PORTION", 5)  # two problems of two attempts
+    keep = evaluate_solver.keep
 
-    def attempts(self, policy, problems, *rest):
-        portions.append([problem["id"] for problem in problems])
-        if len(portions) == kill:
+    def kept(journal, exam, problems, k, number, attempt):
+        if len(made) == kill:
             raise KeyboardInterrupt
-        return real(self, policy, problems, *rest)
+        made.append((problems[number // k]["id"], number % k))
+        keep(journal, exam, problems, k, number, attempt)
 
     def evaluated(*more):
         evaluation_script.main(["--model", str(start), "--problems", str(config.folder / "problems.jsonl"), "--k", "2",
                                 "--max_tokens", "30", "--out", str(out), "--device", "cpu", *more])
         return (out / "problems.jsonl").read_bytes(), capsys.readouterr().out
 
-    monkeypatch.setattr(Exam, "attempts", attempts)
-    kill = 0
-    straight, table = evaluated()
-    assert len(portions) == 5 and "continuing" not in table
+    monkeypatch.setattr(evaluate_solver, "keep", kept)
+    kill, every = None, [(str(n), member) for n in range(1, 11) for member in range(2)]
+    straight, printed = evaluated()
+    assert sorted(made) == sorted(every) and "continuing" not in printed
+    rows = [json.loads(line) for line in straight.decode().splitlines()]
+    assert len({text for row in rows for text in row["texts"]}) > 5
     (out / "problems.jsonl").unlink()
-    kill = 8
+    kill, made[:] = 9, []
     with pytest.raises(KeyboardInterrupt):
         evaluated()
+    before = list(made)
     assert not (out / "problems.jsonl").exists() and "0.000" not in capsys.readouterr().out
-    kill = 0
-    del portions[:]
-    again, printed = evaluated()
-    assert again == straight and portions == [["5", "6"], ["7", "8"], ["9", "10"]]
-    assert printed == "problems: continuing after 4 of 10 problems\n" + table
+    lines = (out / ".problems.unfinished.jsonl").read_text().splitlines()
+    assert len(lines) == 10 and {(r["id"], r["attempt"]) for r in map(json.loads, lines[1:])} == set(before)
+    (out / ".problems.unfinished.jsonl").write_text("\n".join(lines) + '\n{"id": "9", "att')  # cut while it was written
+    kill, made[:] = None, []
+    again, continued = evaluated()
+    assert again == straight and sorted(made) == sorted(set(every) - set(before))
+    assert "problems: continuing after 9 of 20 attempts" in continued
     assert [path.name for path in out.iterdir()] == ["problems.jsonl"]
 
-    kill, portions[:] = 2, []
+    kill, made[:] = 3, []
     with pytest.raises(KeyboardInterrupt):
         evaluated()
-    kill, portions[:] = 0, []
-    assert evaluated("--seed", "1")[0] != straight and len(portions) == 5
+    kill, made[:] = None, []
+    assert evaluated("--seed", "1")[0] != straight and sorted(made) == sorted(every)
 
 
 def test_cut_and_unparsed_shares_come_from_the_file_too(tmp_path, capsys):
@@ -452,11 +506,107 @@ def test_cut_and_unparsed_shares_come_from_the_file_too(tmp_path, capsys):
     (["--model", "m", "--domain", "code"], "no held-out sets"),
     ([], "--model"), (["--model", "m", "--correctness", "c"], "either"), (["--model", "m", "--k", "0"], "--k 0"),
     (["--model", "m", "--temperature", "nan"], "--temperature"), (["--model", "m", "--kk", "3"], "--kk"),
+    (["--model", "m", "--temperature", "0", "--k", "4"], "all attempts at a problem are the same"),
+    (["--model", "m", "--threads", "-1"], "--threads"), (["--model", "m", "--roles", "r"], "an option of --proposer"),
+    (["--proposer", "p", "--benchmark", "aime24"], "an option of --model"),
+    (["--proposer", "p", "--model", "m"], "either"),
     (["--model", "m", "--k", "two"], "--k"),
 ])
 def test_bad_options_are_told_in_one_sentence(argv, words):
     with pytest.raises(UserError, match=words):
         parse(argv)
+
+
+def test_defaults_depend_on_what_is_asked():
+    """k: 8; of a benchmark as in the paper; 1 at temperature 0, where more attempts would all be the same."""
+    model = ["--model", "m"]
+    aime = [*model, "--benchmark", "aime24", "--data", "x"]
+    assert [parse(argv).k for argv in (model, aime, [*model, "--temperature=0"], [*aime, "--temperature=0"])] == [
+        8, 64, 1, 1]
+    assert parse(["--proposer", "p"]).k == 1
+    assert (parse(model).temperature, parse(model).count, parse(["--proposer", "p"]).temperature) == (1.0, 300, None)
+
+
+def test_the_default_length_is_the_domains_within_the_models_context(config, tmp_path):
+    """256 in the miniature; 2048 elsewhere, 32768 of a benchmark, but what the context leaves after the longest prompt
+    if that is less."""
+    tokenizer, exam, folder = run_solver.open_tokenizer(config), Exam(), tmp_path / "model"
+    problems = [{"id": "1", "question": "a is 7. Find a."}, {"id": "2", "question": "a is 7. b is 2 more than a. Find b."}]
+    longest = len(prompt_ids(tokenizer, [{"role": "user", "content": exam.prompt_of(problems[1])}]))
+
+    def length(domain, context, *more):
+        write_json(folder / "config.json", {} if context is None else {"max_position_embeddings": context})
+        given = parse(["--model", str(folder), "--problems", "p", "--domain", domain, *more])
+        return evaluate_solver.length(given, tokenizer, exam, problems)
+
+    assert [length("mini", context) for context in (None, 8192, 100)] == [256] * 3
+    assert [length("math", context) for context in (None, 8192, 1000)] == [2048, 2048, 1000 - longest]
+    given = parse(["--model", str(folder), "--benchmark", "aime24", "--data", "x"])
+    write_json(folder / "config.json", {"text_config": {"max_position_embeddings": 4096}})
+    assert evaluate_solver.length(given, tokenizer, exam, problems) == 4096 - longest
+
+
+def test_at_temperature_0_the_likeliest_token_is_taken(config, tmp_path, monkeypatch):
+    """Against a naive loop over the whole sequence; and with --threads, torch uses so many."""
+    tokenizer, start = start_of(config)
+    threads, problems = [], config.folder / "problems.jsonl"
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: threads.append(count))
+    evaluation_script.main(["--model", str(start), "--problems", str(problems), "--temperature", "0", "--threads", "2",
+                            "--max_tokens", "12", "--out", str(tmp_path), "--device", "cpu"])
+    rows, model = read_correctness(tmp_path / "problems.jsonl"), load_model(start, config)
+    assert threads[0] == 2
+    for row, record in list(zip(rows, read_jsonl(problems), strict=True))[:3]:
+        ids = prompt_ids(tokenizer, [{"role": "user", "content": Exam().prompt_of(record)}])
+        count = len(ids)
+        while len(ids) < count + 12 and ids[-1] not in stop_ids(tokenizer):
+            with torch.no_grad():
+                ids.append(model(torch.tensor([ids])).logits[0, -1].argmax().item())
+        assert row.texts == [decode_reply(tokenizer, ids, count)]
+
+
+def test_cut_attempts_are_wrong_but_what_they_hold_is_counted(config, tmp_path, monkeypatch, capsys):
+    """Of five attempts two are cut, one of them behind the right box. More than a fifth: the option to raise is named."""
+    tokenizer = run_solver.open_tokenizer(config)
+    scripted(tokenizer, ["\\boxed{7}<|im_end|>", "\\boxed{7} and", "\\boxed{8} and", "what?<|im_end|>",
+                         "\\boxed{9}<|im_end|>"], monkeypatch)
+    path = tmp_path / "p.jsonl"
+    write_jsonl(path, [{"question": "a is 7. Find a.", "answer": "7"}])
+    argv = ["--model", "m", "--problems", str(path), "--k", "5", "--out", str(tmp_path / "out")]
+    evaluation_script.main(argv)
+    [row] = read_correctness(tmp_path / "out" / "p.jsonl")
+    assert row.correct == [1, 0, 0, 0, 0] and row.held == [0, 1, 0, 0, 0] and row.statuses[1:3] == ["cut", "cut"]
+    out = capsys.readouterr().out
+    assert "mean@5     0.200" in out and "1 of the 2 that were cut hold the right answer; they count as wrong" in out
+    assert "40% of the attempts were cut at --max_tokens 256: raise it" in out
+    scripted(tokenizer, ["\\boxed{7} and", *["\\boxed{7}<|im_end|>"] * 4], monkeypatch)
+    evaluation_script.main(argv)
+    assert "raise it" not in capsys.readouterr().out  # a fifth is not more than a fifth
+
+
+def test_the_bar_shows_tokens_while_no_attempt_has_ended(config, monkeypatch):
+    """A forward pass late in the first attempts waits until the bar has shown the tokens before it."""
+    tokenizer = run_solver.open_tokenizer(config)
+    policy = policy_of(build_model(config, len(tokenizer), seed=0), tokenizer)
+    monkeypatch.setattr("ap.tools.progress.SECONDS", 0.001)
+    problem, shown, seen, forward = {"id": "1", "question": "?", "answer": "7"}, [], threading.Event(), Engine._forward
+    passes = itertools.count(1)
+
+    def watched(*arguments):
+        assert next(passes) < 8 or seen.wait(timeout=60)
+        return forward(*arguments)
+
+    monkeypatch.setattr(Engine, "_forward", watched)
+    with Progress(2, name="problems") as progress:
+        def postfix(text):
+            shown.append((text, progress.bar.n))
+            if not text.startswith("0 tokens"):
+                seen.set()
+
+        progress.bar.set_postfix_str = postfix
+        attempts = Exam().attempts(policy, [problem], 2, "key", Decoding(40), progress)
+    assert progress.bar.n == 2 and progress.tokens == sum(sum(a.trajectory.loss_mask) for a in attempts)
+    assert any(count == 0 and not text.startswith("0 tokens") and "tokens/s" in text for text, count in shown)
+    assert shown[-1][0].startswith(f"{progress.tokens} tokens, ")
 
 
 @pytest.mark.parametrize("argv", [

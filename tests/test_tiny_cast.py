@@ -32,10 +32,13 @@ from ap.learn.losses import sft_loss
 from ap.mini.tokenizer import build_tokenizer
 from ap.players.checkpoint import Checkpoint
 from ap.tools import export
+from ap.tools.evaluate_proposer import read_episodes, trajectory_of
 from ap.tools.evaluation import read_correctness
+from ap.tools.summary import summary
 from ap.trajectory import Trajectory
 from ap.world.chat import STOP, TOOLS, encode, prompt_ids, tool_call
 from ap.world.env import INSTRUCTIONS
+from ap.world.skills import Skill, write_skill
 
 
 def add(sign):
@@ -279,6 +282,32 @@ def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsy
     export.main([str(path), "--format", "verl", "--out", str(folder / "export.jsonl")])
     assert len(read_jsonl(folder / "export.jsonl")) == len(problems)
     assert "models trained, trained, random; second audit models trained" in (folder / "export.md").read_text()
+
+
+def test_its_proposer_alone_has_the_numbers_of_the_run(chain, capsys):
+    """By --run: the run's own evaluation. By --domain, --skills and --roles: other skills and limits, no run."""
+    domain, folder, _ = chain
+    proposer = ["--proposer", str(folder / "chain" / "mgpo" / "step-000002"), "--device", "cpu"]
+    evaluation_script.main([*proposer, "--run", str(folder / "chain"), "--out", str(folder / "alone")])
+    episodes, theirs = read_episodes(folder / "alone" / "proposer.jsonl"), read_json(
+        folder / "chain" / "evaluation_after.json")
+    assert [[episode[name] for episode in episodes] for name in ("valid", "reward", "skills")] == [
+        theirs[name] for name in ("valid", "reward", "skills")]
+    assert {name: value for name, value in summary([trajectory_of(episode) for episode in episodes]).items()} == theirs[
+        "summary"]
+    for name in "abcd":
+        write_skill(Skill(name, "first", f"count {name}", "one step", "exec", "Numbers."), folder / "four")
+    cast = roles(folder, **everybody(folder / "trained") | {"verifier-3": folder / "random"})
+    argv = [*proposer, "--domain", domain, "--skills", str(folder / "four"), "--out", str(folder / "alone-2")]
+    evaluation_script.main([*argv, "--roles", str(cast), "--max_tokens", "400", "--count", "3", "--k", "2"])
+    assert "6 episodes on 3 skill sets" in capsys.readouterr().out
+    episodes = read_episodes(folder / "alone-2" / "proposer.jsonl")
+    assert {len(episode["skills"]) for episode in episodes} <= {2, 3, 4}
+    assert {skill for episode in episodes for skill in episode["skills"]} <= set("abcd")
+    with pytest.raises(UserError, match=f"the run .* has '{domain}'"):
+        evaluation_script.main([*proposer, "--run", str(folder / "chain"), "--domain", "mini"])
+    with pytest.raises(UserError, match="has no programs for the roles verifiers"):
+        evaluation_script.main(argv)
 
 
 def test_with_random_judges_everything_abstains_and_nothing_is_paid(chain):

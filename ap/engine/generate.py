@@ -41,17 +41,18 @@ class Engine:
 
     sampling: how tokens are drawn, and what ends a message. max_rows: the most conversations that run at the same time;
     others wait. max_length: the most tokens of a conversation, prompt included. reproducible: the same calls give the
-    same bits (rows.py says how). reply_seconds: if a reply takes longer, its conversation ends as "timeout".
+    same bits (rows.py says how). reply_seconds: if a reply takes longer, its conversation ends as "timeout". stats: the
+    dict for the counts of `stream`, which others may read while it goes on.
     """
 
     def __init__(
         self, model, sampling: Sampling, max_rows: int = 256, max_length: int = 512, reproducible: bool = True,
-        reply_seconds: float = 600.0,
+        reply_seconds: float = 600.0, stats: dict[str, float] | None = None,
     ):
         self.model, self.head, self.sampling = model, model.get_output_embeddings(), sampling
         self.max_rows, self.max_length = max_rows, max_length
         self.reproducible, self.reply_seconds, self.record = reproducible, reply_seconds, may_record(model)
-        self.stats: dict[str, float] = {}  # of the latest stream; explained there
+        self.stats = {} if stats is None else stats  # of the latest stream; explained there
 
     @torch.no_grad()
     def stream(
@@ -67,13 +68,14 @@ class Engine:
         more() is asked before a pass for conversations that join while others decode; the stream ends when all that it
         has been given have ended. With it the cache has max_rows rows from the start.
 
-        self.stats holds {prefill, decode, env}_tokens; forward_seconds, the time of the passes and of drawing tokens;
-        and env_seconds, the time that the engine waited for replies. While the stream is open, torch uses one thread if
-        the model is small and on a CPU. Raises UserError if the cache has no room for even one conversation of
-        max_length, and whatever `reply` raises.
+        self.stats holds, as it goes, {prefill, decode, env}_tokens; forward_seconds, the time of the passes and of
+        drawing tokens; and env_seconds, the time that the engine waited for replies. While the stream is open, torch
+        uses one thread if the model is small and on a CPU. Raises UserError if the cache has no room for even one
+        conversation of max_length, and whatever `reply` raises.
         """
         counts = ("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds")
-        self.stats = stats = dict.fromkeys(counts, 0.0)
+        stats = self.stats
+        stats.update(dict.fromkeys(counts, 0.0))
         cache = Cache(self.model, self.max_rows if more else min(self.max_rows, len(conversations)), self.max_length)
         graphs = None
         if self.record:
@@ -162,14 +164,15 @@ class Engine:
 
 def sample(
     model, prompts: Sequence[Sequence[int]], seeds: Sequence[str], max_new_tokens: int, sampling: Sampling,
-    ended: Callable[[int, Conversation], None] = lambda number, conversation: None,
+    ended: Callable[[int, Conversation], None] = lambda number, conversation: None, stats: dict | None = None,
 ) -> list[Conversation]:
     """One message of at most max_new_tokens for each prompt, without tools. For solvers, probers and evaluation.
 
     ended: called with the number of each conversation and the conversation as soon as it has ended, while others go on.
+    stats: the engine's counts, as it goes.
     """
     conversations = [Conversation.start(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-    engine = Engine(model, sampling, max_length=max(map(len, prompts), default=0) + max_new_tokens)
+    engine = Engine(model, sampling, max_length=max(map(len, prompts), default=0) + max_new_tokens, stats=stats)
     numbers = {id(conversation): number for number, conversation in enumerate(conversations)}
     for conversation in engine.stream(conversations, lambda conversation: None, max_new_tokens):
         ended(numbers[id(conversation)], conversation)

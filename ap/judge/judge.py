@@ -27,7 +27,7 @@ class Judge:
     def __call__(self, rollout: Rollout, known: Set[str], progress=None) -> list[Trajectory]:
         """Play the episodes of a rollout, and judge each in a thread as soon as it has ended, while others go on.
 
-        known: canonical forms of known problems, which earn nothing. progress: a tqdm bar that counts ended episodes.
+        known: canonical forms of known problems, which earn nothing. progress: a bar that counts ended episodes.
         Returns the trajectories in the order of their starts.
         """
         with ThreadPoolExecutor(self.settings.workers) as pool:

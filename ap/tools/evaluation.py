@@ -99,6 +99,34 @@ def paired_difference(a: Sequence, b: Sequence, seed: int = 0, n: int = 2000, le
     return bootstrap_interval(_differences(a, b), seed, n, level)
 
 
+def ratio_interval(
+    tops: Sequence[float], bottoms: Sequence[float], others: tuple[Sequence[float], Sequence[float]] | None = None,
+    seed: int = 0, n: int = 2000, level: float = 0.95,
+) -> Interval | None:
+    """sum(tops) / sum(bottoms), with a percentile bootstrap interval over their entries: one a problem or skill set.
+
+    For means over what not every set has, such as the valid problems. others: tops and bottoms of another evaluation of
+    the same sets, in the same order; then it is the difference of the ratios, and each resample takes the same sets of
+    both. Resamples in which nothing is counted are left out; None where nothing is counted at all. Raises ValueError
+    when the lengths differ or are 0.
+    """
+    pairs = [(tops, bottoms)] + ([others] if others else [])
+    if len({len(part) for pair in pairs for part in pair}) != 1 or not len(tops):
+        raise ValueError("ratios need one top and one bottom for each of the same sets")
+    arrays = [(np.asarray(top, np.float64), np.asarray(bottom, np.float64)) for top, bottom in pairs]
+
+    def value(chosen) -> float:
+        ratios = [top[chosen].sum() / total if (total := bottom[chosen].sum()) else np.nan for top, bottom in arrays]
+        return float(ratios[0] - ratios[1] if others else ratios[0])
+
+    rng, estimate = np.random.default_rng(seed), value(slice(None))
+    if np.isnan(estimate):
+        return None
+    draws = np.array([value(rng.integers(len(tops), size=len(tops))) for _ in range(n)])
+    low, high = np.nanquantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high))
+
+
 def sign_test(a: Sequence, b: Sequence) -> float:
     """Exact two-sided p-value of the hypothesis that a is above b as often as below it.
 
@@ -132,11 +160,18 @@ class Row:
     correct: list[int]  # parallel to answers, 0 or 1
     statuses: list[str] = field(default_factory=list)  # parallel, of world.attempts.Attempt; [] where not known
     texts: list[str] = field(default_factory=list)  # parallel: what the solver wrote; [] where not known
+    held: list[int] = field(default_factory=list)  # parallel: 1 where the text of a cut one holds the right answer;
+    # [] where none does, or nobody looked
+
+
+def record_of(row: Row) -> dict:
+    """A line of the correctness file."""
+    return {name: value for name, value in asdict(row).items() if name != "held" or value}
 
 
 def write_correctness(path: Path | str, rows: Iterable[Row]) -> None:
     """The problem x sample file, JSONL, from which every statistic above can be computed again."""
-    write_jsonl(path, map(asdict, rows))
+    write_jsonl(path, map(record_of, rows))
 
 
 def read_correctness(path: Path | str) -> list[Row]:
@@ -146,7 +181,7 @@ def read_correctness(path: Path | str) -> list[Row]:
         try:
             correct = [int(bool(entry)) for entry in record["correct"]]
             row = Row(str(record["id"]), str(record["gold"]), list(record["answers"]), correct,
-                      list(record.get("statuses", ())), list(record.get("texts", ())))
+                      list(record.get("statuses", ())), list(record.get("texts", ())), list(record.get("held", ())))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: not a row of a correctness file ({error}); "
                             "write it again with eval.py") from None

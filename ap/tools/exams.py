@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -88,8 +88,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Interval]:
     return table
 
 
-def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
-    """The statistics; `marked` names the one that the paper reports for this benchmark."""
+def print_table(name: str, rows: Sequence[Row], marked: str = "", limit: str = "") -> None:
+    """The statistics; `marked` names the one that the paper reports for this benchmark. limit: the option that cut
+    attempts, and its value."""
     print(f"\n{name}: {len(rows)} problems")
     for statistic, (estimate, low, high) in summarise(rows).items():
         mark = "  <- what the paper reports" if statistic == marked else ""
@@ -97,6 +98,19 @@ def print_table(name: str, rows: Sequence[Row], marked: str = "") -> None:
     statuses = [status for row in rows for status in row.statuses]
     for statistic, value in shares(statuses).items() if statuses else ():
         print(f"  {statistic:10s} {value:.3f}")
+    held, cut = sum(sum(row.held) for row in rows), statuses.count("cut")
+    if held:
+        print(f"  {held} of the {cut} that were cut hold the right answer; they count as wrong")
+    print_cut("attempts", cut / max(len(statuses), 1), limit or "--max_tokens")
+
+
+OFTEN = 1 / 5  # *choice*: if a larger share is cut at a limit, it is said
+
+
+def print_cut(what: str, share: float, limit: str, say: Callable = print) -> None:
+    """One sentence where too many attempts or episodes were cut. limit: the option to raise, and its value."""
+    if share > OFTEN:
+        say(f"{share:.0%} of the {what} were cut at {limit}: raise it, or many count as failed that only needed room.")
 
 
 def paired_line(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:

@@ -20,7 +20,7 @@ class Decoding(NamedTuple):
     """How an attempt is sampled. top_p and top_k are for evaluation only (engine/sampling.py)."""
 
     max_tokens: int  # a longer attempt is cut, and counts as wrong
-    temperature: float = 1.0
+    temperature: float = 1.0  # 0: the likeliest token each time
     top_p: float = 1.0
     top_k: int = 0
 
@@ -48,32 +48,39 @@ class Exam:
     workers: int = 1  # threads that grade, since programs may run for seconds
 
     def attempts(
-        self, policy: Policy, problems: Sequence[dict], k: int, key: str, decoding: Decoding, progress=None
+        self, policy: Policy, problems: Sequence[dict], k: int, key: str, decoding: Decoding, progress=None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Attempt]:
         """k attempts at each problem, in the order of the problems; an attempt's `group` is its problem's index.
 
         An attempt depends on the key, its problem's id and its number, and not on the other attempts. Attempts are
-        graded while others are still decoded. progress: a tqdm bar that counts the attempts that have ended.
+        graded while others are still decoded. progress: is told of each (tools/progress.py). numbers: only these of
+        all attempts, counted from 0.
         """
-        tokenizer, texts, grades = policy.tokenizer, {}, {}
+        tokenizer, jobs = policy.tokenizer, {}
+        numbers = range(len(problems) * k) if numbers is None else numbers
         prompts = [prompt_ids(tokenizer, [{"role": "user", "content": self.prompt_of(problem)}])
                    for problem in problems]
-        seeds = [f"{key}/{problem['id']}/{number}" for problem in problems for number in range(k)]
+        seeds = [f"{key}/{problems[number // k]['id']}/{number % k}" for number in numbers]
 
-        def ended(number: int, conversation: Conversation) -> None:
+        def grade(number: int, conversation: Conversation) -> Attempt:
+            text = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
+            cut = conversation.stopped == "length"
+            attempt = _graded(conversation, number // k, self.grade(None if cut else text, problems[number // k]), text)
             if progress is not None:
-                progress.update(1)
+                progress.ended(number, attempt)
+            return attempt
+
+        def ended(place: int, conversation: Conversation) -> None:
             policy.counts["written_tokens"] += sum(conversation.loss_mask)
-            texts[number] = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
-            graded = None if conversation.stopped == "length" else texts[number]
-            grades[number] = pool.submit(self.grade, graded, problems[number // k])
+            jobs[place] = pool.submit(grade, numbers[place], conversation)
 
         with ThreadPoolExecutor(self.workers) as pool, policy.sampling() as model:
-            conversations = sample(
-                model, [prompt for prompt in prompts for _ in range(k)], seeds, decoding.max_tokens,
-                Sampling(stop_ids(tokenizer), decoding.temperature, top_p=decoding.top_p, top_k=decoding.top_k), ended)
-        return [_graded(conversation, number // k, grades[number].result(), texts[number])
-                for number, conversation in enumerate(conversations)]
+            sampling = Sampling(stop_ids(tokenizer), decoding.temperature or 1.0, decoding.temperature == 0,
+                                decoding.top_p, decoding.top_k)
+            sample(model, [prompts[number // k] for number in numbers], seeds, decoding.max_tokens, sampling, ended,
+                   None if progress is None else progress.new_stats())
+        return [jobs[place].result() for place in range(len(numbers))]
 
 
 def _graded(conversation: Conversation, group: int, grade: Grade, text: str) -> Attempt:

@@ -85,8 +85,8 @@ class _Recorder:
 class Rollout:
     """Episodes that are played while one iterates over them: each is yielded when it has ended, while others go on.
 
-    When the iteration has ended, `trajectories` holds all of them in the order of their starts, and `stats` the
-    engine's counts and seconds (Engine.stats).
+    When the iteration has ended, `trajectories` holds all of them in the order of their starts. `stats` holds the
+    engine's counts and seconds (Engine.stats), as it goes.
     """
 
     def __init__(self, env: Env, policy: Policy, starts: Sequence[Start], config: Config):
@@ -103,7 +103,7 @@ class Rollout:
             engine = Engine(
                 model, Sampling(stop_ids(self.policy.tokenizer), self.config.temperature),
                 max_length=self.config.max_tokens, reproducible=self.config.reproducible,
-                reply_seconds=HANGS * self.config.exec_timeout + LOOKING)
+                reply_seconds=HANGS * self.config.exec_timeout + LOOKING, stats=self.stats)
             ended = engine.stream(
                 [recorder.conversation for recorder in self.recorders],
                 lambda conversation: self.recorders[numbers[id(conversation)]].take_action(),
@@ -113,7 +113,6 @@ class Rollout:
                 self.trajectories[number] = self.recorders[number].trajectory()
                 self.policy.counts["written_tokens"] += sum(conversation.loss_mask)
                 yield self.trajectories[number]
-        self.stats = engine.stats
 
 
 def roll_out(env: Env, policy: Policy, starts: Sequence[Start], config: Config) -> Rollout:

@@ -1,0 +1,82 @@
+"""A solver before and after its training: the evaluations of an arm on the held-out sets, and its table."""
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Sequence
+
+from ap.config import Config
+from ap.domains.base import Domain
+from ap.files import read_json, write_json
+from ap.learn.policy import Policy
+from ap.tools.costs import stage
+from ap.tools.evaluation import read_correctness, write_correctness
+from ap.tools.exams import exam_of_domain, paired_line, print_cut, rows_of, shares, summarise
+from ap.tools.progress import Progress
+from ap.world.attempts import Attempt, Decoding, Exam
+
+
+def exam_of_all(
+    config: Config, domain: Domain, training: Sequence[dict], sets: dict[str, list[dict]], stack: ExitStack
+) -> tuple[list[dict], dict[str, list[dict]], Exam]:
+    """Training problems and held-out sets as they are graded, and the exam that asks and grades all of them."""
+    every = [*training, *(problem for problems in sets.values() for problem in problems)]
+    graded, exam = exam_of_domain(domain, every, stack, config.allow_unsafe_exec, config.workers)
+    left = iter(graded)
+    training = [next(left) for _ in training]
+    return training, {name: [next(left) for _ in problems] for name, problems in sets.items()}, exam
+
+
+def evaluate(policy: Policy, sets: dict[str, list[dict]], exam: Exam, config: Config, phase: str) -> dict:
+    """Attempt the held-out problems, with the same seeds for every model. Returns {set: summary}.
+
+    phase: "start", which all arms share, or "end". A finished evaluation is read from its file. The correctness of each
+    attempt goes to solver/start or solver/ARM, PHASE_SET.jsonl, for eval.py --correctness and --compare.
+    """
+    folder = config.folder / "solver" / ("start" if phase == "start" else config.solver_arm)
+    path, ranks, record = folder / f"evaluation_{phase}.json", policy.ranks, {}
+    if not path.exists():
+        for name, problems in sets.items():
+            with stage(f"solver {config.solver_arm if phase == 'end' else 'start'}, evaluation", config, ranks,
+                       {"policy": policy}):
+                attempts = attempt_all(policy, problems, exam, config, f"{phase}, {name}")
+            if ranks.is_main:
+                rows = rows_of(problems, attempts, config.solver_eval_k)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_correctness(folder / f"{phase}_{name}.jsonl", rows)
+                summary = {statistic: list(values) for statistic, values in summarise(rows).items()}
+                record[name] = summary | shares([attempt.status for attempt in attempts])
+        if ranks.is_main:
+            write_json(path, record)
+        ranks.barrier()
+    return read_json(path)
+
+
+def attempt_all(
+    policy: Policy, problems: Sequence[dict], exam: Exam, config: Config, shown: str
+) -> list[Attempt]:
+    """The attempts at one held-out set, in the order of its problems. Each rank attempts its share of them."""
+    ranks, k = policy.ranks, config.solver_eval_k
+    numbers = ranks.share(range(len(problems)))
+    decoding = Decoding(config.solver_max_tokens, config.temperature)
+    with Progress(len(numbers) * k, name=shown, shown=ranks.is_main) as progress:
+        mine = exam.attempts(
+            policy, [problems[n] for n in numbers], k, f"{config.seed}/solver/eval", decoding, progress)
+    numbered = [(n, mine[i * k:(i + 1) * k]) for i, n in enumerate(numbers)]
+    return [attempt for _, some in ranks.gather_sorted(numbered, key=lambda pair: pair[0]) for attempt in some]
+
+
+def print_results(config: Config, start: dict, end: dict) -> None:
+    """Print the results before and after training, and the paired differences to the start and to other arms."""
+    folder = config.folder / "solver"
+    for name in start:
+        ours = read_correctness(folder / config.solver_arm / f"end_{name}.jsonl")
+        print(f"\n{name}: {len(ours)} problems, {config.solver_eval_k} attempts each; arm {config.solver_arm}")
+        print(f"{'':12s}{'start':>8s}{'end':>8s}")
+        for statistic in dict.fromkeys([*start[name], *end[name]]):  # ways to fail are there only if met
+            before, after = (part[name].get(statistic, 0.0) for part in (start, end))
+            print(f"{statistic:12s}" + "".join(f"{x[0] if isinstance(x, list) else x:8.3f}" for x in (before, after)))
+        for other in [folder / "start" / f"start_{name}.jsonl", *sorted(folder.glob(f"*/end_{name}.jsonl"))]:
+            if other.parent.name != config.solver_arm:
+                line = paired_line(ours, read_correctness(other), str(other))
+                print(f"{config.solver_arm} - {other.parent.name}: {line}")
+        print_cut("attempts", end[name]["truncated"], f"--solver_max_tokens {config.solver_max_tokens}")
