@@ -51,8 +51,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def add_common(add) -> None:
-    add("--model", metavar="FOLDER", help="evaluate this solver: a Hugging Face checkpoint with its tokenizer, a folder or an id of the "
-        "hub, OWNER/NAME[@REVISION]")
+    add("--model", metavar="FOLDER", help="evaluate this solver: a Hugging Face checkpoint with its tokenizer, a "
+        "folder or an id of the hub, OWNER/NAME[@REVISION]")
     add("--proposer", metavar="FOLDER", help="instead of --model: evaluate this proposer, any such checkpoint")
     add("--correctness", metavar="FILE",
         help="instead of --model: the file of an earlier evaluation, to print or compare again")
@@ -67,7 +67,7 @@ def add_common(add) -> None:
     add("--max_tokens", type=int, metavar="INT",
         help="of an answer (default: 256 in the miniature, 2048 in other domains, and of a benchmark 32768, as is "
         "usual; both at most what the model's context leaves), or of an episode (default: of the run; else 512 in the "
-        "miniature, 16384 or the model's context in other domains)")
+        "miniature, 4096 or the model's context in other domains)")
     add("--seed", type=int, metavar="INT", help="of sampling (default: 0; of a proposer, that of the run)")
     add("--domain", choices=tuple(DOMAINS), help="of --problems: how they are asked and graded; else whose held-out "
         "sets; of a proposer's problems (default: that of the run, or mini)")

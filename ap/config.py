@@ -248,9 +248,8 @@ class SolverSettings:
     solver_group_size: int = setting(8, SOLVER, help="attempts at each problem of a step")
     solver_lr: float = setting(4e-4, SOLVER, help="peak learning rate of these steps; a cosine lowers it to a tenth")
     solver_max_tokens: int = setting(256, SOLVER, help="an answer of more tokens is cut, and counts as wrong")
-    solver_held_out: str = setting(
-        "", SOLVER, help="JSONL of {question, answer} to evaluate on; empty: the domain's two held-out sets, or where "
-        "no program draws problems, what the first arm's budget leaves of its file")
+    solver_held_out: str = setting("", SOLVER, help="JSONL of {question, answer} to evaluate on; empty: the domain's "
+                                   "two sets, or where no program draws problems, what the first arm's budget leaves")
     solver_eval: int = setting(500, SOLVER, help="problems in each held-out set")
     solver_eval_k: int = setting(4, SOLVER, help="attempts at each of them in an evaluation")
 

@@ -183,7 +183,7 @@ def _scores(ours, library, prompts) -> str:
 
 def _tokens(ours, library, prompts) -> str:
     seeds = [str(number) for number in range(len(prompts))]
-    for prompt, conversation in zip(prompts, sample(ours, prompts, seeds, NEW, Sampling({-1}, greedy=True))):
+    for prompt, conversation in zip(prompts, sample(ours, prompts, seeds, NEW, Sampling({-1}, temperature=0.0))):
         ids = list(prompt)
         for _ in range(NEW):
             ids.append(library(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item())
@@ -226,7 +226,7 @@ def compare_folder(folder: str, questions: list[str], tokens: int) -> int:
         began = time.perf_counter()
         ours = load_model(folder, Config(device="cpu", dtype="float32"))
         print(f"loaded in {time.perf_counter() - began:.1f} s; stop tokens: {sorted(stop_ids(tokenizer))}", flush=True)
-        found = sample(ours, prompts, questions, tokens, Sampling(stop_ids(tokenizer), greedy=True))
+        found = sample(ours, prompts, questions, tokens, Sampling(stop_ids(tokenizer), temperature=0.0))
         del ours
         library = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         different = 0

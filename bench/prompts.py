@@ -95,7 +95,7 @@ class Together:
     def __init__(self, model, tokenizer, max_tokens: int, temperature: float):
         self.model, self.tokenizer = model, tokenizer
         self.max_tokens, self.sampling = max_tokens, Sampling(
-            stop_ids(tokenizer), temperature or 1.0, greedy=not temperature)
+            stop_ids(tokenizer), temperature)
         self.asking, self.waiting, self.changed = 0, [], threading.Condition()
 
     def begin(self, count: int) -> None:

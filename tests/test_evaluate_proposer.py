@@ -52,7 +52,7 @@ def test_the_table_says_all_of_it(capsys):
     assert "different skills in valid problems" in out and "2  of 2 that were drawn" in out
     print_table(mark([episode(0, outcome="token_limit"), episode(1)]))
     out = capsys.readouterr().out
-    assert "50% of the episodes were cut at the token limit, --max_tokens: raise it" in out
+    assert "50% of the episodes were cut at --max_tokens: raise it" in out
     assert out.count("    none") == 4  # hardness, two of diversity, skills: of valid problems, and there are none
 
 

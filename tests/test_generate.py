@@ -79,7 +79,7 @@ def assert_scored_as_sampled(model, conversations, temperature=1.0):
 @torch.no_grad()
 def test_greedy_tokens_equal_those_of_transformers(model):
     """Prompts of mixed lengths in one batch; transformers gets them one by one, with its own cache and attention."""
-    ours = sample(model, prompts(), ["" for _ in prompts()], 15, Sampling({STOP}, greedy=True))
+    ours = sample(model, prompts(), ["" for _ in prompts()], 15, Sampling({STOP}, temperature=0.0))
     model.set_attn_implementation("sdpa")
     model.eval()
     for prompt, conversation in zip(prompts(), ours, strict=True):
@@ -94,7 +94,7 @@ def test_greedy_tokens_equal_those_of_transformers_after_tool_turns_and_with_a_s
     """Every message of every conversation is what transformers generates from scratch after all that precedes it."""
     [shared] = prompts((9,), seed=3)
     conversations, stops = start(prompts() + [shared] * 3), list(range(0, VOCAB, 3))  # greedy text repeats itself
-    Engine(model, Sampling(set(stops), greedy=True), max_length=60).run(conversations, replies)
+    Engine(model, Sampling(set(stops), temperature=0.0), max_length=60).run(conversations, replies)
     model.set_attn_implementation("sdpa")
     model.eval()
     messages = 0
@@ -689,7 +689,7 @@ def test_nothing_can_be_trained_on_a_cut_distribution(qwen3):
 
 def test_top_k_of_one_is_greedy(qwen3):
     greedy, top_1 = (sample(qwen3, prompts(), [""] * 5, 12, sampling)
-                     for sampling in (Sampling({STOP}, greedy=True), Sampling({STOP}, top_k=1)))
+                     for sampling in (Sampling({STOP}, temperature=0.0), Sampling({STOP}, top_k=1)))
     assert [c.ids for c in top_1] == [c.ids for c in greedy]
 
 

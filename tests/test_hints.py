@@ -15,7 +15,7 @@ def test_a_fifth_is_no_word_and_more_is_one_sentence_once_a_run(tmp_path, capsys
     other = replace(config, name="other")
     for share, settings in ((0.26, other), (0.5, other), (0.9, replace(other))):
         tell_when_cut(share, "expert episodes", settings, Ranks())
-    assert capsys.readouterr().out == ("26% of the expert episodes end at the token limit: raise --max_tokens, now "
-                                       "400, in a run of another --name.\n")
+    assert capsys.readouterr().out == ("26% of the expert episodes were cut at --max_tokens 400: raise it in a run of "
+                                       "another --name, or many count as failed that only needed room.\n")
     tell_when_cut(0.5, "attempts of step 1", other, Ranks(), "solver_max_tokens")
-    assert "--solver_max_tokens, now 64" in capsys.readouterr().out
+    assert "--solver_max_tokens 64" in capsys.readouterr().out

@@ -74,8 +74,7 @@ class Engine:
         conversation of max_length, and whatever `reply` raises.
         """
         counts = ("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds")
-        stats = self.stats
-        stats.update(dict.fromkeys(counts, 0.0))
+        (stats := self.stats).update(dict.fromkeys(counts, 0.0))
         cache = Cache(self.model, self.max_rows if more else min(self.max_rows, len(conversations)), self.max_length)
         graphs = None
         if self.record:

@@ -17,8 +17,7 @@ class Sampling:
     """
 
     stop_ids: set[int]  # each of these tokens ends a message, and is part of it
-    temperature: float = 1.0  # logits are divided by it
-    greedy: bool = False  # take the likeliest token instead of drawing one
+    temperature: float = 1.0  # logits are divided by it; 0: take the likeliest token instead of drawing one
     top_p: float = 1.0  # draw from the smallest set of likeliest tokens whose total probability reaches it; 1: all
     top_k: int = 0  # draw from at most so many of the likeliest tokens (applied before top_p); 0: all
     stops: Callable[[list[int]], bool] | None = None  # message so far -> does it end here? See stop_strings.
@@ -29,8 +28,9 @@ class Sampling:
         return self.top_p < 1 or self.top_k > 0
 
     def distribution(self, logits: torch.Tensor) -> torch.Tensor:
-        """Log-probs (B, V) of the distribution that tokens are drawn from, given logits (B, V)."""
-        logits = logits.float() / self.temperature
+        """Log-probs (B, V) of the distribution that tokens are drawn from, given logits (B, V); at temperature 0, those
+        of temperature 1."""
+        logits = logits.float() / (self.temperature or 1.0)
         if not self.cuts_tail:
             return logits.log_softmax(-1)
         ordered, order = logits.sort(-1, descending=True)  # (B, V), the likeliest first
@@ -43,7 +43,7 @@ class Sampling:
     def draw(self, logits: torch.Tensor, uniforms: Sequence[float]) -> tuple[list[int], list[float]]:
         """The next token of each row and its log-prob, from logits (B, V) and a uniform random number for each row."""
         logprobs = self.distribution(logits)  # (B, V)
-        tokens = logprobs.argmax(-1) if self.greedy else inverse(logprobs, uniforms)
+        tokens = inverse(logprobs, uniforms) if self.temperature else logprobs.argmax(-1)
         return tokens.tolist(), logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
 
 

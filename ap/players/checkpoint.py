@@ -64,7 +64,7 @@ class Checkpoint:
             return
         with self.place.tokenizer(self.folder) as tokenizer:
             ids, stops = prompt_ids(tokenizer, messages), stop_ids(tokenizer)
-        sampling = Sampling(stops, self.temperature or 1.0, greedy=not self.temperature)
+        sampling = Sampling(stops, self.temperature)
         questions = {number: Question.of(ids, str(seed_of(key)), sampling, self.max_tokens)
                      for number, key in keys.items()}
         self.place.ask(self.folder, list(questions.values()))

@@ -189,9 +189,8 @@ class Answers:
                 raise Refused(str(error), "messages") from error
             ids = tokenizer.encode(writable(prompt), add_special_tokens=False)
             stops = stop_strings(tokenizer, wanted.stop) if wanted.stop else None
-            greedy = wanted.temperature < COLD
-            sampling = Sampling(stop_ids(tokenizer), 1.0 if greedy else wanted.temperature, greedy, wanted.top_p,
-                                wanted.top_k, stops)
+            temperature = 0.0 if wanted.temperature < COLD else wanted.temperature
+            sampling = Sampling(stop_ids(tokenizer), temperature, wanted.top_p, wanted.top_k, stops)
         room = self.context - len(ids)
         if room < 1:
             raise Refused(f"the prompt has {len(ids)} tokens, and the model's context length is {self.context}",

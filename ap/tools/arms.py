@@ -10,7 +10,8 @@ from ap.files import read_json, write_json
 from ap.learn.policy import Policy
 from ap.tools.costs import stage
 from ap.tools.evaluation import read_correctness, write_correctness
-from ap.tools.exams import exam_of_domain, paired_line, print_cut, rows_of, shares, summarise
+from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
+from ap.tools.hints import print_cut
 from ap.tools.progress import Progress
 from ap.world.attempts import Attempt, Decoding, Exam
 
@@ -79,4 +80,4 @@ def print_results(config: Config, start: dict, end: dict) -> None:
             if other.parent.name != config.solver_arm:
                 line = paired_line(ours, read_correctness(other), str(other))
                 print(f"{config.solver_arm} - {other.parent.name}: {line}")
-        print_cut("attempts", end[name]["truncated"], f"--solver_max_tokens {config.solver_max_tokens}")
+        print_cut(end[name]["truncated"], "attempts", f"--solver_max_tokens {config.solver_max_tokens}")

@@ -10,7 +10,6 @@ from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.tools.costs import stage
 from ap.tools.evaluation import paired_difference
-from ap.tools.exams import print_cut
 from ap.tools.hints import tell_when_cut
 from ap.tools.progress import Progress
 from ap.tools.report import TABLE
@@ -83,4 +82,3 @@ def print_table(before: dict, after: dict, ranks: Ranks) -> None:
     for name in ("valid", "reward"):
         difference, low, high = paired_difference(after[name], before[name], seed=0)
         ranks.print(f"{name}: {difference:+.3f}, 95 % interval over skill sets [{low:+.3f}, {high:+.3f}]")
-    print_cut("episodes", after["summary"].get("outcome/token_limit", 0), "--max_tokens", ranks.print)

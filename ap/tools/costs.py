@@ -20,6 +20,7 @@ from ap.config import Config
 from ap.files import UserError, read_json, write_json
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
+from ap.tools.progress import pulse
 
 TICK = 20.0  # *choice*: seconds between two writings
 
@@ -62,7 +63,8 @@ def stage(name: str, config: Config, ranks: Ranks, players: Mapping[str, object]
     writer = threading.Thread(target=keep_writing, daemon=True)
     writer.start()
     try:
-        yield
+        with pulse(name, players, ranks.is_main):
+            yield
     finally:
         ended.set()
         writer.join()

@@ -29,7 +29,7 @@ from ap.tools.before_after import play, starts_of
 from ap.tools.commandline import load_config, validate
 from ap.tools.evaluate_solver import context_of
 from ap.tools.evaluation import ratio_interval
-from ap.tools.exams import print_cut
+from ap.tools.hints import print_cut
 from ap.tools.hygiene import repeats, tokens_of
 from ap.tools.hub import local_model
 from ap.tools.journal import Journal, digest, files_of
@@ -240,7 +240,7 @@ def print_table(episodes: Sequence[dict]) -> None:
     reasons = Counter(e["reason"] for e in episodes if not e["valid"]).most_common(5)
     if reasons:
         print("  not valid: " + ", ".join(f"{count} {reason}" for reason, count in reasons))
-    print_cut("episodes", numbers["outcome/token_limit"], "the token limit, --max_tokens")
+    print_cut(numbers["outcome/token_limit"], "episodes", "--max_tokens")
 
 
 def print_differences(episodes: Sequence[dict], others: Sequence[dict], name: str) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -17,6 +17,7 @@ from ap.sandbox.processes import Processes
 from ap.sandbox.sandbox import Sandbox
 from ap.tools.benchmarks import CODE
 from ap.tools.evaluation import Interval, Row, bootstrap_interval, maj_at_k, paired_difference, pass_at_k, sign_test
+from ap.tools.hints import print_cut
 from ap.world.attempts import SOLVE, Attempt, Exam, solve_prompt
 
 
@@ -101,16 +102,7 @@ def print_table(name: str, rows: Sequence[Row], marked: str = "", limit: str = "
     held, cut = sum(sum(row.held) for row in rows), statuses.count("cut")
     if held:
         print(f"  {held} of the {cut} that were cut hold the right answer; they count as wrong")
-    print_cut("attempts", cut / max(len(statuses), 1), limit or "--max_tokens")
-
-
-OFTEN = 1 / 5  # *choice*: if a larger share is cut at a limit, it is said
-
-
-def print_cut(what: str, share: float, limit: str, say: Callable = print) -> None:
-    """One sentence where too many attempts or episodes were cut. limit: the option to raise, and its value."""
-    if share > OFTEN:
-        say(f"{share:.0%} of the {what} were cut at {limit}: raise it, or many count as failed that only needed room.")
+    print_cut(cut / max(len(statuses), 1), "attempts", limit or "--max_tokens")
 
 
 def paired_line(rows: Sequence[Row], others: Sequence[Row], name: str) -> str:

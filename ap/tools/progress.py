@@ -1,13 +1,16 @@
-"""The bar of an evaluation: attempts or episodes that have ended, and the tokens that are sampled meanwhile."""
+"""What moves while a bar stands still: the tokens that are sampled, and the requests to the models in the roles."""
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from typing import Callable
+from contextlib import contextmanager
+from typing import Callable, Iterator, Mapping
 
 from tqdm import tqdm
 
 SECONDS = 1.0  # between two looks at the tokens
+SELDOM = 60.0  # *choice*: between two lines in a file, where nothing can be drawn over
 
 
 class Progress:
@@ -65,3 +68,52 @@ class Progress:
             self.thread.join()
         self.bar.set_postfix_str(self.speed())
         self.bar.close()
+
+
+@contextmanager
+def pulse(name: str, players: Mapping[str, object], shown: bool = True) -> Iterator[None]:
+    """While the block runs, a line below the bar of a stage says what its players do, once a second.
+
+    Where the bar goes to a file, there is a line every SELDOM seconds instead. players: whoever is asked, by name; each
+    has `counts`, numbers that only grow.
+    """
+    drawn = sys.stderr.isatty()
+    line = tqdm(total=0, bar_format="{desc}", position=1, leave=False, disable=not (shown and drawn))
+    before, began, ended = said_by(players), time.monotonic(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(SECONDS if drawn else SELDOM):
+            text = heartbeat(before, said_by(players), time.monotonic() - began)
+            if drawn:
+                line.set_description_str(text)
+            else:
+                tqdm.write(f"{name}: {text}", file=sys.stderr)
+
+    thread = threading.Thread(target=look, daemon=True)
+    if shown:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if shown:
+            thread.join()
+        line.close()
+
+
+def said_by(players: Mapping[str, object]) -> dict[str, tuple[int, int]]:
+    """{name: (requests, tokens)} of all players so far. The policy counts tokens only, and those it learnt from too."""
+    counts = {who: dict(player.counts) for who, player in players.items()}
+    return {who: (some.get("requests", 0), sum(some.get(kind, 0) for kind in (
+        "written_tokens", "trained_tokens", "completion_tokens"))) for who, some in counts.items()}
+
+
+def heartbeat(before: Mapping[str, tuple[int, int]], now: Mapping[str, tuple[int, int]], seconds: float) -> str:
+    """One line: what each player has said since `before`, and tokens/s."""
+    parts = []
+    for who, (requests, tokens) in now.items():
+        asked, said = requests - before[who][0], tokens - before[who][1]
+        if asked or said:
+            parts.append(f"{who} " + (f"{asked} replies, " if asked else "") + f"{said} tokens, "
+                         f"{said / max(seconds, 1e-9):.0f}/s")
+    return f"{seconds:.0f} s; " + ("; ".join(parts) or "nobody has replied yet")

@@ -65,8 +65,7 @@ class Exam:
 
         def grade(number: int, conversation: Conversation) -> Attempt:
             text = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
-            cut = conversation.stopped == "length"
-            attempt = _graded(conversation, number // k, self.grade(None if cut else text, problems[number // k]), text)
+            attempt = _graded(conversation, number // k, text, problems[number // k], self.grade)
             if progress is not None:
                 progress.ended(number, attempt)
             return attempt
@@ -76,15 +75,15 @@ class Exam:
             jobs[place] = pool.submit(grade, numbers[place], conversation)
 
         with ThreadPoolExecutor(self.workers) as pool, policy.sampling() as model:
-            sampling = Sampling(stop_ids(tokenizer), decoding.temperature or 1.0, decoding.temperature == 0,
-                                decoding.top_p, decoding.top_k)
+            sampling = Sampling(stop_ids(tokenizer), decoding.temperature, decoding.top_p, decoding.top_k)
             sample(model, [prompts[number // k] for number in numbers], seeds, decoding.max_tokens, sampling, ended,
                    None if progress is None else progress.new_stats())
         return [jobs[place].result() for place in range(len(numbers))]
 
 
-def _graded(conversation: Conversation, group: int, grade: Grade, text: str) -> Attempt:
+def _graded(conversation: Conversation, group: int, text: str, problem: dict, grade_of: Callable) -> Attempt:
     cut = conversation.stopped == "length"
+    grade = grade_of(None if cut else text, problem)
     trajectory = Trajectory.of_one_action(
         conversation.ids, conversation.loss_mask, conversation.logprobs, group=group,
         outcome="token_limit" if cut else "submitted", reward=float(grade.status == "equal"))
