@@ -22,7 +22,7 @@ def episode(number, question=None, rate=0.0, kept=("a", "b"), outcome="submitted
         "canonical": question and question.casefold(), "problem": question and {"question": question, "answer": "1"},
         "valid": valid, "reason": "valid" if valid else "wrong answer", "pass_rate": rate,
         "reward": 1 + (1 - rate) * (rate > 0) if valid else 0.0, "outcome": outcome, "turns": [], "abstained": [],
-        "votes": [], "agreed": [], "overlong_penalty": 0.0} | more
+        "votes": [], "agreed": [], "overlong_penalty": 0.0, "drafts": []} | more
 
 
 LONG = "In a garden are rows of apple trees, and in every row there are nine trees with forty apples each; rows: {}"

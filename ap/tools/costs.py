@@ -123,9 +123,14 @@ def lines_of(name: str, record: Mapping) -> list[str]:
     processes = f"{record['processes']} process{'es' if record['processes'] > 1 else ''}"
     starts = f", {record['starts']} starts" if record["starts"] > 1 else ""
     lines = [f"cost of {name}: {record['hours']:.3f} hours of {processes}{starts}"]
-    return lines + [f"{who}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
-                                           for what, number in counts.items())
-                    for who, counts in record["players"].items()]
+    return lines + player_lines(record["players"])
+
+
+def player_lines(players: Mapping[str, Counts]) -> list[str]:
+    """A line for each player: its counts."""
+    return [f"{who}: " + ", ".join(f"{what} {number if isinstance(number, int) else format(number, '.4g')}"
+                                   for what, number in counts.items())
+            for who, counts in players.items()]
 
 
 def sentence(record: Mapping) -> str:

@@ -27,6 +27,7 @@ from ap.presets import PRESETS
 from ap.run import Run
 from ap.tools.before_after import play, starts_of
 from ap.tools.commandline import load_config, validate
+from ap.tools.costs import player_lines
 from ap.tools.evaluate_solver import context_of
 from ap.tools.evaluation import ratio_interval
 from ap.tools.hints import print_cut
@@ -143,7 +144,7 @@ def evaluate(options: argparse.Namespace) -> list[dict]:
             order = {start.key: number for number, start in enumerate(starts)}
             episodes = mark(sorted(journal.records, key=lambda record: order[record["key"]]))
             journal.finish(NAME, episodes)
-        run.cast.print_counts()
+        print("".join(f"{line}\n" for line in player_lines({w: p.counts for w, p in run.cast.players.items()})), end="")
     return episodes
 
 
@@ -161,7 +162,7 @@ def record_of(run: Run, trajectory: Trajectory) -> dict:
         "set": trajectory.group, "key": trajectory.key, "tokens": len(trajectory.ids),
         "canonical": run.domain.canonical(problem.question) if trajectory.valid else None,
         "kept": list(problem.skills) if problem else [], "abstained": list(trajectory.abstained),
-        "votes": list(trajectory.votes), "agreed": list(trajectory.agreed),
+        "agreed": list(trajectory.agreed), "drafts": trajectory.drafts,
         "overlong_penalty": trajectory.overlong_penalty, **transcript(run.tokenizer, trajectory)}
 
 
@@ -208,10 +209,10 @@ def trajectory_of(episode: dict) -> Trajectory:
     turns = [Turn(turn["action"], turn["stage"], 0, 0, turn["facts"], turn["process_reward"])
              for turn in episode["turns"]]
     return Trajectory(
-        [0] * episode["tokens"], [], [], [], turns, tuple(episode["skills"]), episode["set"], episode["outcome"],
-        problem, episode["valid"], episode["reason"], tuple(episode["abstained"]), tuple(episode["votes"]),
-        tuple(episode["agreed"]), episode["pass_rate"], episode["reward"], episode["overlong_penalty"],
-        key=episode["key"])
+        [0] * episode["tokens"], [], [], [], turns, problem=problem, group=episode["set"],
+        **{name: tuple(episode[name]) for name in ("skills", "abstained", "votes", "agreed")},
+        **{name: episode[name] for name in ("outcome", "valid", "reason", "pass_rate", "reward", "drafts",
+                                            "overlong_penalty", "key")})
 
 
 def sums(episodes: Sequence[dict], measure: Measure) -> tuple[list[float], list[float]]:
