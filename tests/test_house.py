@@ -18,7 +18,7 @@ LAYERS = (
     ("ap.files", "ap.config", "ap.presets", "ap.trajectory", "ap.metrics"),
     ("ap.engine", "ap.compat", "ap.devices.graphs"), ("ap.sandbox",), ("ap.answers",), ("ap.learn", "ap.devices.shard"),
     ("ap.world",), ("ap.judge",), ("ap.domains",), ("ap.mini",), ("ap.players",), ("ap.catalog", "ap.run"),
-    ("ap.tools",), ("ap.prepare",),
+    ("ap.tools", "ap.arms"), ("ap.prepare",),
 )
 
 
