@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-ASIDE = {"mini", "compat", "devices", "players", "answers", "sandbox", "tools", "arms"}  # sub-projects beside the algorithm
+# Sub-projects beside the algorithm.
+ASIDE = {"mini", "compat", "devices", "players", "answers", "sandbox", "tools", "arms"}
 PROGRAMS = {"agents", "drafts"}  # what agents' programs may import
 SCRIPTS = ("run_skills.py", "run_sft.py", "run_mgpo.py", "run_solver.py", "eval.py")
 # One trajectory, from its prompt to the update that learns from it: the files that a reader opens in this order.

@@ -11,10 +11,35 @@ neighbours is of another true score, T is estimated from a mixture (tests/test_t
 """
 from __future__ import annotations
 
+import re
+import zlib
+from typing import NamedTuple, Sequence
+
 import numpy as np
 import torch
 
 CLASSES = 6  # scores 0 to 5
+WIDTH = 1024  # *choice*: of the vectors of texts
+
+
+class Stabilised(NamedTuple):
+    """The scores of n items after correction, how rare each item is, and what the correction found."""
+
+    scores: np.ndarray  # (n,)
+    tail: np.ndarray  # (n,)
+    facts: dict  # p, T, noise rates, and the share of the scores that were changed, as plain values
+
+
+def words(texts: Sequence[str]) -> np.ndarray:
+    """(n, WIDTH) hashed counts of a text's words and pairs of words, weighted by log(n / how many texts have them)."""
+    table = np.zeros((len(texts), WIDTH))
+    for row, text in zip(table, texts):
+        found = re.findall(r"[^\W\d_]{2,}", text.casefold())
+        for word in (*found, *map(" ".join, zip(found, found[1:]))):
+            row[zlib.crc32(word.encode()) % WIDTH] += 1
+    table *= np.log(len(table) / np.maximum((table > 0).sum(axis=0), 1))
+    table[:, 0] += 1e-3  # a text without a word has a direction, too
+    return table
 
 
 def neighbours(vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,8 +108,7 @@ def noise_rates(p: np.ndarray, T: np.ndarray, q: np.ndarray) -> np.ndarray:
 def votes(scores: np.ndarray, near: np.ndarray, distances: np.ndarray, kept: np.ndarray, classes: int) -> np.ndarray:
     """(n, C): what its neighbours say of each item, weight 1 - distance, scaled to length 1. kept (n,): who votes."""
     weights = np.maximum(1 - distances, 0) * kept[near] + 1e-9
-    table = np.zeros((len(scores), classes))
-    np.add.at(table, (np.arange(len(scores))[:, None], scores[near]), weights)
+    table = np.stack([(weights * (scores[near] == j)).sum(axis=1) for j in range(classes)], axis=1)
     return table / np.linalg.norm(table, axis=1, keepdims=True)
 
 
@@ -119,3 +143,15 @@ def ranking(scores: np.ndarray, tail: np.ndarray) -> np.ndarray:
     """Indices of all items, best first: by score, and among equal scores those of the long tail first. So a quota takes
     whole scores from the top, and of the one that overflows it the rarest."""
     return np.lexsort((-tail, -scores))
+
+
+def stabilise(scores: np.ndarray, vectors: np.ndarray, k: int, seed: int = 0) -> Stabilised:
+    """All of the above: scores (n,) from 0 to 5, vectors (n, d) that are near for items of one true score, k >= 2."""
+    near, distances = neighbours(vectors, k)
+    observed = counts(scores, near)
+    p, T = estimate(observed)
+    rates = noise_rates(p, T, observed[0])
+    new = corrected(scores, near, distances, rates, seed=seed)
+    facts = {"p": p.round(4).tolist(), "T": T.round(4).tolist(), "noise_rates": rates.round(4).tolist(),
+             "changed": float((new != scores).mean())}
+    return Stabilised(new, tails(distances), facts)
