@@ -1,12 +1,15 @@
 """Train a solver on the problems, to measure what they teach: GRPO on {question, answer}, never on proposers' traces.
 
-    torchrun run_solver.py [--name NAME] [--problems FILE.jsonl] [--arm proposer|random|...]
+    torchrun run_solver.py [--name NAME] [--problems FILE.jsonl] [--arm proposer|random|...] [--learn grpo|sft]
 
 The arm chooses the data and names the folder OUT/NAME/solver/ARM. The starting model, the number of problems, the steps
 and all other settings are the same for all arms of a run, so that only their data differ. One step is four verbs:
 
     roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
     update (GRPO)
+
+With --learn sft the same problems come at the same steps, and it imitates their solutions instead (SFT): those of the
+file's field `solution`, or in the miniature a program's.
 
 The starting model is --model, or else a small model after SFT on worked solutions with slips in them. Start and result
 are evaluated on held-out problems: the domain's two sets, whose problems are as deep as the training problems, and
@@ -19,7 +22,7 @@ import dataclasses
 import random
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from tokenizers import AddedToken
 
@@ -37,7 +40,7 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
-from ap.tools.arms import evaluate, exam_of_all, print_results
+from ap.tools.arms import evaluate, exam_of_all, print_results, solutions_of
 from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.costs import during
@@ -47,6 +50,7 @@ from ap.tools.hints import tell_when_cut
 from ap.tools.hub import with_models
 from ap.trajectory import Trajectory
 from ap.world.attempts import SOLVE, Attempt, Decoding, Exam
+from ap.world.chat import prompt_ids, written_ids
 
 # --------------------------------------------------------------------------------------------------- data
 
@@ -156,35 +160,51 @@ def build_start(config: Config, domain: Domain, ranks: Ranks, tokenizer, taken: 
         policy = Policy(build_model(config, len(tokenizer), config.seed + 1), tokenizer, config, ranks)
     schedule = Schedule(config.solver_sft_steps, config.solver_sft_lr, config.sft_save_every)
     training = Training("solver SFT", folder, policy, schedule, config.folder / "solver" / "start_metrics.jsonl")
-    drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
-    pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
-    for step in during("solver start", training.steps(), config, policy):
+
+    def examples_of(step: int) -> list[Trajectory]:
         examples = []
         for index in ranks.share(range(config.solver_sft_batch)):
             rng = random.Random(f"{config.seed}/solver/sft/{step}/{index}")
             examples.append(drill(tokenizer, rng, pool) if index % 8 in (1, 4, 7)
                             else worked_example(domain, tokenizer, rng, taken))
-        lr, num_tokens = schedule.lr(step), sum(sum(example.loss_mask) for example in examples)
+        return examples
+
+    drilled = 16 * config.solver_sft_batch * config.solver_sft_steps  # at most
+    pool = calculations(domain, min(20_000, drilled), f"{config.seed}/solver/drills", taken)
+    imitate("solver start", training, config, examples_of)
+    return final
+
+
+def imitate(stage: str, training: Training, config: Config, examples_of: Callable[[int], list[Trajectory]]) -> None:
+    """SFT: each step is one update, Eq. (SFT loss), on this rank's examples."""
+    policy = training.policy
+    for step in during(stage, training.steps(), config, policy):
+        examples, lr = examples_of(step), training.schedule.lr(step)
+        num_tokens = sum(sum(example.loss_mask) for example in examples)
         numbers = policy.update(examples, imitation_loss(policy, examples), num_tokens, lr)
         training.record(step, numbers | {"lr": lr}, loss=numbers["loss"])
-    return final
 
 
 # --------------------------------------------------------------------------------------------------- loop
 
 
-def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) -> None:
-    """GRPO on the arm's problems. `policy` is the result of build_start, or the last checkpoint of this training. The
-    checkpoints and metrics are written to the arm's folder."""
-    ranks, folder = policy.ranks, config.folder / "solver" / config.solver_arm
+def open_training(policy: Policy, config: Config) -> Training:
+    """The arm's training. `policy` is the result of build_start, or the last checkpoint of this training. Checkpoints
+    and metrics are written to the arm's folder."""
+    folder = config.folder / "solver" / config.solver_arm
     schedule = Schedule(config.solver_steps, config.solver_lr, config.save_every)
-    training = Training(
-        f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
+    return Training(f"solver, {config.solver_arm}", folder, policy, schedule, folder / "solver_metrics.jsonl")
+
+
+def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) -> None:
+    """GRPO on the arm's problems."""
+    ranks, folder = policy.ranks, config.folder / "solver" / config.solver_arm
+    training = open_training(policy, config)
     watch = CollapseWatch(
         config.max_collapsed, folder / "solver_metrics.jsonl", ranks, "truncated", "--solver_lr")
     decoding = Decoding(config.solver_max_tokens, config.temperature)
     for step in during(f"solver {config.solver_arm}", training.steps(), config, policy):
-        clock, lr = Clock(), schedule.lr(step)
+        clock, lr = Clock(), training.schedule.lr(step)
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         attempts = exam.attempts(policy, mine, config.solver_group_size, f"{config.seed}/{step}", decoding)
         trajectories = penalised(attempts, config)
@@ -197,6 +217,26 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         tell_when_cut(numbers["truncated"], f"attempts of step {step + 1}", config, ranks, "solver_max_tokens")
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
         watch.look(step, numbers)
+
+
+def train_on_solutions(
+    policy: Policy, problems: Sequence[dict], solutions: dict[str, list[str]], exam: Exam, config: Config
+) -> None:
+    """SFT on the arm's problems. solutions: of each id. *Choices*: a step takes the problems that GRPO would, one
+    example each; of several solutions to a problem, each epoch takes another."""
+    def examples_of(step: int) -> list[Trajectory]:
+        mine = policy.ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
+        epoch = step * config.solver_groups // len(problems)
+        return [example_of(policy.tokenizer, exam.prompt_of(problem), solutions[problem["id"]], epoch)
+                for problem in mine]
+
+    imitate(f"solver {config.solver_arm}", open_training(policy, config), config, examples_of)
+
+
+def example_of(tokenizer, prompt: str, solutions: Sequence[str], epoch: int) -> Trajectory:
+    """A prompt and the solution that is to be imitated."""
+    asked = prompt_ids(tokenizer, [{"role": "user", "content": prompt}])
+    return Trajectory.of_pieces([(asked, 0), (written_ids(tokenizer, solutions[epoch % len(solutions)]), 1)])
 
 
 def penalised(attempts: Sequence[Attempt], config: Config) -> list[Trajectory]:
@@ -234,7 +274,7 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------- main
 
 USES = (RunSettings, ModelSettings, UpdateSettings, SolverSettings, SOLVER)
-SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm"}
+SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm", "--learn": "--solver_learn"}
 
 
 def refuse_unfit(config: Config) -> None:
@@ -261,7 +301,8 @@ def main(argv: list[str]) -> None:
         tokenizer = open_tokenizer(config)
         if ranks.is_main:  # without the data, the only settings in which the next arm may differ
             save_config(dataclasses.replace(
-                config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems))
+                config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems,
+                solver_learn=Config.solver_learn))
         sets = held_out(config, domain)
         if not sets:
             ranks.print(f"no problems are left to evaluate on: lower --solver_budget {config.solver_budget}, or give "
@@ -270,13 +311,18 @@ def main(argv: list[str]) -> None:
         if arm == "random" and ranks.is_main and not (folder / "random.jsonl").exists():
             write_random_problems(config, taken)
         ranks.barrier()
-        problems, graded, exam = exam_of_all(config, domain, training_problems(config, domain, taken), sets, stack)
+        problems = training_problems(config, domain, taken)
+        solutions = solutions_of(path_of(config), problems, domain) if config.solver_learn == "sft" else {}
+        problems, graded, exam = exam_of_all(config, domain, problems, sets, stack)
         start_folder = build_start(config, domain, ranks, tokenizer, taken)
         if ranks.is_main and not domain.skills and not config.solver_held_out:
             write_jsonl(folder / "held_out.jsonl", sets.get("held_out", []))
         start = evaluate(Policy.load(start_folder, tokenizer, config, ranks), graded, exam, config, "start")
         policy = Policy.load(start_of(folder / arm, start_folder), tokenizer, config, ranks)
-        train(policy, problems, exam, config)
+        if config.solver_learn == "sft":
+            train_on_solutions(policy, problems, solutions, exam, config)
+        else:
+            train(policy, problems, exam, config)
         end = evaluate(policy, graded, exam, config, "end")
         if ranks.is_main:
             print_results(config, start, end)

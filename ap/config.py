@@ -235,10 +235,10 @@ class EvaluationSettings:
 @dataclass
 class SolverSettings:
     """the solver"""
-    solver_arm: str = setting(
-        "proposer", help="what the solver learns from, and the name of the arm's folder. random: as many random "
-        "problems of the domain; proposer, or any other name: those of solver_problems")
+    solver_arm: str = setting("proposer", help="names the arm's folder. random: the solver learns from as many random "
+                              "problems of the domain; any other name: from those of solver_problems")
     solver_problems: str = setting("", help="JSONL of {question, answer}; empty: those that the run's proposer wrote")
+    solver_learn: str = setting("grpo", choices=("grpo", "sft"), help="by GRPO on answers, or by SFT on solutions")
     solver_budget: int = setting(1000, SOLVER, help="problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(7000, SOLVER, help="SFT updates on worked solutions, if there is no --model")
     solver_sft_batch: int = setting(16, SOLVER, help="examples in each update: three drills to five worked solutions")

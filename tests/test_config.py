@@ -191,7 +191,7 @@ def test_every_setting_belongs_to_a_stage_or_is_free():
     fixed = {name for product in PRODUCTS for name in made_with(Config(), product)}
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
             "recompute", "max_skipped", "max_collapsed", "save_every", "sft_save_every", "problems", "solver_arm",
-            "solver_problems", "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb",
+            "solver_problems", "solver_learn", "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb",
             "peak_tflops", "wandb", "revisions"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 

@@ -34,7 +34,7 @@ from ap.mini.tokenizer import build_tokenizer
 from ap.prepare.skills import build_skills
 from ap.run import Run
 from ap.tools import evaluate_solver
-from ap.tools.arms import print_results
+from ap.tools.arms import print_results, solutions_of
 from ap.tools.commandline import save_config
 from ap.tools.evaluation import Row, read_correctness, write_correctness
 from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
@@ -637,3 +637,74 @@ def test_attempts_are_graded_while_others_are_written(config, monkeypatch):
     attempts = Exam(grade=grade).attempts(policy_of(model, tokenizer), problems, 4, "key", Decoding(60))
     lengths = [sum(a.trajectory.loss_mask) for a in attempts]
     assert max(lengths) == 60 > min(lengths) and {a.status for a in attempts} == {"cut", "different"}
+
+
+# ---------------------------------------------------------------- SFT on solutions
+
+
+def sft_config(config, **settings):
+    return dataclasses.replace(config, solver_learn="sft", **settings)
+
+
+def test_the_solutions_of_a_file_are_texts_lists_or_a_programs(config, tmp_path):
+    path = tmp_path / "solved.jsonl"
+    records = read_jsonl(config.folder / "problems.jsonl")[:3]
+    write_jsonl(path, [records[0] | {"solution": "I guess."}, records[1] | {"solution": ["One way.", "Another."]},
+                       records[2] | {"solution": ""}])
+    problems = run_solver.usable_problems(dataclasses.replace(config, solver_problems=str(path)), MINI, set())
+    found = solutions_of(path, problems, MINI)
+    right = MINI.worked_solution(records[2]["question"], named=True)
+    assert found == {"1": ["I guess."], "2": ["One way.", "Another."], "3": [right]}
+    assert right.endswith(f"\\boxed{{{records[2]['answer']}}}")
+    with pytest.raises(UserError, match=r"solved.jsonl: no solution \(field `solution`.*leave --solver_learn sft out"):
+        solutions_of(path, problems, Math())
+
+
+def test_an_example_trains_exactly_the_solution_and_each_epoch_takes_another(config):
+    tokenizer = run_solver.open_tokenizer(config)
+    for epoch, text in enumerate(("b31. \\boxed{31}", "b is 24 + 7. \\boxed{31}", "b31. \\boxed{31}")):
+        example = run_solver.example_of(tokenizer, "Find b.", ["b31. \\boxed{31}", "b is 24 + 7. \\boxed{31}"], epoch)
+        trained = [token for token, mask in zip(example.ids, example.loss_mask) if mask]
+        assert tokenizer.decode(trained) == text + "<|im_end|>"
+        assert tokenizer.decode(example.ids).startswith("<|im_start|>user\nFind b.")
+
+
+def test_sft_on_solutions_teaches_them_and_resumes_with_the_same_numbers(config):
+    """The loss is -log pi of the solutions, per token, and falls; three steps are one step, a kill and two more."""
+    tokenizer, start = start_of(config)
+    problems = run_solver.training_problems(config, MINI, set())
+    solutions = solutions_of(config.folder / "problems.jsonl", problems, MINI)
+
+    def learnt(config, arm):
+        config = dataclasses.replace(config, solver_arm=arm)
+        folder = config.folder / "solver" / arm
+        policy = Policy.load(start_folder(folder, start), tokenizer, config, Ranks())
+        run_solver.train_on_solutions(policy, problems, solutions, Exam(), config)
+        return policy.model, [record["loss"] for record in read_jsonl(folder / "solver_metrics.jsonl")]
+
+    config = sft_config(config, solver_groups=6, solver_lr=3e-3)
+    whole, losses = learnt(config, "whole")
+    learnt(dataclasses.replace(config, solver_steps=1), "parts")
+    resumed, again = learnt(config, "parts")
+    assert losses == again and all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+    assert losses[2] < losses[0]
+
+    model, total, tokens = load_model(start, config), 0.0, 0  # the first step has each of the six problems once
+    for problem in problems:
+        prompt = prompt_ids(tokenizer, [{"role": "user", "content": Exam().prompt_of(problem)}])
+        ids = prompt + tokenizer.encode(solutions[problem["id"]][0] + "<|im_end|>", add_special_tokens=False)
+        with torch.no_grad():
+            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total -= sum(logprobs[t - 1, ids[t]].item() for t in range(len(prompt), len(ids)))
+        tokens += len(ids) - len(prompt)
+    assert losses[0] == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_the_script_learns_from_solutions(config, capsys):
+    save_config(dataclasses.replace(config, solver_steps=1))
+    run_solver.main(["--out", config.out, "--name", config.name, "--arm", "taught", "--learn", "sft"])
+    out = capsys.readouterr().out
+    assert out.count("3 problems, 2 attempts each; arm taught") == 2 and "taught - start" in out
+    (record,) = read_jsonl(config.folder / "solver" / "taught" / "solver_metrics.jsonl")
+    assert record["loss"] > 0 and "solved" not in record
+    assert json.loads((config.folder / "config.json").read_text())["solver_learn"] == "grpo"  # not saved, as the arm

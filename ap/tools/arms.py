@@ -2,16 +2,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Sequence
 
 from ap.config import Config
 from ap.domains.base import Domain
-from ap.files import read_json, write_json
+from ap.files import UserError, read_json, write_json
 from ap.learn.policy import Policy
 from ap.tools.costs import stage
-from ap.tools.evaluation import read_correctness, write_correctness
+from ap.tools.evaluation import place, read_correctness, records, write_correctness
 from ap.tools.exams import exam_of_domain, paired_line, rows_of, shares, summarise
 from ap.tools.hints import print_cut
+from ap.tools.layouts import SOLUTION_FIELDS, question_of
 from ap.tools.progress import Progress
 from ap.world.attempts import Attempt, Decoding, Exam
 
@@ -25,6 +27,27 @@ def exam_of_all(
     left = iter(graded)
     training = [next(left) for _ in training]
     return training, {name: [next(left) for _ in problems] for name, problems in sets.items()}, exam
+
+
+def solutions_of(path: Path, problems: Sequence[dict], domain: Domain) -> dict[str, list[str]]:
+    """{id: solutions} of these problems of a file, for SFT: the texts of its field `solution`, one or a list of them.
+
+    *Choice*: where a problem of the miniature has none, a program writes the right one. UserError for any other.
+    """
+    found = {}
+    for number, record in records(path):
+        name = next((name for name in SOLUTION_FIELDS if record.get(name)), None)
+        texts = record[name] if name and isinstance(record[name], list) else [record[name]] if name else []
+        if texts and all(isinstance(text, str) and text.strip() for text in texts):
+            found[question_of(record, place(path, number))] = texts
+    for problem in problems:
+        if problem["question"] not in found:
+            worked = domain.worked_solution(problem["question"], named=True) if domain.skills else None
+            if worked is None:
+                raise UserError(f"{path}: no solution (field `solution`, a text or a list of texts) of the problem "
+                                f"{problem['question'][:60]!r}; add it, or leave --solver_learn sft out.")
+            found[problem["question"]] = [worked]
+    return {problem["id"]: found[problem["question"]] for problem in problems}
 
 
 def evaluate(policy: Policy, sets: dict[str, list[dict]], exam: Exam, config: Config, phase: str) -> dict:
