@@ -92,6 +92,8 @@ def add_solver(add) -> None:
     add("--top_p", type=float, default=1.0, metavar="FLOAT",
         help="sample from the likeliest tokens that reach this share (default: 1.0, from all)")
     add("--top_k", type=int, default=0, metavar="INT", help="sample from so many tokens at most (default: 0, all)")
+    add("--strategy", choices=("plain", "subthoughts"), default="plain", help="of an attempt: one answer, or a vote of "
+        "what its trace leads to from the start of each of its thoughts (ap/arms/at_test_time.py; default: plain)")
 
 
 def add_proposer(add) -> None:
@@ -130,7 +132,8 @@ def finish_solver(options: argparse.Namespace) -> None:
 
 
 def finish_proposer(options: argparse.Namespace) -> None:
-    for name, nothing in (("problems", None), ("benchmark", None), ("data", None), ("top_p", 1.0), ("top_k", 0)):
+    for name, nothing in (("problems", None), ("benchmark", None), ("data", None), ("top_p", 1.0), ("top_k", 0),
+                          ("strategy", "plain")):
         if getattr(options, name) != nothing:
             raise UserError(f"--{name} is an option of --model; --help lists the options.")
     options.k = options.k or 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ap.answers.programs import code_sandbox
+from ap.arms.at_test_time import Subthoughts
 from ap.catalog import open_domain
 from ap.config import Config
 from ap.files import read_json
@@ -58,6 +59,8 @@ def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Ro
     """Attempt every set and write its correctness file. Returns {name: rows}. The stack will close the sandbox."""
     options.model = local_model(options.model)
     sets, exam = open_sets(options, stack)
+    if options.strategy == "subthoughts":
+        exam = Subthoughts(exam.prompt_of, exam.grade, exam.workers)
     tokenizer = load_tokenizer(options.model)
     config = Config(device=options.device, dtype=options.dtype)
     policy = Policy.load(options.model, tokenizer, config, Ranks(), frozen=True)

@@ -65,7 +65,7 @@ class Exam:
 
         def grade(number: int, conversation: Conversation) -> Attempt:
             text = decode_reply(tokenizer, conversation.ids, len(prompts[number // k]))
-            attempt = _graded(conversation, number // k, text, problems[number // k], self.grade)
+            attempt = graded(conversation, number // k, text, problems[number // k], self.grade)
             if progress is not None:
                 progress.ended(number, attempt)
             return attempt
@@ -81,7 +81,7 @@ class Exam:
         return [jobs[place].result() for place in range(len(numbers))]
 
 
-def _graded(conversation: Conversation, group: int, text: str, problem: dict, grade_of: Callable) -> Attempt:
+def graded(conversation: Conversation, group: int, text: str, problem: dict, grade_of: Callable) -> Attempt:
     cut = conversation.stopped == "length"
     grade = grade_of(None if cut else text, problem)
     trajectory = Trajectory.of_one_action(
