@@ -34,7 +34,7 @@ from ap.tools.commandline import FIELDS, Parser, load_config, parse_config, run_
 from ap.tools.evaluation import Interval, bootstrap_interval, holm, paired_difference, sign_test  # noqa: E402
 from bench import runs  # noqa: E402
 from bench.comparisons import ALPHA, CELLS, QUICK, RULE, TABLES, Cell, Claim, Table  # noqa: E402
-from bench.pictures import write_picture  # noqa: E402
+from bench.pictures import Panel, write_picture  # noqa: E402
 
 PROBLEMS = 3000  # that a proposer writes for the table `data`, beside those of its training
 SOLVER = ("run_solver.py",)
@@ -170,8 +170,8 @@ def commit() -> str | None:
 
 
 class Result(NamedTuple):
-    """What a claim came to. differences: {measure: Interval} over the pairs; signs: the mean difference in the first
-    measure with each pi_ref; p, adjusted: of the sign test, and Holm's."""
+    """What a claim came to. differences: {measure: Interval} over the pairs that have it. p: of the sign test in the
+    first measure; adjusted: Holm's."""
 
     claim: Claim
     pairs: list[tuple[str, float]]  # (name of the pair, difference in the first measure)
@@ -257,7 +257,7 @@ class Sheet:
             f"![each seed as a dot]({table.name}.svg)", "",
             f"| cell | settings | runs | {' | '.join(measures)} | hours |", "|---" * (len(measures) + 4) + "|"]
         for cell in self.cells:
-            row = [cell.name, f"`{' '.join(cell.options)}`" if cell.options else "",
+            row = [cell.name, f"`{words}`" if (words := ' '.join((*cell.script[1:], *cell.options))) else "",
                    str(len(self.values([cell.name], measures[0])))]
             for measure in measures:
                 row.append(shown(bootstrap_interval(list(values.values())))
@@ -281,8 +281,8 @@ class Sheet:
         cells = {cell.name: [(named(*pair), value) for pair, value in self.values([cell.name], measure).items()]
                  for cell in self.cells}
         claims = {result.claim.text: result.pairs for result in self.results()}
-        write_picture(out / f"{self.table.name}.svg", self.table.title,
-                      {measure: cells} | ({f"difference in {measure}": claims} if claims else {}))
+        write_picture(out / f"{self.table.name}.svg", self.table.title, [
+            Panel(measure, cells), Panel(f"difference in {measure}", claims, zero=True)])
         write_text(out / f"{self.table.name}.md", self.text())
 
 
