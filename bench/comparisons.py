@@ -16,9 +16,9 @@ from ap.config import Config
 from ap.tools.commandline import FIELDS
 
 RULE = """\
-Rule: a claim is *seen* where Holm's adjusted p of the exact sign test over all pairs is at most 0.05, the 95 % bootstrap
-interval of the mean difference is above 0, and the mean difference is above 0 with each pi_ref. It is *opposite* where
-the same holds below 0, and else *not seen*. Until every planned pair is there it is *unfinished*."""
+Rule: a claim is *seen* where Holm's adjusted p of the exact sign test over all pairs is at most 0.05, the 95 %
+bootstrap interval of the mean difference is above 0, and the mean difference is above 0 with each pi_ref. It is
+*opposite* where the same holds below 0, and else *not seen*. Until every planned pair is there it is *unfinished*."""
 ALPHA = 0.05
 
 
@@ -112,13 +112,13 @@ TABLES = (
         _above("mgpo", "grpo", "mgpo-no-stage", "mgpo-placebo", "grpo-fused", "grpo-summed", "grpo-scaled")
         + _above("mgpo-no-stage", "grpo") + _above("grpo-fused", "grpo"),
         references=2, measures=("after/valid_rate", "after/reward", "after/hard_yield", "last/kl_to_ref"),
-        left_out="GRPO whose advantages are rescaled batch by batch to the std of the fused ones; grpo-scaled does it with "
-        "one constant. Each arm's learning rates, which were swept on two seeds only."),
+        left_out="GRPO whose advantages are rescaled batch by batch to the std of the fused ones; grpo-scaled does it "
+        "with one constant. The learning rates were swept on two seeds, and not those of all cells."),
     Table(
         "gates", "The gates",
-        "At one update a rollout the ratio is 1 and every gate is open. With more, the asymmetric gate holds the policy "
-        "better than the symmetric one, than none, and than PPO's clip (GRPO's loss on the same advantages, at its own "
-        "learning rate); and this shows more at 8 updates than at 2.",
+        "At one update a rollout the ratio is 1 and every gate is open. With more, the asymmetric gate is better than "
+        "the symmetric one, than none, and than PPO's clip (GRPO's loss on the same advantages, at its own learning "
+        "rate); and this shows more at 8 updates than at 2.",
         ("asymmetric-8", "off-8", "clip-8", "symmetric-8", "token-8", "asymmetric-2", "off-2", "mgpo", "grpo-fused",
          "clip-2", "symmetric-2", "token-2", "asymmetric-4", "off-4", "clip-4", "symmetric-4", "token-4"),
         _above("asymmetric-8", "off-8", "clip-8", "symmetric-8", "token-8") + (
@@ -126,8 +126,8 @@ TABLES = (
         measures=("after/valid_rate", "after/reward", "last/kl_to_ref", "train/gate_pos", "train/gate_neg")),
     Table(
         "workflow", "What the steps of the workflow are worth",
-        "Each step adds valid problems: programs to the single message, reflection to these, editing to both. (*Choice*: "
-        "the paper's rows are read as one growing series.) Each has experts and a pi_ref of its own.",
+        "Each step adds valid problems: programs to the single message, reflection to these, editing to both. "
+        "(*Choice*: the paper's rows are read as one growing series.) Each has experts and a pi_ref of its own.",
         ("mgpo", "mgpo-one-shot", "mgpo-tool", "mgpo-no-edit", "mgpo-no-exec"),
         (Claim("full > one shot", ("mgpo",), ("mgpo-one-shot",)),
          Claim("+ tool > one shot", ("mgpo-tool",), ("mgpo-one-shot",)),
@@ -138,11 +138,12 @@ TABLES = (
         left_out="The solvers that learn from their problems, by which the paper compares them."),
     Table(
         "pruning", "Editing the skills",
-        "Editing makes more problems valid than redrawing does, also when redraws may take as many turns as there are, and "
-        "when the episodes begin with few skills, as pruned ones end.",
+        "Editing makes more problems valid than redrawing does, also when there are more turns to redraw in, and when "
+        "the episodes begin with few skills, as pruned ones end.",
         ("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
         _above("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
-        measures=("after/valid_rate", "after/skills_kept", "before/valid_rate", "after/turns", "after/outcome/turn_limit"),
+        measures=("after/valid_rate", "after/skills_kept", "before/valid_rate", "after/turns",
+                  "after/outcome/turn_limit"),
         left_out="Pruning a random skill at the same rate. Few skills are evaluated on skill sets of 2 and 3."),
     Table(
         "omega", "The weight of the stage advantage", "omega = 0.5 (mgpo) is best, as in the paper.",
@@ -150,38 +151,39 @@ TABLES = (
         _above("mgpo", "mgpo-no-stage", "omega-1", "omega-0.25", "omega-2")),
     Table(
         "horizon", "The length of episodes",
-        "The longer the episodes may be, the more the stage advantages help, for then a single terminal reward says less "
-        "about each action.",
+        "The longer the episodes may be, the more the stage advantages help, for then a single terminal reward says "
+        "less about each action.",
         ("mgpo", "mgpo-no-stage", *(f"{name}-{turns}-turns" for turns in TURNS for name in ("mgpo", "mgpo-no-stage"))),
         (Claim("mgpo > mgpo-no-stage at 24 turns", ("mgpo-24-turns",), ("mgpo-no-stage-24-turns",)),
-         Claim("the lead grows from 4 to 16 turns", ("mgpo", "mgpo-no-stage-4-turns"), ("mgpo-no-stage", "mgpo-4-turns")),
+         Claim("the lead grows from 4 to 16 turns", ("mgpo", "mgpo-no-stage-4-turns"),
+               ("mgpo-no-stage", "mgpo-4-turns")),
          Claim("the lead grows from 8 to 24 turns", ("mgpo-24-turns", "mgpo-no-stage-8-turns"),
                ("mgpo-no-stage-24-turns", "mgpo-8-turns"))),
         measures=("after/valid_rate", "after/reward", "after/turns", "after/outcome/turn_limit",
                   "after/outcome/token_limit")),
     Table(
         "rewards", "The rewards of the proposer",
-        "The paper's r_T makes more problems that are valid and hard (0 < rho < 0.5) than the rewards of other systems.",
+        "The paper's r_T makes more problems that are valid and hard (0 < rho < 0.5) than other systems' rewards.",
         ("mgpo", *REWARDS), _above("mgpo", *REWARDS), seeds=10,
         measures=("after/hard_yield", "after/valid_rate", "after/pass_rate", "last/repeated_rate"),
         left_out="" if REWARDS else "This version has no other reward (--reward)."),
     Table(
         "critic", "What a critic is worth",
         "The miniature with its exact check hidden from the process rewards, as in domains where only models can judge. "
-        "A critic that is right with probability p helps if it is always right, and does harm if it is often wrong; exact "
-        "is the miniature as it is.",
+        "A critic that is right with probability p helps if it is always right, and does harm if it is often "
+        "wrong; exact is the miniature as it is.",
         ("none", "1", "0.5", "exact", "0.7", "0.9"),
         (Claim("p = 1 > none", ("1",), ("none",)), Claim("none > p = 0.5", ("none",), ("0.5",)),
          Claim("p = 0.9 > p = 0.7", ("0.9",), ("0.7",)), Claim("exact > none", ("exact",), ("none",))),
         measures=("after/valid_rate", "after/reward", "train/critic/agrees", "train/signal/all")),
     Table(
         "data", "The data of the solver",
-        "At an equal budget a solver learns more from the proposer's problems than from random valid ones, and than from "
-        "those of other systems.",
+        "At an equal budget a solver learns more from the proposer's problems than from random valid ones, and than "
+        "from those of other systems.",
         ("proposer", "random"), _above("proposer", "random"),
         measures=("end/in_distribution/mean", "end/deeper/mean", "start/in_distribution/mean", "start/deeper/mean"),
-        left_out="Random problems with the proposer's own numbers of skills or pass rates. A seed's arms share its proposer "
-        "and the start of their solver."),
+        left_out="Random problems with the proposer's own numbers of skills or pass rates. A seed's arms share its "
+        "proposer and the start of their solver."),
 )
 
 # A proposer of this size writes a valid problem in about one of twenty episodes, which is enough for the solver's arms.

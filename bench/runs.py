@@ -27,12 +27,14 @@ def play(script: Sequence[str], argv: Sequence[str], log: Path) -> None:
     with open(log, "a", encoding="utf-8") as file:
         with STARTING:
             if STOPPED.is_set():
-                raise UserError(f"{log.stem} was not started: stopped.")
+                raise UserError(f"{log.stem} was not started, for all is stopped.")
             child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT,
                                      env=os.environ | {"OMP_NUM_THREADS": "1"})
             RUNNING.add(child)
         code = child.wait()
         RUNNING.discard(child)
+    if code and STOPPED.is_set():
+        raise UserError(f"{log.stem} was stopped.")
     if code:
         lines = log.read_text(encoding="utf-8", errors="replace").split()
         raise UserError(f"{log.stem} failed with exit status {code}; the end of {log}: {' '.join(lines[-40:])}")
@@ -49,8 +51,8 @@ def stop() -> None:
 def numbers_of(folder: Path) -> dict[str, float]:
     """The numbers of a finished run of run_mgpo.py.
 
-    before/NAME, after/NAME: the summaries of both evaluations (ap/tools/summary.py). train/NAME, last/NAME: the metrics,
-    as their mean over the steps that have them, and in the last of these. hours, tokens: of the whole run.
+    before/NAME, after/NAME: the summaries of both evaluations (ap/tools/summary.py). train/NAME, last/NAME: the
+    metrics, as their mean over the steps that have them, and in the last of these. hours, tokens: of the whole run.
     """
     numbers = {}
     for phase in ("before", "after"):

@@ -3,9 +3,9 @@
     python bench/tables.py [--only rl,gates] [--out runs/tables] [--seeds 8] [--jobs 2] [--reference RUN,RUN]
                            [--data FOLDER] [--quick] [any setting of run_mgpo.py]
 
-What is compared, and which claims are tested, stands in bench/comparisons.py. One cell (a system, a seed, a pi_ref) after
-the other is run, seed by seed, so that what is finished is a result already. Stop it whenever you like: the same command
-goes on where it was. After each cell it writes
+What is compared, and which claims are tested, stands in bench/comparisons.py. One cell (a system, a seed, a pi_ref)
+after the other is run, seed by seed, so that what is finished is a result already. Stop it whenever you like: the same
+command goes on where it was. After each cell it writes
 
     OUT/cells.jsonl             a line for each finished cell: its options, the commit of the code, and all its numbers
     OUT/TABLE.md, TABLE.svg     the table with its claims, and every seed as a dot
@@ -73,7 +73,7 @@ class Bench:
         found = read_jsonl(self.log) if self.log.exists() else []
         self.records = {(record["cell"], record["seed"], record["pi_ref"]): record for record in found}
 
-    # ------------------------------------------------------------------------------------------- where, and with what
+    # ------------------------------------------------------------------------------------ where, and with what
 
     def folder(self, unit: Unit) -> Path:
         """The run's folder. All arms of the solver with the same seed share one."""
@@ -87,7 +87,8 @@ class Bench:
 
     def settings(self, cell: Cell) -> dict:
         """The settings of a cell that are not the default. UserError where this version lacks one."""
-        config = parse_config(["--out", str(self.out), "--name", UNUSED, *self.extra, *self.proposer(cell), *cell.options], "")
+        config = parse_config(
+            ["--out", str(self.out), "--name", UNUSED, *self.extra, *self.proposer(cell), *cell.options], "")
         return {name: value for name, value in asdict(config).items()
                 if value != getattr(Config, name) and name not in ("out", "name")}
 
@@ -98,36 +99,46 @@ class Bench:
     def argv(self, unit: Unit, name: str = "") -> list[str]:
         """The words of run_mgpo.py; for an arm of the solver those of the proposer that it needs."""
         options = self.proposer(unit.cell) or unit.cell.options
-        return ["--out", str(self.out), "--name", name or self.folder(unit).name, "--reference",
-                str(self.pi_ref(unit.cell, unit.number)), "--seed", str(unit.seed), *self.extra, *options]
+        return [*self.extra, *options, "--out", str(self.out), "--name", name or self.folder(unit).name, "--reference",
+                str(self.pi_ref(unit.cell, unit.number)), "--seed", str(unit.seed)]
+
+    def signature(self, unit: Unit) -> dict:
+        """The settings of a record: those of the cell, and its pi_ref. One of OUT goes with OUT when that is moved."""
+        path = self.pi_ref(unit.cell, unit.number)
+        return self.settings(unit.cell) | {"reference": path.name if self.makes(path) else str(path.resolve())}
+
+    def makes(self, pi_ref: Path) -> bool:
+        """Whether a pi_ref is ours to make."""
+        return pi_ref.parent == self.out and pi_ref.name.startswith("pi_ref-")
 
     def refuse_other_settings(self, unit: Unit) -> None:
         """UserError if the cell has been finished or begun with other settings."""
-        def need(then: dict, now: dict, where: Path) -> None:
-            differ = [name for name in FIELDS if then.get(name) != now.get(name)]
-            if differ:
-                def shown(settings):
-                    return " ".join(f"--{name} {settings.get(name, getattr(Config, name))}" for name in differ)
-                raise UserError(f"{where}: {unit} was run with {shown(then)}, not {shown(now)}; give the same settings, "
-                                "or another --out.")
-
+        folder = self.folder(unit)
         if unit.key in self.records:
-            need(self.records[unit.key]["settings"], self.settings(unit.cell), self.log)
-        elif (self.folder(unit) / "config.json").exists():
-            found, wanted = (
+            where, then, now = self.log, self.records[unit.key]["settings"], self.signature(unit)
+        elif (folder / "config.json").exists():
+            where = folder
+            then, now = (
                 {name: value for name, value in asdict(config).items() if FIELDS[name].metadata["shapes"]}
                 | {"reference": str(Path(config.reference).resolve())}
-                for config in (load_config(self.folder(unit)), parse_config(self.argv(unit, UNUSED), "")))
-            need(found, wanted, self.folder(unit))
+                for config in (load_config(folder), parse_config(self.argv(unit, UNUSED), "")))
+        else:
+            return
+        differ = [name for name in FIELDS if then.get(name) != now.get(name)]
+        was, wanted = (" ".join(f"--{name} {some.get(name, getattr(Config, name))}" for name in differ)
+                       for some in (then, now))
+        if differ:
+            raise UserError(f"{where}: {unit} was run with {was}, not {wanted}; give the same settings, or another "
+                            "--out.")
 
-    # ----------------------------------------------------------------------------------------------------- running
+    # ------------------------------------------------------------------------------------------------ running
 
     def make_reference(self, cell: Cell, number: int) -> None:
         """Make the pi_ref of a cell with run_sft.py, if it is ours to make; what is there is found again."""
-        folder = self.pi_ref(cell, number)
-        if folder.parent == self.out and folder.name.startswith("pi_ref-"):
-            runs.play(("run_sft.py",), ["--out", str(self.out), "--name", folder.name, "--seed", str(number),
-                                        *self.extra, *(cell.options if cell.own else ())], self.out / f"{folder.name}.log")
+        folder, own = self.pi_ref(cell, number), cell.options if cell.own else ()
+        if self.makes(folder):
+            argv = [*self.extra, *own, "--out", str(self.out), "--name", folder.name, "--seed", str(number)]
+            runs.play(("run_sft.py",), argv, self.out / f"{folder.name}.log")
 
     def run(self, unit: Unit) -> None:
         """Run the cell if it is not finished, and write its record."""
@@ -136,14 +147,14 @@ class Bench:
         folder, log = self.folder(unit), self.out / f"{self.folder(unit).name}.log"
         end = folder / "solver" / unit.arm / "evaluation_end.json" if unit.arm else folder / "evaluation_after.json"
         ours = not end.exists()
-        if ours and (not unit.arm or not (folder / "report.html").exists()):  # the page is the last thing that a run writes
+        if ours and not (unit.arm and (folder / "report.html").exists()):  # the page is the last that a proposer writes
             runs.play(("run_mgpo.py",) if unit.arm else unit.cell.script, self.argv(unit), log)
         if ours and unit.arm:
             runs.play(unit.cell.script, ["--out", str(self.out), "--name", folder.name, *unit.cell.options], log)
         numbers = runs.solver_numbers_of(folder, unit.arm) if unit.arm else runs.numbers_of(folder)
         with self.lock:
             self.records[unit.key] = {
-                "cell": unit.cell.name, "seed": unit.seed, "pi_ref": unit.number, "settings": self.settings(unit.cell),
+                "cell": unit.cell.name, "seed": unit.seed, "pi_ref": unit.number, "settings": self.signature(unit),
                 "commit": commit() if ours else None, "numbers": numbers}
             write_jsonl(self.log, self.records.values())
 
@@ -242,7 +253,7 @@ class Sheet:
                 claim, [(named(*pair), value) for pair, value in pairs.items()], differences, p, adjusted, verdict))
         return results
 
-    def text(self) -> str:
+    def text(self, results: Sequence[Result]) -> str:
         """The table as markdown."""
         table, measures = self.table, self.table.measures
         records = [self.bench.records[unit.key] for unit in self.units if unit.key in self.bench.records]
@@ -264,26 +275,27 @@ class Sheet:
                            if (values := self.values([cell.name], measure)) else "")
             hours = self.values([cell.name], "hours").values()
             lines.append(f"| {' | '.join([*row, f'{fmean(hours):.2f}' if hours else ''])} |")
-        lines += ["", f"| claim | {' | '.join(measures)} | p | Holm's p | verdict |", "|---" * (len(measures) + 4) + "|"]
-        for result in self.results():
+        lines += ["", f"| claim | {' | '.join(measures)} | p | Holm's p | verdict |",
+                  "|---" * (len(measures) + 4) + "|"]
+        for result in results:
             row = [result.claim.text, *(shown(result.differences[measure], "+") if measure in result.differences else ""
                                         for measure in measures),
                    f"{result.p:.4f}", f"{result.adjusted:.4f}", result.verdict]
             lines.append(f"| {' | '.join(row)} |")
-        lines += ["", "Means with 95 % bootstrap intervals over the runs; of claims, the mean difference over the pairs."]
+        lines += ["", "Means with 95 % bootstrap intervals over runs; of claims, the mean difference over pairs."]
         lines += [f"Not run: {name} ({why})." for name, why in self.lacking.items()]
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"
 
     def write(self) -> None:
         """TABLE.md and TABLE.svg."""
-        measure, out = self.table.measures[0], self.bench.out
+        measure, out, results = self.table.measures[0], self.bench.out, self.results()
         cells = {cell.name: [(named(*pair), value) for pair, value in self.values([cell.name], measure).items()]
                  for cell in self.cells}
-        claims = {result.claim.text: result.pairs for result in self.results()}
+        claims = {result.claim.text: result.pairs for result in results}
         write_picture(out / f"{self.table.name}.svg", self.table.title, [
             Panel(measure, cells), Panel(f"difference in {measure}", claims, zero=True)])
-        write_text(out / f"{self.table.name}.md", self.text())
+        write_text(out / f"{self.table.name}.md", self.text(results))
 
 
 def means_of(pairs: dict[tuple[int, int], float]) -> list[float]:
@@ -322,7 +334,8 @@ def add_data(folder: str, tables: Sequence[Table]) -> list[Table]:
 
 def run_tables(sheets: Sequence[Sheet], bench: Bench, jobs: int) -> None:
     """Run what is not finished, table by table, and write each table whenever one of its cells is finished."""
-    for unit in (unit for sheet in sheets for unit in sheet.units):
+    planned = {unit.key: unit for sheet in sheets for unit in sheet.units}.values()
+    for unit in planned:
         bench.refuse_other_settings(unit)
 
     def in_turn(units: list[Unit]) -> None:  # they share a folder
@@ -334,7 +347,8 @@ def run_tables(sheets: Sequence[Sheet], bench: Bench, jobs: int) -> None:
                     for sheet in sheets:
                         if unit in sheet.units:
                             sheet.write()
-                print(f"finished: {unit}", flush=True)
+                done = sum(each.key in bench.records for each in planned)
+                print(f"finished: {unit}; {done} of {len(planned)} cells", flush=True)
 
     made = set()
     with ThreadPoolExecutor(jobs) as pool:
@@ -362,8 +376,8 @@ def run_tables(sheets: Sequence[Sheet], bench: Bench, jobs: int) -> None:
 def main(argv: list[str]) -> None:
     names = [table.name for table in TABLES]
     parser = Parser("options", description=__doc__)
-    parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)} (default: all, in this order)")
-    parser.add_argument("--out", default="runs/tables", help="folder of the runs and the tables (default: runs/tables)")
+    parser.add_argument("--only", default=",".join(names), help=f"some of {','.join(names)} (default: all, in turn)")
+    parser.add_argument("--out", help="folder of the runs and the tables (default: runs/tables, or runs/quick-tables)")
     parser.add_argument("--reference", default="", help="finished runs whose pi_ref to take, instead of making some")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. n-1, instead of what each table plans")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread (default: 2)")
@@ -375,7 +389,10 @@ def main(argv: list[str]) -> None:
     tables = [table for table in TABLES if table.name in options.only.split(",")]
     if options.data:
         tables = add_data(options.data, tables)
-    bench = Bench(Path(options.out), extra, [each for each in options.reference.split(",") if each])
+    if owned := [word for word in extra if word.split("=")[0] in ("--seed", "--name")]:
+        raise UserError(f"{owned[0]}: each cell has its own; use --seeds and --out.")
+    out = options.out or ("runs/quick-tables" if options.quick else "runs/tables")
+    bench = Bench(Path(out), extra, [each for each in options.reference.split(",") if each])
     if options.quick:
         bench.extra, bench.problems, options.seeds = [*QUICK, *extra], 8, options.seeds or 2
         tables = [replace(table, references=1) for table in tables]
