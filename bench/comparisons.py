@@ -169,7 +169,7 @@ TABLES = (
         left_out="" if REWARDS else "This version has no other reward (--reward)."),
     Table(
         "critic", "What a critic is worth",
-        "The miniature with its exact check hidden from the process rewards, as in domains where only models can judge. "
+        "The miniature with its exact check hidden from the process rewards, as where only models can judge a draft. "
         "A critic that is right with probability p helps if it is always right, and does harm if it is often "
         "wrong; exact is the miniature as it is.",
         ("none", "1", "0.5", "exact", "0.7", "0.9"),
