@@ -99,7 +99,11 @@ CELLS = {
         "mgpo-no-edit-few-skills": "--actions think,exec,submit --skills_max 3",
     }, own=True),
     **{name: Cell(name, script=("bench/critic.py", name)) for name in ("none", "1", "0.9", "0.7", "0.5")},
-    **_cells({name: f"--solver_arm {name}" for name in ("proposer", "random")}, script=("run_solver.py",)),
+    **_cells({
+        "proposer": "--solver_arm proposer",
+        "random": "--solver_arm random",
+        "proposer-sft": "--solver_arm proposer-sft --solver_learn sft",
+    }, script=("run_solver.py",)),
 }
 
 TABLES = (
@@ -179,8 +183,8 @@ TABLES = (
     Table(
         "data", "The data of the solver",
         "At an equal budget a solver learns more from the proposer's problems than from random valid ones, and than "
-        "from those of other systems.",
-        ("proposer", "random"), _above("proposer", "random"),
+        "from those of other systems; and by GRPO more than by imitating solutions of the same problems.",
+        ("proposer", "random", "proposer-sft"), _above("proposer", "random", "proposer-sft"),
         measures=("end/in_distribution/mean", "end/deeper/mean", "start/in_distribution/mean", "start/deeper/mean"),
         left_out="Random problems with the proposer's own numbers of skills or pass rates. A seed's arms share its "
         "proposer and the start of their solver."),

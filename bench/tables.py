@@ -11,8 +11,8 @@ command goes on where it was. After each cell it writes
     OUT/TABLE.md, TABLE.svg     the table with its claims, and every seed as a dot
 
 pi_ref is made by run_sft.py in OUT, with the seeds 0, 1, ..., unless --reference names finished runs. --data: each
-NAME.jsonl in that folder, of {question, answer}, is an arm of the table `data` more. --quick: two seeds of a tiny size,
-to see that all of it runs; its figures mean nothing. Cells that differ in settings from the finished ones are refused.
+NAME.jsonl in that folder, of {question, answer}, is an arm of the table `data` more. --quick: one seed of a tiny size,
+to see that all of it runs; its figures mean nothing. Cells whose settings differ from the finished ones' are refused.
 """
 from __future__ import annotations
 
@@ -382,7 +382,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=int, help="seeds 0 .. n-1, instead of what each table plans")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread (default: 2)")
     parser.add_argument("--data", default="", help="folder of NAME.jsonl for the table data")
-    parser.add_argument("--quick", action="store_true", help="a tiny copy with two seeds and one pi_ref")
+    parser.add_argument("--quick", action="store_true", help="a tiny copy with one seed and one pi_ref")
     options, extra = parser.parse_known_args(argv)
     if unknown := [name for name in options.only.split(",") if name not in names]:
         raise UserError(f"--only {unknown[0]}: no such table; choose among {', '.join(names)}.")
@@ -394,7 +394,7 @@ def main(argv: list[str]) -> None:
     out = options.out or ("runs/quick-tables" if options.quick else "runs/tables")
     bench = Bench(Path(out), extra, [each for each in options.reference.split(",") if each])
     if options.quick:
-        bench.extra, bench.problems, options.seeds = [*QUICK, *extra], 8, options.seeds or 2
+        bench.extra, bench.problems, options.seeds = [*QUICK, *extra], 8, options.seeds or 1
         tables = [replace(table, references=1) for table in tables]
     parse_config([*bench.extra, "--name", UNUSED], "", PARTS)  # what all cells are given must be settings
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -273,10 +273,10 @@ def test_files_are_more_arms_of_the_solver(tmp_path, played, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "agentic_math.jsonl").write_text("")
     [table] = tables.add_data(str(tmp_path / "data"), [data])
-    assert table.cells == ("proposer", "random", "agentic_math") and table.claims[-1].text == "proposer > agentic_math"
+    assert table.cells == (*data.cells, "agentic_math") and table.claims[-1].text == "proposer > agentic_math"
     bench = Bench(tmp_path / "out")
     sheet = Sheet(table, bench, seeds=1)
-    assert sheet.units[2].cell.options[-1] == str(tmp_path / "data" / "agentic_math.jsonl")
+    assert sheet.units[-1].cell.options[-1] == str(tmp_path / "data" / "agentic_math.jsonl")
     assert {bench.folder(unit).name for unit in sheet.units} == {"solver-0"}  # one proposer, one start of the solver
     folder = tmp_path / "out" / "solver-0"
     for arm, phase, value in (("start", "start", 0.2), ("random", "end", 0.5)):
