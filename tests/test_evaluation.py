@@ -6,7 +6,7 @@ import pytest
 
 from ap.files import UserError
 from ap.tools.evaluation import (
-    Row, bootstrap_interval, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records,
+    Row, bootstrap_interval, holm, load_problems, maj_at_k, paired_difference, pass_at_k, read_correctness, records,
     sign_test, write_correctness,
 )
 
@@ -86,6 +86,20 @@ def test_sign_test_is_the_enumeration_of_coin_tosses():
         a, b = [1] * wins + [0] * losses + [2], [0] * wins + [1] * losses + [2]  # the last is a tie
         assert sign_test(a, b) == pytest.approx(as_extreme / 2**m)
     assert [sign_test([1] * m, [0] * m) for m in (5, 6, 8)] == pytest.approx([0.0625, 0.03125, 0.0078125])
+
+
+def test_holm_by_hand_and_as_the_step_down_procedure():
+    """Four claims: 4 * 0.005, then 3 * 0.01, then 2 * 0.03, and 1 * 0.04 is raised to the one before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+    rng = random.Random(0)
+    for _ in range(200):  # Holm's own words: go up while the i-th smallest of m is at most alpha / (m - i + 1)
+        p_values, alpha, rejected = [rng.choice((0.01, 0.02, rng.random() / 9)) for _ in range(rng.randint(1, 6))], 0.05, 0
+        for i, p in enumerate(sorted(p_values)):
+            if p > alpha / (len(p_values) - i):
+                break
+            rejected += 1
+        assert sum(p <= alpha for p in holm(p_values)) == rejected
 
 
 def test_correctness_file_round_trip(tmp_path):

@@ -1,7 +1,6 @@
 """Process rewards where no program knows the truth: a critic and V(q) fill in what was unknown (judge/hindsight.py)."""
 import json
 import random
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -394,41 +393,27 @@ def bench():
     return script(Path(__file__).parent.parent / "bench" / "critic.py")
 
 
-@pytest.mark.parametrize("arm, domain, p, options", [
-    ("0.7", BlindMini, 0.7, []), ("none", BlindMini, None, []), ("exact", Mini, None, []),
-    ("dead", Mini, None, ["--omega", "0"]),
-])
-def test_what_an_arm_plays(bench, tiny, monkeypatch, arm, domain, p, options):
+@pytest.mark.parametrize("word, p", [("0.7", 0.7), ("none", None)])
+def test_a_run_with_a_critic(bench, tiny, monkeypatch, word, p):
     """Which domain, which critic, and which options reach run_mgpo.py."""
     monkeypatch.setitem(catalog.DOMAINS, "mini", Mini)
     monkeypatch.setattr(run_mgpo, "Run", Run)
-    monkeypatch.setattr(sys, "argv", sys.argv)
     seen = []
     monkeypatch.setattr(run_mgpo, "main", seen.append)
-    bench.play(arm, ["--seed", "3"])
-    assert seen == [["--seed", "3", *options]]
+    bench.main([word, "--seed", "3"])
+    assert seen == [["--seed", "3"]]
     with run_mgpo.Run(tiny) as opened:
-        assert type(opened.domain) is domain
+        assert type(opened.domain) is BlindMini
         assert p is None and opened.critic is None or opened.critic.p == p
         text = "a is 24. b is 7 more than a. c is 2 more than b. d is c divided by 3. Find d."
-        assert opened.env.look(text, ("shift", "share")).status == ("unknown" if domain is BlindMini else "ok")
-        if p == 0.7:
+        assert opened.env.look(text, ("shift", "share")).status == "unknown"
+        if p is not None:
             here = SimulatedCritic(p, Mini()).criticise(text, ("shift", "share"))
             assert opened.critic.criticise(text, ("shift", "share")) == here
 
 
-def test_finished_runs_are_read_and_not_repeated(bench, tmp_path, monkeypatch, capsys):
-    for seed, valid in ((0, 0.5), (1, 0.7)):
-        folder = tmp_path / f"0.9-{seed}"
-        folder.mkdir()
-        for phase, rate in (("before", 0.4), ("after", valid)):
-            (folder / f"evaluation_{phase}.json").write_text(json.dumps({"summary": {
-                "valid_rate": rate, "reward": 2 * rate}}))
-        (folder / "metrics.jsonl").write_text('{"critic/agrees": 0.9, "signal/all": 0.5}\n{"signal/all": 0.7}\n')
-    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: pytest.fail("it ran again"))
-    monkeypatch.setattr(sys, "argv", ["critic.py", "--reference", "x", "--out", str(tmp_path), "--seeds", "2", "--arms",
-                                      "0.9"])
-    bench.main()
-    assert capsys.readouterr().out.splitlines()[-1] == (
-        "| 0.9 | 2 | 0.600 (0.500, 0.700) | 1.200 (1.000, 1.400) | 0.900 (0.900, 0.900) | 0.600 (0.600, 0.600) |")
-    assert len(json.loads((tmp_path / "critic.json").read_text())) == 2
+@pytest.mark.parametrize("argv", [[], ["exact"], ["1.5"], ["nan"], ["--seed", "3"]])
+def test_what_is_no_critic(bench, monkeypatch, argv):
+    monkeypatch.setattr(run_mgpo, "main", lambda argv: pytest.fail("it ran"))
+    with pytest.raises(UserError, match="is no critic: give none, or the probability"):
+        bench.main(argv)

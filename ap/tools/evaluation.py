@@ -141,6 +141,22 @@ def sign_test(a: Sequence, b: Sequence) -> float:
     return min(1.0, 2 * tail / 2 ** (wins + losses))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values of several claims, in the order of the claims.
+
+    Eq. (Holm): p~_(i) = min(1, max_{j <= i} (m - j + 1) * p_(j)),  p_(1) <= ... <= p_(m)
+
+    If those claims count whose adjusted p is at most alpha, the chance that any false one is among them is at most
+    alpha, however the claims depend on each other.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
 def _differences(a: Sequence, b: Sequence) -> list[float]:
     if len(a) != len(b):
         raise ValueError(f"not paired: {len(a)} problems against {len(b)}")

@@ -1,0 +1,198 @@
+"""The comparisons of the paper as data: cells, tables, and claims that were written down before the runs.
+
+A cell is a system: a name and its options of run_mgpo.py. Its name is that of its runs, so tables that share a cell
+share its runs. A claim is about the table's first measure, paired by pi_ref and seed: the sum over the cells `plus`
+minus the sum over the cells `minus` is more than 0. Two cells on each side make an interaction.
+
+bench/tables.py runs them. The number of runs of each cell is fixed here, and a verdict needs all of them: nobody stops
+when the result looks good. No setting was tuned on these runs: each algorithm has the best of the learning rates that
+were tried on seeds 0 and 1 of another pi_ref (RESULTS.md).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ap.config import Config
+from ap.tools.commandline import FIELDS
+
+RULE = """\
+Rule: a claim is *seen* where Holm's adjusted p of the exact sign test over all pairs is at most 0.05, the 95 %
+bootstrap interval of the mean difference is above 0, and the mean difference is above 0 with each pi_ref. It is
+*opposite* where the same holds below 0, and else *not seen*. Until every planned pair is there it is *unfinished*."""
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A system to be run. script: the program, with its own first words. own: it has a pi_ref, and so experts, of its
+    own, which are made with the same options: what it is about shapes the expert episodes, too."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    script: tuple[str, ...] = ("run_mgpo.py",)
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    text: str
+    plus: tuple[str, ...]
+    minus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """cells: names, the most telling first, for they run in this order. measures: numbers of bench/runs.py, whose first
+    one decides. references: how many pi_ref, each with all the seeds."""
+
+    name: str
+    title: str
+    hypothesis: str
+    cells: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    seeds: int = 8
+    references: int = 1
+    measures: tuple[str, ...] = ("after/valid_rate", "after/reward", "after/hard_yield")
+    left_out: str = ""
+
+
+def _cells(options: dict[str, str], **common) -> dict[str, Cell]:
+    return {name: Cell(name, tuple(text.split()), **common) for name, text in options.items()}
+
+
+def _above(first: str, *others: str) -> tuple[Claim, ...]:
+    return tuple(Claim(f"{first} > {other}", (first,), (other,)) for other in others)
+
+
+GATES = {"asymmetric": "", "symmetric": "--gate symmetric", "off": "--gate off",
+         "clip": "--algorithm grpo-fused --lr 5e-4", "token": "--gate_ratio token"}
+TURNS = (4, 8, 24)  # beside the default, 16
+REWARDS = {f"reward-{name}": f"--reward {name}" for name in FIELDS["reward"].metadata["choices"]
+           if name != Config.reward} if "reward" in FIELDS else {}
+
+CELLS = {
+    **_cells({
+        "mgpo": "",
+        "mgpo-no-stage": "--omega 0",
+        "grpo": "--algorithm grpo --lr 5e-4",
+        "grpo-fused": "--algorithm grpo-fused --lr 5e-4",
+        "grpo-summed": "--algorithm grpo-summed --lr 5e-4",
+        # Adam's step is the same for a loss times k, but for the clipping of gradients: clipped at c it is the loss
+        # itself, clipped at c / k. Here k = 1.19, the std of A over that of A_E (386 recorded actions of an MGPO run).
+        "grpo-scaled": "--algorithm grpo --lr 5e-4 --max_grad_norm 0.84",
+        "mgpo-placebo": "--placebo true",
+        "mgpo-no-implicit-reward": "--implicit_reward false",
+        **{f"{gate}-{updates}": f"{options} --updates {updates}" for updates in (8, 4, 2)
+           for gate, options in GATES.items()},
+        **{f"omega-{omega}": f"--omega {omega}" for omega in ("0.25", "1", "2")},
+        **{f"mgpo-{turns}-turns": f"--max_turns {turns}" for turns in TURNS},
+        **{f"mgpo-no-stage-{turns}-turns": f"--omega 0 --max_turns {turns}" for turns in TURNS},
+        **REWARDS,
+        "exact": "",
+    }),
+    **_cells({
+        "mgpo-one-shot": "--one_shot true",
+        "mgpo-tool": "--actions exec,submit",
+        "mgpo-no-edit": "--actions think,exec,submit",
+        "mgpo-no-exec": "--actions think,edit,submit",
+        "mgpo-no-edit-24-turns": "--actions think,exec,submit --max_turns 24",
+        "mgpo-no-edit-few-skills": "--actions think,exec,submit --skills_max 3",
+    }, own=True),
+    **{name: Cell(name, script=("bench/critic.py", name)) for name in ("none", "1", "0.9", "0.7", "0.5")},
+    **_cells({
+        "proposer": "--solver_arm proposer",
+        "random": "--solver_arm random",
+        "proposer-sft": "--solver_arm proposer-sft --solver_learn sft",
+    }, script=("run_solver.py",)),
+}
+
+TABLES = (
+    Table(
+        "rl", "The algorithms",
+        "MGPO makes more valid problems than MGPO without stage advantage, and this more than GRPO. Each further cell "
+        "answers a doubt. Placebo: is any noise in the advantages as good? Summed: is process reward just more reward? "
+        "Fused: is it the loss, or the advantages? Scaled: are the fused advantages just larger?",
+        ("mgpo", "grpo", "mgpo-no-stage", "mgpo-placebo", "grpo-fused", "grpo-summed", "grpo-scaled"),
+        _above("mgpo", "grpo", "mgpo-no-stage", "mgpo-placebo", "grpo-fused", "grpo-summed", "grpo-scaled")
+        + _above("mgpo-no-stage", "grpo") + _above("grpo-fused", "grpo"),
+        references=2, measures=("after/valid_rate", "after/reward", "after/hard_yield", "last/kl_to_ref"),
+        left_out="GRPO whose advantages are rescaled batch by batch to the std of the fused ones; grpo-scaled does it "
+        "with one constant. The learning rates were swept on two seeds, and not those of all cells."),
+    Table(
+        "gates", "The gates",
+        "At one update a rollout the ratio is 1 and every gate is open. With more, the asymmetric gate is better than "
+        "the symmetric one, than none, and than PPO's clip (GRPO's loss on the same advantages, at its own learning "
+        "rate); and this shows more at 8 updates than at 2.",
+        ("asymmetric-8", "off-8", "clip-8", "symmetric-8", "token-8", "asymmetric-2", "off-2", "mgpo", "grpo-fused",
+         "clip-2", "symmetric-2", "token-2", "asymmetric-4", "off-4", "clip-4", "symmetric-4", "token-4"),
+        _above("asymmetric-8", "off-8", "clip-8", "symmetric-8", "token-8") + (
+            Claim("asymmetric - off grows from 2 to 8 updates", ("asymmetric-8", "off-2"), ("off-8", "asymmetric-2")),),
+        measures=("after/valid_rate", "after/reward", "last/kl_to_ref", "train/gate_pos", "train/gate_neg")),
+    Table(
+        "workflow", "What the steps of the workflow are worth",
+        "Each step adds valid problems: programs to the single message, reflection to these, editing to both. "
+        "(*Choice*: the paper's rows are read as one growing series.) Each has experts and a pi_ref of its own.",
+        ("mgpo", "mgpo-one-shot", "mgpo-tool", "mgpo-no-edit", "mgpo-no-exec"),
+        (Claim("full > one shot", ("mgpo",), ("mgpo-one-shot",)),
+         Claim("+ tool > one shot", ("mgpo-tool",), ("mgpo-one-shot",)),
+         Claim("+ reflection > + tool", ("mgpo-no-edit",), ("mgpo-tool",)),
+         Claim("full > + reflection", ("mgpo",), ("mgpo-no-edit",)),
+         Claim("full > without programs", ("mgpo",), ("mgpo-no-exec",))),
+        measures=("after/valid_rate", "after/reward", "before/valid_rate", "after/turns"),
+        left_out="The solvers that learn from their problems, by which the paper compares them."),
+    Table(
+        "pruning", "Editing the skills",
+        "Editing makes more problems valid than redrawing does, also when there are more turns to redraw in, and when "
+        "the episodes begin with few skills, as pruned ones end.",
+        ("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
+        _above("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
+        measures=("after/valid_rate", "after/skills_kept", "before/valid_rate", "after/turns",
+                  "after/outcome/turn_limit"),
+        left_out="Pruning a random skill at the same rate. Few skills are evaluated on skill sets of 2 and 3."),
+    Table(
+        "omega", "The weight of the stage advantage", "omega = 0.5 (mgpo) is best, as in the paper.",
+        ("mgpo", "mgpo-no-stage", "omega-1", "omega-0.25", "omega-2"),
+        _above("mgpo", "mgpo-no-stage", "omega-1", "omega-0.25", "omega-2")),
+    Table(
+        "horizon", "The length of episodes",
+        "The longer the episodes may be, the more the stage advantages help, for then a single terminal reward says "
+        "less about each action.",
+        ("mgpo", "mgpo-no-stage", *(f"{name}-{turns}-turns" for turns in TURNS for name in ("mgpo", "mgpo-no-stage"))),
+        (Claim("mgpo > mgpo-no-stage at 24 turns", ("mgpo-24-turns",), ("mgpo-no-stage-24-turns",)),
+         Claim("the lead grows from 4 to 16 turns", ("mgpo", "mgpo-no-stage-4-turns"),
+               ("mgpo-no-stage", "mgpo-4-turns")),
+         Claim("the lead grows from 8 to 24 turns", ("mgpo-24-turns", "mgpo-no-stage-8-turns"),
+               ("mgpo-no-stage-24-turns", "mgpo-8-turns"))),
+        measures=("after/valid_rate", "after/reward", "after/turns", "after/outcome/turn_limit",
+                  "after/outcome/token_limit")),
+    Table(
+        "rewards", "The rewards of the proposer",
+        "The paper's r_T makes more problems that are valid and hard (0 < rho < 0.5) than other systems' rewards.",
+        ("mgpo", *REWARDS), _above("mgpo", *REWARDS), seeds=10,
+        measures=("after/hard_yield", "after/valid_rate", "after/pass_rate", "last/repeated_rate"),
+        left_out="" if REWARDS else "This version has no other reward (--reward)."),
+    Table(
+        "critic", "What a critic is worth",
+        "The miniature with its exact check hidden from the process rewards, as where only models can judge a draft. "
+        "A critic that is right with probability p helps if it is always right, and does harm if it is often "
+        "wrong; exact is the miniature as it is.",
+        ("none", "1", "0.5", "exact", "0.7", "0.9"),
+        (Claim("p = 1 > none", ("1",), ("none",)), Claim("none > p = 0.5", ("none",), ("0.5",)),
+         Claim("p = 0.9 > p = 0.7", ("0.9",), ("0.7",)), Claim("exact > none", ("exact",), ("none",))),
+        measures=("after/valid_rate", "after/reward", "train/critic/agrees", "train/signal/all")),
+    Table(
+        "data", "The data of the solver",
+        "At an equal budget a solver learns more from the proposer's problems than from random valid ones, and than "
+        "from those of other systems; and by GRPO more than by imitating solutions of the same problems.",
+        ("proposer", "random", "proposer-sft"), _above("proposer", "random", "proposer-sft"),
+        measures=("end/in_distribution/mean", "end/deeper/mean", "start/in_distribution/mean", "start/deeper/mean"),
+        left_out="Random problems with the proposer's own numbers of skills or pass rates. A seed's arms share its "
+        "proposer and the start of their solver."),
+)
+
+# A proposer of this size writes a valid problem in about one of twenty episodes, which is enough for the solver's arms.
+QUICK = """\
+--corpus_size 150 --hidden_size 64 --layers 2 --heads 2 --intermediate_size 128 --skills_max 2 --eval_sets 8
+--sft_trajectories 300 --sft_steps 500 --sft_lr 5e-3 --groups 8 --group_size 2 --steps 2 --solver_budget 2
+--solver_sft_steps 4 --solver_sft_batch 4 --solver_steps 2 --solver_groups 2 --solver_group_size 2 --solver_eval 4
+--solver_eval_k 2 --solver_max_tokens 64""".split()
