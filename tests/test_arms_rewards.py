@@ -3,10 +3,8 @@ import math
 
 import pytest
 
-import run_mgpo
 from ap.arms.rewards import REWARDS, bleu, cluster_shares, pay
 from ap.config import Config
-from ap.files import read_jsonl
 from ap.judge.rewards import terminal_reward
 from ap.trajectory import Problem, Trajectory
 
