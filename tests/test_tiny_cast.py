@@ -284,6 +284,21 @@ def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsy
     assert "models trained, trained, random; second audit models trained" in (folder / "export.md").read_text()
 
 
+def test_without_sft_the_model_is_pi_ref(chain, capsys):
+    """--sft_steps 0: no teacher is asked, no expert episode played, and training starts from --model as it is."""
+    domain, folder, _ = chain
+    player = {"checkpoint": str(folder / "trained"), "max_tokens": 4, "temperature": 0.1}
+    write_json(folder / "no-teacher.json", {"verifiers": [player] * 3, "auditor": player, "probers": [player]})
+    given = options(folder, "bare", domain, folder / "chain" / "sft" / "step-000060", roles=folder / "no-teacher.json",
+                    skills=folder / "four", sft_steps=0, steps=1, groups=2, group_size=4, **CHAIN)
+    for name in "abcd":
+        write_skill(Skill(name, "first", f"count {name}", "one step", "exec", "Numbers."), folder / "four")
+    run_mgpo.main(given)
+    run = folder / "bare"
+    assert not (run / "expert.jsonl").exists() and not (run / "sft").exists()
+    assert "teacher" not in capsys.readouterr().out and (run / "mgpo" / "step-000001").is_dir()
+
+
 def test_its_proposer_alone_has_the_numbers_of_the_run(chain, capsys):
     """By --run: the run's own evaluation. By --domain, --skills and --roles: other skills and limits, no run."""
     domain, folder, _ = chain
