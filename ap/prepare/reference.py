@@ -126,8 +126,8 @@ def acquisition_trajectories(run: Run, config: Config) -> list[Trajectory]:
 
 
 def build_reference(config: Config, ranks: Ranks) -> Path:
-    """Build what is missing of stages 1 and 2. Returns the folder of pi_ref, an ordinary Hugging Face checkpoint. Without
-    SFT, --sft_steps 0, that is --model itself, and no expert episode is played."""
+    """Build what is missing of stages 1 and 2. Returns the folder of pi_ref, an ordinary Hugging Face checkpoint: with
+    --sft_steps 0 that is --model itself, and no expert episode is played."""
     folder = config.source
     final = folder / "sft" / f"step-{config.sft_steps:06d}"
     if final.exists():
