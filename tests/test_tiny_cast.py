@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import script as import_file
 
 import eval as evaluation_script
 import run_mgpo
@@ -282,6 +283,21 @@ def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsy
     export.main([str(path), "--format", "verl", "--out", str(folder / "export.jsonl")])
     assert len(read_jsonl(folder / "export.jsonl")) == len(problems)
     assert "models trained, trained, random; second audit models trained" in (folder / "export.md").read_text()
+
+
+def test_what_gives_process_rewards(chain, capsys):
+    """bench/signals.py plays the teacher's episodes of the run once more: hindsight knows more than the environment.
+    The critic has random weights and abstains, so it adds nothing."""
+    domain, folder, _ = chain
+    signals = import_file(Path(__file__).parent.parent / "bench" / "signals.py")
+    signals.main(["--run", str(folder / "chain"), "--episodes", "4"])
+    out = capsys.readouterr().out
+    shown = {line[:22].strip(): line[22:].split() for line in out.splitlines()}
+    bare, hindsight, both = (shown[name] for name in ("environment alone", "hindsight", "hindsight and critic"))
+    assert hindsight == both and bare[-2:] == hindsight[-2:]  # "of N" actions
+    if domain != "code":  # there programs know the truth at once
+        assert (bare[0], hindsight[0]) == ("0.00", "1.00")  # drafts
+        assert "critic/abstained/unreadable opinion 1.000" in out
 
 
 def test_without_sft_the_model_is_pi_ref(chain, capsys):
