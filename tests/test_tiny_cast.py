@@ -295,8 +295,9 @@ def test_what_gives_process_rewards(chain, capsys):
     shown = {line[:22].strip(): line[22:].split() for line in out.splitlines()}
     bare, hindsight, both = (shown[name] for name in ("environment alone", "hindsight", "hindsight and critic"))
     assert hindsight == both and bare[-2:] == hindsight[-2:]  # "of N" actions
-    if domain != "code":  # there programs know the truth at once
-        assert (bare[0], hindsight[0]) == ("0.00", "1.00")  # drafts
+    assert float(bare[0]) <= float(hindsight[0]) == 1  # drafts; where programs look at them, some are known at once
+    if domain == "math":
+        assert bare[0] == "0.00"
         assert "critic/abstained/unreadable opinion 1.000" in out
 
 
