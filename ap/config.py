@@ -150,7 +150,7 @@ class EpisodeSettings:
 class SftSettings:
     """stage 2: supervised fine-tuning (SFT) on expert episodes"""
     sft_trajectories: int = setting(2000, EXPERT, help="number of expert episodes whose problem is valid, V(q) = 1")
-    sft_steps: int = setting(2600, SFT, help="number of optimiser updates")
+    sft_steps: int = setting(2600, SFT, least=0, help="number of optimiser updates; 0: --model is pi_ref as it is")
     sft_batch: int = setting(8, SFT, help="expert episodes in each update")
     sft_lr: float = setting(3e-3, SFT, help="peak learning rate, after a short warm-up; a cosine lowers it to a tenth")
     sft_save_every: int = setting(300, also=SOLVER, help="updates between two checkpoints")

@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,23 +36,23 @@ sys.path.insert(0, str(ROOT))
 from ap.catalog import open_domain  # noqa: E402
 from ap.compat.chat_format import format_of  # noqa: E402
 from ap.config import Config  # noqa: E402
-from ap.engine.generate import sample  # noqa: E402
-from ap.engine.sampling import Sampling  # noqa: E402
 from ap.files import read_json  # noqa: E402
 from ap.judge.verifier import same_answer  # noqa: E402
 from ap.learn.policy import Policy  # noqa: E402
 from ap.learn.ranks import Ranks  # noqa: E402
 from ap.players.chat_solver import SampledSolver  # noqa: E402
 from ap.players.chat_verifier import ChatVerifier  # noqa: E402
+from ap.players.checkpoint import Checkpoint  # noqa: E402
 from ap.players.endpoint import Endpoint, EndpointSettings  # noqa: E402
 from ap.players.model_author import ModelAuthor  # noqa: E402
 from ap.players.model_teacher import ModelTeacher, _Proposal  # noqa: E402
 from ap.players.notes import Notes  # noqa: E402
+from ap.players.place import Place  # noqa: E402
 from ap.sandbox.sandbox import Sandbox  # noqa: E402
 from ap.tools.exams import load_tokenizer  # noqa: E402
 from ap.trajectory import Problem  # noqa: E402
 from ap.world.acquire import Document  # noqa: E402
-from ap.world.chat import decode_reply, prompt_ids, read_message, stop_ids, tool_call, without_tokens  # noqa: E402
+from ap.world.chat import read_message, tool_call  # noqa: E402
 from ap.world.env import FAULT, SOUND, UNKNOWN, Env, Episode  # noqa: E402
 from ap.world.rollout import Start, roll_out, transcript  # noqa: E402
 from ap.world.skills import load_library  # noqa: E402
@@ -86,49 +85,6 @@ class Outcome(NamedTuple):
     right: bool | None = None
 
 
-class Together:
-    """A player that many threads ask: once all of them wait for a reply, the engine decodes their questions together.
-
-    A reply depends on its prompt, its key and the settings only, up to rounding.
-    """
-
-    def __init__(self, model, tokenizer, max_tokens: int, temperature: float):
-        self.model, self.tokenizer = model, tokenizer
-        self.max_tokens, self.sampling = max_tokens, Sampling(
-            stop_ids(tokenizer), temperature)
-        self.asking, self.waiting, self.changed = 0, [], threading.Condition()
-
-    def begin(self, count: int) -> None:
-        """So many threads are about to ask."""
-        self.asking = count
-
-    def end(self) -> None:
-        """One of them asks no more."""
-        with self.changed:
-            self.asking -= 1
-            self._decode_if_all_wait()
-
-    def ask(self, prompt: str, key: str = "") -> str:
-        question = [prompt, key, None]
-        with self.changed:
-            self.waiting.append(question)
-            self._decode_if_all_wait()
-            self.changed.wait_for(lambda: question[2] is not None)
-        return question[2]
-
-    def _decode_if_all_wait(self) -> None:
-        if not self.waiting or len(self.waiting) < self.asking:
-            return
-        prompts = [prompt_ids(self.tokenizer, [{"role": "user", "content": without_tokens(prompt)}])
-                   for prompt, *_ in self.waiting]
-        seeds = [f"{key}/{prompt}" for prompt, key, _ in self.waiting]
-        for question, prompt, one in zip(self.waiting, prompts, sample(
-                self.model, prompts, seeds, self.max_tokens, self.sampling)):
-            question[2] = decode_reply(self.tokenizer, one.ids, len(prompt))
-        self.waiting.clear()
-        self.changed.notify_all()
-
-
 class Heard:
     """The player of one question, which keeps what was asked and said. Its number seeds the replies."""
 
@@ -139,9 +95,7 @@ class Heard:
         return self.sample(prompt, 1, "ask")[0]
 
     def sample(self, prompt: str, k: int, key: str) -> list[str]:
-        key = f"{self.number}/{key}"
-        together = isinstance(self.player, Together)
-        reply = self.player.ask(prompt, key) if together else self.player.sample(prompt, 1, key)[0]
+        reply = self.player.sample(prompt, 1, f"{self.number}/{key}")[0]
         self.said.append((prompt, reply))
         self.notes.add({"prompt": self.kind, "number": self.number, "asked": prompt, "reply": reply})
         return [reply]
@@ -248,22 +202,17 @@ def ask_all(
 
     def one(question: tuple[str, int, Heard]) -> Outcome:
         name, number, heard = question
-        try:
-            return getattr(bench, name)(heard, number % contents)
-        finally:
-            if isinstance(player, Together):
-                player.end()
+        return getattr(bench, name)(heard, number % contents)
 
-    if isinstance(player, Together):
-        player.begin(len(questions))
     with ThreadPoolExecutor(len(questions) or 1) as pool:
         return [(name, outcome, heard) for (name, _, heard), outcome in zip(questions, pool.map(one, questions))]
 
 
-def propose(bench: Bench, model, tokenizer, n: int, contents: int) -> tuple[list[str], list[bool], list[dict]]:
+def propose(bench: Bench, model: str, n: int, contents: int) -> tuple[list[str], list[bool], list[dict]]:
     """Episodes of the policy: the fault of each message or "", whether each episode submitted, and the transcripts."""
+    tokenizer = load_tokenizer(model)
     env = Env(bench.domain, bench.library, bench.sandbox, bench.config, reply_text=format_of(tokenizer).reply)
-    policy = Policy(model, tokenizer, bench.config, Ranks())
+    policy = Policy.load(model, tokenizer, bench.config, Ranks(), frozen=True)
     starts = [Start(bench.skills(i % contents), i % contents, f"prompts/{i}") for i in range(n)]
     rollout = roll_out(env, policy, starts, bench.config)
     for _ in rollout:
@@ -303,17 +252,13 @@ def main() -> None:
     if unknown := set(names) - set(PROMPTS):
         parser.error(f"unknown prompts {', '.join(sorted(unknown))}; there are {', '.join(PROMPTS)}")
 
-    bench, model, tokenizer = Bench(given.model), None, None
+    bench = Bench(given.model)
     if given.endpoint:
         names = [name for name in names if name != "proposer"]
         player = Endpoint(given.endpoint, given.model, given.key, settings=EndpointSettings(
             max_tokens=given.max_tokens, temperature=given.temperature))
     else:
-        from ap.engine.model import load_model
-
-        tokenizer = load_tokenizer(given.model)
-        model = load_model(given.model, bench.config).requires_grad_(False)
-        player = Together(model, tokenizer, given.max_tokens, given.temperature)
+        player = Checkpoint(given.model, Place(bench.config), given.max_tokens, given.temperature)
     print(f"{'prompt':<9}{'n':>5}{'at once':>9}{'usable':>9}{'right':>8}  why not")
     notes = Notes(Path(given.out))
     asked = ask_all(bench, [name for name in names if name != "proposer"], player, given.n, given.contents, notes)
@@ -324,7 +269,7 @@ def main() -> None:
             right = [bool(one.right) for one, _ in mine] if any(one.right is not None for one, _ in mine) else []
             print(row(name, [one.fault for one, _ in mine], first, right), flush=True)
     if "proposer" in names:
-        faults, right, episodes = propose(bench, model, tokenizer, given.n, given.contents)
+        faults, right, episodes = propose(bench, given.model, given.n, given.contents)
         print(row("proposer", faults, None, right), flush=True)
         notes.add(*[{"prompt": "proposer"} | episode for episode in episodes])
     print(f"replies: {given.out}")

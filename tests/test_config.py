@@ -29,6 +29,11 @@ def refused(argv, *words, uses=PARTS):
         assert word in sentence, sentence
 
 
+def test_no_sft_needs_a_model(out):
+    refused([*out, "--sft_steps", "0"], "--sft_steps 0", "give --model FOLDER")
+    assert parse_config([*out, "--sft_steps", "1"], "").sft_steps == 1
+
+
 def test_values_are_converted_to_the_types_of_the_fields(out):
     config = parse_config([*out, "--group_size", "4", "--lr=1e-4", "--placebo", "true", "--algorithm", "grpo"], "")
     assert (config.group_size, config.lr, config.placebo, config.algorithm) == (4, 1e-4, True, "grpo")

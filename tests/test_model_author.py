@@ -137,7 +137,7 @@ def test_the_problem_of_the_example_is_not_taken(episode):
     other = ("<problem>Compute the sum of all multiples of 7 between 1 and 100 and find the remainder when this sum is "
              "divided by 12.</problem>")  # what a model of 0.5 B made of it
     program = f"```python\n{WORKED['math'].program}\n```"
-    form = "<problem>\n(here stands the text of your problem)\n</problem>"
+    form = "<problem>\n(Write the text of your problem here)\n</problem>"  # a model of 0.5 B said so
     replies = [copied, DRAFT, other, form, program, BLOCK]
     player = Player(lambda prompt: replies[len(player.prompts) - 1])
     write = ModelAuthor(one.env, player).writer(random.Random(0))
@@ -146,6 +146,19 @@ def test_the_problem_of_the_example_is_not_taken(episode):
     assert write(one) == CALL
     assert all("that is the problem of the example" in player.prompts[n] for n in (1, 3))  # the form is none either
     assert "that is the program of the example" in player.prompts[5]
+
+
+def test_what_was_written_before_is_asked_for_again(episode):
+    """The same program after the same draft, and the same draft; after a new draft the program may be the same."""
+    one, second = episode(DRAFT, CRASHED), DRAFT.replace("50", "60")
+    replies = ["```python\nprint(1 / 0)\n```", BLOCK, DRAFT, second, BLOCK]
+    player = Player(lambda prompt: replies[len(player.prompts) - 1])
+    write = ModelAuthor(one.env, player).writer(random.Random(0))
+    assert write(one) == CALL and "exactly this before" in player.prompts[1]
+    one.step(CRASHED), one.step(CALL.replace("7", "8"))
+    assert write(one) == second and "exactly this before" in player.prompts[3]
+    one.step(second)
+    assert write(one) == CALL and len(player.prompts) == 5
 
 
 # ---------------------------------------------------------------- the worked episodes

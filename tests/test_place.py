@@ -51,8 +51,6 @@ def test_players_of_one_place_say_what_they_say_alone(folders, own_tiny):
     assert [asked for asked, one, other in zip(questions, together, alone) if one != other] == []
     assert len({reply for pair in alone for reply in pair}) > 40
     assert {player.counts["requests"] for player in players.values()} == {12}
-    assert sum(tokens for tokens, _ in place.speed.values()) == sum(
-        player.counts["completion_tokens"] for player in players.values())
 
     with place.tokenizer(players[0, 0].folder) as tokenizer:
         ids = prompt_ids(tokenizer, [{"role": "user", "content": "a is 0."}])

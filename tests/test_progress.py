@@ -16,7 +16,8 @@ def test_a_line_by_hand():
     assert before == {"policy": (0, 1000), "auditor": (2, 1), "verifier": (5, 40)}
     judge.counts |= {"requests": 8, "completion_tokens": 100, "prompt_tokens": 900}
     policy.counts |= {"written_tokens": 1100, "trained_tokens": 20}
-    assert heartbeat(before, said_by(players), 12.0) == "12 s; policy 120 tokens, 10/s; verifier 3 replies, 60 tokens, 5/s"
+    line = heartbeat(before, said_by(players), 12.0)
+    assert line == "12 s; policy 120 tokens, 10/s; verifier 3 replies, 60 tokens, 5/s"
     assert heartbeat(before, before, 3.2) == "3 s; nobody has replied yet"
 
 

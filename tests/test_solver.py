@@ -587,7 +587,7 @@ def test_the_bar_shows_tokens_while_no_attempt_has_ended(config, monkeypatch):
     """A forward pass late in the first attempts waits until the bar has shown the tokens before it."""
     tokenizer = run_solver.open_tokenizer(config)
     policy = policy_of(build_model(config, len(tokenizer), seed=0), tokenizer)
-    monkeypatch.setattr("ap.tools.progress.SECONDS", 0.001)
+    monkeypatch.setattr("ap.tools.progress.SELDOM", 0.001)  # its bar goes to no terminal
     problem, shown, seen, forward = {"id": "1", "question": "?", "answer": "7"}, [], threading.Event(), Engine._forward
     passes = itertools.count(1)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import script as import_file
 
 import eval as evaluation_script
 import run_mgpo
@@ -282,6 +283,37 @@ def test_a_solver_learns_from_its_problems_and_is_evaluated_on_them(chain, capsy
     export.main([str(path), "--format", "verl", "--out", str(folder / "export.jsonl")])
     assert len(read_jsonl(folder / "export.jsonl")) == len(problems)
     assert "models trained, trained, random; second audit models trained" in (folder / "export.md").read_text()
+
+
+def test_what_gives_process_rewards(chain, capsys):
+    """bench/signals.py plays the teacher's episodes of the run once more: hindsight knows more than the environment.
+    The critic has random weights and abstains, so it adds nothing."""
+    domain, folder, _ = chain
+    signals = import_file(Path(__file__).parent.parent / "bench" / "signals.py")
+    signals.main(["--run", str(folder / "chain"), "--episodes", "4"])
+    out = capsys.readouterr().out
+    shown = {line[:22].strip(): line[22:].split() for line in out.splitlines()}
+    bare, hindsight, both = (shown[name] for name in ("environment alone", "hindsight", "hindsight and critic"))
+    assert hindsight == both and bare[-2:] == hindsight[-2:]  # "of N" actions
+    assert float(bare[0]) <= float(hindsight[0]) == 1  # drafts; where programs look at them, some are known at once
+    if domain == "math":
+        assert bare[0] == "0.00"
+        assert "critic/abstained/unreadable opinion 1.000" in out
+
+
+def test_without_sft_the_model_is_pi_ref(chain, capsys):
+    """--sft_steps 0: no teacher is asked, no expert episode played, and training starts from --model as it is."""
+    domain, folder, _ = chain
+    player = {"checkpoint": str(folder / "trained"), "max_tokens": 4, "temperature": 0.1}
+    write_json(folder / "no-teacher.json", {"verifiers": [player] * 3, "auditor": player, "probers": [player]})
+    given = options(folder, "bare", domain, folder / "chain" / "sft" / "step-000060", roles=folder / "no-teacher.json",
+                    skills=folder / "four", sft_steps=0, steps=1, groups=2, group_size=4, **CHAIN)
+    for name in "abcd":
+        write_skill(Skill(name, "first", f"count {name}", "one step", "exec", "Numbers."), folder / "four")
+    run_mgpo.main(given)
+    run = folder / "bare"
+    assert not (run / "expert.jsonl").exists() and not (run / "sft").exists()
+    assert "teacher" not in capsys.readouterr().out and (run / "mgpo" / "step-000001").is_dir()
 
 
 def test_its_proposer_alone_has_the_numbers_of_the_run(chain, capsys):

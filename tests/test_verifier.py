@@ -210,7 +210,7 @@ def test_a_committee_has_three():
     ('{"valid": true, "answer": "1"} no: {"valid": false, "answer": null, "reason": "Ambiguous"}',
      Verdict(0, None, "ambiguous")),
     ('{"valid": true} {"valid": "yes"}', Verdict(1, None, "")),
-    ('{"valid": true, "answer": "your own final answer", "reason": "the reason"}', Verdict(1, None, "")),  # copied
+    ('{"valid": true, "answer": "your own final answer", "reason": "one of: ambiguous, wrong"}', Verdict(1, None, "")),
     ("valid", Verdict(None, None, "unreadable verdict")), ('{"valid": 1}', Verdict(None, None, "unreadable verdict")),
     ("{" * 10_000, Verdict(None, None, "unreadable verdict")), (None, Verdict(None, None, "unreadable verdict")),
     ('{"valid": ' + "[" * 9000 + "}", Verdict(None, None, "unreadable verdict")),

@@ -35,10 +35,8 @@ prints for every input within its limits. Solve it yourself by a Python program 
 Problem:
 {question}
 
-Write the program. Then end your reply with one line, a JSON record. If the problem is valid:
-{{"valid": true, "reason": "valid"}}
-If it is not, with one of the reasons {reasons}:
-{{"valid": false, "reason": "the reason"}}"""
+Write the program first. Then end your reply with one line, a JSON record of two fields: "valid" is true or false, and \
+"reason" is valid, or else one of: {reasons}."""
 
 
 def _judged(statement: str, reference: str, tests, sandbox) -> Check:

@@ -14,6 +14,7 @@ from ap.judge.roles import Verdict
 from ap.judge.verifier import BLOCKING
 from ap.trajectory import Problem
 
+# It shows no whole record to copy: of two, a model of 0.5 B said the last one word for word in 56 of 79 replies.
 REQUEST = """\
 Judge whether the problem below is valid: it can be solved from what it says, and has exactly one answer.
 
@@ -23,10 +24,8 @@ How it was written:
 Problem:
 {question}
 
-Solve it yourself, step by step. Then end your reply with one line, a JSON record. If the problem is valid:
-{{"valid": true, "answer": "your own final answer", "reason": "valid"}}
-If it is not, with one of the reasons {reasons}:
-{{"valid": false, "answer": "", "reason": "the reason"}}"""
+Solve it yourself first, step by step. Then end your reply with one line, a JSON record of three fields: "valid" is true \
+or false, "answer" is your own final answer, and "reason" is valid, or else one of: {reasons}."""
 
 AGAIN = "\n\nYour last reply could not be used: it held no such record. End your reply with the JSON record."
 COPIED = ("your own final answer", "...")  # what stands in the place of an answer when a reply copies the request
@@ -145,8 +144,6 @@ def _reason(said) -> str:
     """A reason as logs count it. "one of: ambiguous" is `ambiguous`; a copy of the whole list gives no reason."""
     reason = ", ".join(map(str, said)) if isinstance(said, list) else str(said or "")
     reason = reason.strip().lower()
-    if reason == "the reason":  # a copy of the request
-        return ""
     if reason.startswith("one of"):
         reason = reason.removeprefix("one of").strip(" :")
         reason = "" if "," in reason else reason

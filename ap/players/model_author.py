@@ -64,11 +64,11 @@ between <problem> and </problem>.{edit}"""
 EDIT = """ Or reply with one line: `Fault: {skill}.` says which skill is at fault, and `Drop: {skill}` drops one that \
 does not fit the others."""
 SUBMIT = """\
-The check has passed. If the draft is good, reply with the one word Submit. If it is not, write a better one between \
-<problem> and </problem>."""
+The check has passed. If the draft is not good, write a better one between <problem> and </problem>. If it is good, \
+reply with the one word Submit."""
 ANSWER = """\
-If the draft is good, reply with one line `answer: VALUE`, its final answer. If it is not, write a better one between \
-<problem> and </problem>."""
+If the draft is not good, write a better one between <problem> and </problem>. If it is good, reply with one line \
+`answer: VALUE`, its final answer."""
 DRAFT_EXAMPLE = """
 An example. For the skills "{worked.skills}" the reply could be
 <problem>
@@ -121,10 +121,10 @@ class ModelAuthor:
         def write(episode: Episode) -> str:
             request = request_of(episode, self.worked)
             prompt, where = self.prompt(episode, request), f"{key}/{len(episode.said)}"
-            message, fault = self._read(self.player.sample(prompt, 1, where)[0], request)
+            message, fault = self._read(self.player.sample(prompt, 1, where)[0], request, episode)
             if fault:  # asked once more, by another key
                 again = prompt + AGAIN.format(fault=fault)
-                message, _ = self._read(self.player.sample(again, 1, where + "/again")[0], request)
+                message, _ = self._read(self.player.sample(again, 1, where + "/again")[0], request, episode)
             return message
 
         return write
@@ -140,10 +140,12 @@ class ModelAuthor:
             example=request.example, request=request.text,
             episode="\n\n".join(f"[{who}]\n{text}" for who, text in spoken))
 
-    def _read(self, reply: str, request: Request) -> tuple[str, str]:
+    def _read(self, reply: str, request: Request, episode: Episode) -> tuple[str, str]:
         message, fault = message_of(reply, request)
         said = read_message(message)
-        if said.draft == FORM:
+        if message in _since_draft(episode.said):  # small models do so again and again; what failed will fail again
+            return message, fault or "you have written exactly this before; change it"
+        if said.draft and _alike(said.draft, FORM):
             return "", "it is only the form; write the text of the problem in it"
         if self.worked and said.draft and _alike(said.draft, self.worked.draft):
             return "", "that is the problem of the example; write another one"
@@ -209,9 +211,13 @@ def _program_at_fault(episode: Episode) -> bool:
     said = episode.said
     if len(said) < 2 or read_message(said[-2]).tool != "exec" or said[-1].lower().startswith("fault"):
         return False
-    last_draft = max((n for n in range(0, len(said), 2) if read_message(said[n]).draft is not None), default=0)
-    failed = [n for n in range(last_draft, len(said), 2) if read_message(said[n]).tool == "exec"]
-    return len(failed) < PROGRAMS
+    return sum(read_message(message).tool == "exec" for message in _since_draft(said)) < PROGRAMS
+
+
+def _since_draft(said: list[str]) -> list[str]:
+    """The agent's messages from its last draft on."""
+    messages = said[::2]
+    return messages[max((n for n, text in enumerate(messages) if read_message(text).draft is not None), default=0):]
 
 
 def message_of(reply: str, request: Request) -> tuple[str, str]:

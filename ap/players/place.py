@@ -78,15 +78,10 @@ class SharedEngine(Engine):
 
 
 class Place:
-    """Where local checkpoints answer; safe to use from any thread. A checkpoint is named by its resolved folder.
-
-    speed: of each checkpoint, the tokens that it has said and the seconds of its engine's passes, when the last message
-    ended.
-    """
+    """Where local checkpoints answer; safe to use from any thread. A checkpoint is named by its resolved folder."""
 
     def __init__(self, config: Config):
         self.config = config
-        self.speed: dict[str, tuple[float, float]] = {}
         self._models: dict[str, torch.nn.Module] = {}
         self._here: str | None = None  # folder of the model on the device
         self._device: torch.device | None = None  # that device, once a model was loaded to it
@@ -154,7 +149,7 @@ class Place:
 
     def _answer(self, folder: str, first: Question) -> None:
         """Answer questions to one checkpoint, until none of them may join any more and all have ended."""
-        under_way, (tokens, seconds) = {first.number: first}, self.speed.get(folder, (0, 0.0))
+        under_way = {first.number: first}
 
         def more() -> list[Question]:
             if self._closed:
@@ -169,8 +164,6 @@ class Place:
             rows = ROWS if model.device.type == "cuda" else ROWS_OF_CPU
             engine = SharedEngine(model, first.sampling, rows, length, reproducible=False)
             for question in engine.stream([first], lambda _: None, workers=1, more=more):
-                stats = engine.stats
-                self.speed[folder] = tokens + stats["decode_tokens"], seconds + stats["forward_seconds"]
                 del under_way[question.number]
                 question.ended.set_result(question)
         except BaseException as error:  # raised where the replies are waited for

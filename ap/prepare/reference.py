@@ -79,8 +79,7 @@ class Experts:
         self.rejected += rejected
         self.faults.update(why_rejected(trajectory) for _, trajectory in rejected)
         if self.ranks.is_main:
-            folder = self.config.folder
-            write_json(folder / "expert_reasons.json", dict(self.reasons.most_common()))
+            write_json(self.config.folder / "expert_reasons.json", dict(self.reasons.most_common()))
             if self.notes:  # once more, now in the order of their numbers
                 write_jsonl(self.notes.path, [self.record(*one) for one in self.rejected])
 
@@ -127,13 +126,16 @@ def acquisition_trajectories(run: Run, config: Config) -> list[Trajectory]:
 
 
 def build_reference(config: Config, ranks: Ranks) -> Path:
-    """Build what is missing of stages 1 and 2. Returns the folder of pi_ref, an ordinary Hugging Face checkpoint."""
+    """Build what is missing of stages 1 and 2. Returns the folder of pi_ref, an ordinary Hugging Face checkpoint: with
+    --sft_steps 0 that is --model itself, and no expert episode is played."""
     folder = config.source
     final = folder / "sft" / f"step-{config.sft_steps:06d}"
     if final.exists():
         ranks.print(f"pi_ref: found in {final}")
         return final
     build_skills(config, ranks)
+    if not config.sft_steps:
+        return Path(folder_of(config.model, config.revisions))
     with Run(config) as run:
         if (folder / "expert.jsonl").exists():
             ranks.print(f"expert episodes: found in {folder / 'expert.jsonl'}")

@@ -27,8 +27,8 @@ def build_skills(config: Config, ranks: Ranks) -> None:
     elif ranks.is_main:
         print(f"skills: none in {folder} yet, reading the corpus")
         domain = open_domain(config.domain)
-        cast = open_cast(config, domain, needed=ROLES[:4])
         documents = read_documents(config, domain)
+        cast = open_cast(config, domain, needed=ROLES[:4] if documents else ROLES[:3])  # a teacher, if there are texts
         # *Choice*: where programs judge problems, skills must be such as programs can read, so a program extracts them
         partial = folder / "candidates.partial.jsonl"  # what there is while the stage runs, and after it failed
         if not domain.verifiers:

@@ -49,7 +49,7 @@ def planned(config: Config) -> list[Asked]:
 
 def stages(config: Config) -> list[tuple[str, tuple[int, int], tuple[int, int]]]:
     """(stage, episodes at least and at most, valid ones at least and at most)."""
-    experts, step = config.sft_trajectories, config.groups * config.group_size
+    experts, step = config.sft_trajectories if config.sft_steps else 0, config.groups * config.group_size
     found = [("expert episodes", (experts, RAREST * experts), (experts, experts))]
     for stage, episodes in (("evaluation before", config.eval_sets), ("MGPO", config.steps * step),
                             ("evaluation after", config.eval_sets)):

@@ -65,7 +65,7 @@ def parse_config(argv: list[str], description: str, uses: tuple[type | Product, 
         _refuse_contradiction(saved, config, config.folder)
     if reference:  # both must agree on how pi_ref was made, not on how to go on from it
         _refuse_contradiction(load_config(Path(reference)), config, Path(reference), (SKILLS, EXPERT, SFT))
-        if not (config.source / "sft" / f"step-{config.sft_steps:06d}").is_dir():
+        if config.sft_steps and not (config.source / "sft" / f"step-{config.sft_steps:06d}").is_dir():
             raise UserError(f"--reference {reference}: no finished reference policy is there (sft/step-"
                             f"{config.sft_steps:06d}); run run_sft.py on that run first.")
     return config
@@ -249,6 +249,8 @@ def validate(config: Config) -> None:
          f"--model {config.model}: no Hugging Face checkpoint there (a folder with a config.json); give the path of a "
          "folder that holds one, or an id of the hub, OWNER/NAME.")
     commits(config.revisions)  # raises UserError
+    need(config.sft_steps > 0 or config.model != "",
+         "--sft_steps 0: without SFT pi_ref is --model as it is; give --model FOLDER, or at least 1 step.")
     need(config.model != "" or (config.heads % 2 == 0 and config.hidden_size % (2 * config.heads) == 0),
          f"--hidden_size {config.hidden_size} --heads {config.heads}: heads must be even, and hidden_size a multiple "
          "of twice the heads.")

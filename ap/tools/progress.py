@@ -10,16 +10,16 @@ from typing import Callable, Iterator, Mapping
 from tqdm import tqdm
 
 SECONDS = 1.0  # between two looks at the tokens
-SELDOM = 60.0  # *choice*: between two lines in a file, where nothing can be drawn over
+SELDOM = 60.0  # *choice*: where they go to a file, in which nothing can be drawn over
 
 
 class Progress:
     """A tqdm bar that counts what has ended, and behind it the tokens so far and tokens/s. A context manager.
 
     The first attempts of a model end late, so a bar of attempts alone would stand still for minutes. A thread reads the
-    counts that the engine keeps anyway (Engine.stats) once a second, which costs the engine nothing. told(number,
-    attempt) is called for each attempt, in the thread that graded it; one call at a time. Where `shown` is false
-    nothing is drawn.
+    counts that the engine keeps anyway (Engine.stats) once a second, in a file once a minute, which costs the engine
+    nothing. told(number, attempt) is called for each attempt, in the thread that graded it; one call at a time. Where
+    `shown` is false nothing is drawn.
     """
 
     def __init__(self, total: int, initial: int = 0, name: str = "", unit: str = "attempt", shown: bool = True,
@@ -40,6 +40,8 @@ class Progress:
         return int(sum(stats.get("decode_tokens", 0) for stats in self.engines))
 
     def speed(self) -> str:
+        if not self.tokens:
+            return f"{int(sum(stats.get('prefill_tokens', 0) for stats in self.engines))} tokens of prompts read"
         seconds = max(time.monotonic() - self.began, 1e-9)
         return f"{self.tokens} tokens, {self.tokens / seconds:.0f} tokens/s"
 
@@ -53,7 +55,7 @@ class Progress:
             self.bar.update(count)
 
     def _look(self) -> None:
-        while not self.over.wait(SECONDS):
+        while not self.over.wait(pause()):
             with self.lock:
                 self.bar.set_postfix_str(self.speed())
 
@@ -70,6 +72,10 @@ class Progress:
         self.bar.close()
 
 
+def pause() -> float:
+    return SECONDS if sys.stderr.isatty() else SELDOM
+
+
 @contextmanager
 def pulse(name: str, players: Mapping[str, object], shown: bool = True) -> Iterator[None]:
     """While the block runs, a line below the bar of a stage says what its players do, once a second.
@@ -82,7 +88,7 @@ def pulse(name: str, players: Mapping[str, object], shown: bool = True) -> Itera
     before, began, ended = said_by(players), time.monotonic(), threading.Event()
 
     def look() -> None:
-        while not ended.wait(SECONDS if drawn else SELDOM):
+        while not ended.wait(pause()):
             text = heartbeat(before, said_by(players), time.monotonic() - began)
             if drawn:
                 line.set_description_str(text)
