@@ -203,7 +203,7 @@ class RewardSettings:
     pass_rate: str = setting(
         "rate", *JUDGED, choices=("rate", "passk"), help="rho as success rate, or as literal pass@16, which is 0 or 1")
     prober_k: int = setting(16, *JUDGED, help="attempts of the prober at a problem, to see how hard it is (paper: 16)")
-    prober_window: int = setting(500, MGPO, help="problems between two looks at the EMA of its pass rate (paper: 500)")
+    prober_window: int = setting(500, MGPO, help="problems between two looks at the EMA of pass rates (paper: 500)")
     prober_floor: float = setting(
         0.3, MGPO, most=1, help="if that average is below this, the next stronger prober takes over (paper: 0.30)")
     overlong: float = setting(

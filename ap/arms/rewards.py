@@ -53,7 +53,8 @@ def pay(trajectories: Sequence[Trajectory], settings: Config) -> None:
     """Set the reward of each judged trajectory of a rollout by --reward, in place. *Choice*: with several processes, the
     shares of R-Zero are those within a process."""
     if settings.reward != "paper":
-        shares = cluster_shares([t.problem and t.problem.question for t in trajectories])
+        questions = [t.problem and t.problem.question for t in trajectories]
+        shares = cluster_shares(questions) if settings.reward == "r-zero" else [0.0] * len(questions)
         for trajectory, share in zip(trajectories, shares):
             trajectory.reward = REWARDS[settings.reward](trajectory, share)
 
