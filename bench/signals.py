@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Sequence
 
@@ -21,34 +21,28 @@ sys.path.insert(0, str(ROOT))
 
 from ap.config import Config  # noqa: E402
 from ap.files import UserError  # noqa: E402
+from ap.judge.hindsight import fill_facts  # noqa: E402
 from ap.judge.judge import Judge  # noqa: E402
 from ap.judge.rewards import process_reward  # noqa: E402
 from ap.players.model_author import ModelAuthor  # noqa: E402
+from ap.prepare.reference import play_expert  # noqa: E402
 from ap.run import Run  # noqa: E402
 from ap.tools.commandline import load_config, run_main  # noqa: E402
 from ap.tools.summary import critic_metrics  # noqa: E402
 from ap.trajectory import STAGES, Trajectory  # noqa: E402
-from ap.world.rollout import Start, play_script  # noqa: E402
-
-
-def play(run: Run, config: Config, number: int) -> Trajectory:
-    """An expert episode of the run's teacher, as run_sft.py plays it (prepare/reference.py)."""
-    key = f"{config.seed}/expert/{number}"
-    rng = random.Random(key)
-    start = Start(run.curriculum.draw(rng), number, key)
-    return play_script(
-        run.env, run.tokenizer, start, ModelAuthor(run.env, run.cast.teacher).writer(rng), config.max_tokens)
 
 
 def three_ways(run: Run, config: Config, number: int) -> tuple[Trajectory, Trajectory, Trajectory]:
     """The episode with the facts that the environment saw; judged by the committee; and by the critic as well."""
-    bare = play(run, config, number)
-    for turn in bare.turns:
-        turn.process_reward = process_reward(turn.action, turn.facts)
-    hindsight, criticised = copy.deepcopy(bare), copy.deepcopy(bare)
-    Judge(run.committee, run.prober, run.tokenizer, config).judge(hindsight, run.known)
-    Judge(run.committee, run.prober, run.tokenizer, config, run.critic).judge(criticised, run.known)
-    return bare, hindsight, criticised
+    bare = play_expert(run, ModelAuthor(run.env, run.cast.teacher), config, number)
+    judged = copy.deepcopy(bare)
+    Judge(run.committee, run.prober, run.tokenizer, config).judge(judged, run.known)
+    criticised = replace(copy.deepcopy(judged), turns=copy.deepcopy(bare.turns))  # same verdict, facts unfilled
+    fill_facts(criticised, run.critic)
+    for trajectory in (bare, criticised):
+        for turn in trajectory.turns:
+            turn.process_reward = process_reward(turn.action, turn.facts)
+    return bare, judged, criticised
 
 
 def row(name: str, trajectories: Sequence[Trajectory]) -> str:
@@ -69,7 +63,8 @@ def main(argv: list[str]) -> None:
     config = load_config(Path(given.run))
     with Run(config) as run:
         if run.cast.teacher is None or run.critic is None:
-            raise UserError(f"the run {given.run} has no model as teacher or none as critic: its --roles must name both.")
+            raise UserError(f"the run {given.run} has no model as teacher or none as critic: its --roles must name "
+                            "both.")
         with ThreadPoolExecutor(config.workers) as pool:
             found = list(pool.map(lambda number: three_ways(run, config, number), range(given.episodes)))
         print(f"{'r_proc is not 0':<22}" + "".join(f"{name:>14}" for name in (*STAGES, "all")))

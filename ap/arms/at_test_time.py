@@ -21,10 +21,9 @@ from typing import Sequence
 
 from ap.answers.match import by_value
 from ap.engine.generate import sample
-from ap.engine.sampling import Sampling
 from ap.learn.policy import Policy
 from ap.world.attempts import Attempt, Decoding, Exam, graded
-from ap.world.chat import decode_message, decode_reply, stop_ids
+from ap.world.chat import decode_message, decode_reply
 
 # Of the paper's 32 cues those that we know.
 CUES = re.compile(r"\b(?:Wait|Alternatively|Another angle|Another approach|But wait|Hold on|Hmm|Maybe|Okay|Let me|"
@@ -47,12 +46,12 @@ def vote(answers: Sequence[str | None]) -> tuple[int | None, float]:
 
     None does not vote; a tie goes to the value that came first. (None, 0) where nobody votes.
     """
-    values = [value for value in by_value(answers) if value is not None]
-    if not values:
+    values = by_value(answers)
+    counts = Counter(value for value in values if value is not None)  # most_common keeps the first one among equals
+    if not counts:
         return None, 0.0
-    counts = Counter(values)  # in the order of first appearance, which most_common keeps among equals
-    shares = [count / len(values) for count in counts.values()]
-    return by_value(answers).index(counts.most_common(1)[0][0]), -sum(share * math.log(share) for share in shares)
+    shares = [count / counts.total() for count in counts.values()]
+    return values.index(counts.most_common(1)[0][0]), -sum(share * math.log(share) for share in shares)
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,8 @@ class Subthoughts(Exam):
         seeds = [f"{key}/{problems[numbers[place] // k]['id']}/{numbers[place] % k}/{len(prefix)}"
                  for place, _, prefix in jobs]
         with policy.sampling() as model:
-            sampling = Sampling(stop_ids(tokenizer), decoding.temperature, decoding.top_p, decoding.top_k)
-            found = sample(model, [prefix for *_, prefix in jobs], seeds, decoding.max_tokens, sampling,
-                           stats=progress and progress.new_stats()) if jobs else []
+            found = sample(model, [prefix for *_, prefix in jobs], seeds, decoding.max_tokens,
+                           decoding.sampling(tokenizer), stats=progress and progress.new_stats()) if jobs else []
         for (place, start, _), conversation in zip(jobs, found):
             policy.counts["written_tokens"] += sum(conversation.loss_mask)
             number, text = numbers[place], decode_reply(tokenizer, conversation.ids, start)

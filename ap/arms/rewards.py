@@ -1,10 +1,10 @@
 """Rewards of other systems for the same judged episodes: --reward r-zero, azr or vhg in place of the paper's.
 
-    system                        reward of a valid problem                      else
-    paper    r_T, judge/rewards.py   R_base + 1[rho > 0] lambda (1 - rho)           0
-    R-Zero   arXiv 2508.05004        max(0, 1 - 2 |rho - 1/2| - share)              0
-    AZR      arXiv 2505.03335        1 - rho if 0 < rho < 1, else 0                 0, and -1 where nothing was submitted
-    VHG      arXiv 2605.06660        1 - rho, also at rho = 0                       0
+    system   source                  reward of a valid problem               of another episode
+    paper    r_T, judge/rewards.py   R_base + 1[rho > 0] lambda (1 - rho)    0
+    R-Zero   arXiv 2508.05004        max(0, 1 - 2 |rho - 1/2| - share)       0
+    AZR      arXiv 2505.03335        1 - rho if 0 < rho < 1, else 0          0, and -1 where nothing was submitted
+    VHG      arXiv 2605.06660        1 - rho, also at rho = 0                0
 
 rho = pass rate; share = size of the problem's cluster of alike ones / episodes of the rollout. They pay in training
 only: the evaluations before and after, and so all tables, measure with the paper's reward. V(q), rho(q), the process
@@ -50,8 +50,8 @@ REWARDS = {"r-zero": r_zero, "azr": azr, "vhg": vhg}
 
 
 def pay(trajectories: Sequence[Trajectory], settings: Config) -> None:
-    """Set the reward of each judged trajectory of a rollout by --reward, in place. *Choice*: with several processes, the
-    shares of R-Zero are those within a process."""
+    """Set the reward of each judged trajectory of a rollout by --reward, in place. *Choice*: with several processes,
+    the shares of R-Zero are those within a process."""
     if settings.reward != "paper":
         questions = [t.problem and t.problem.question for t in trajectories]
         shares = cluster_shares(questions) if settings.reward == "r-zero" else [0.0] * len(questions)
@@ -68,10 +68,11 @@ def cluster_shares(questions: Sequence[str | None]) -> list[float]:
     Clusters by average linkage: the two nearest are joined while their mean distance is below FAR. Distance: 1 - BLEU,
     the mean of both ways, since BLEU takes one text as the reference.
     """
-    tokens = [tokens_of(question) for question in questions if question is not None]
-    different = sorted(set(map(tuple, tokens)))  # equal ones have distance 0
-    counts, clusters = Counter(map(tuple, tokens)), [[n] for n in range(len(different))]
-    distance = [[1 - (bleu(a, b) + bleu(b, a)) / 2 for b in different] for a in different]
+    texts = [None if question is None else tuple(tokens_of(question)) for question in questions]
+    counts = Counter(text for text in texts if text is not None)
+    different = sorted(counts)  # equal ones have distance 0
+    clusters, alike = [[n] for n in range(len(different))], [[bleu(a, b) for b in different] for a in different]
+    distance = [[1 - (alike[a][b] + alike[b][a]) / 2 for b in range(len(different))] for a in range(len(different))]
 
     def apart(one: list[int], other: list[int]) -> float:
         weight = {n: counts[different[n]] for n in (*one, *other)}
@@ -85,8 +86,7 @@ def cluster_shares(questions: Sequence[str | None]) -> list[float]:
             break
         clusters[i] += clusters.pop(j)
     size = {different[n]: sum(counts[different[m]] for m in cluster) for cluster in clusters for n in cluster}
-    return [size[tuple(tokens_of(question))] / len(questions) if question is not None else 0.0
-            for question in questions]
+    return [0.0 if text is None else size[text] / len(questions) for text in texts]
 
 
 def bleu(text: Sequence[str], reference: Sequence[str]) -> float:

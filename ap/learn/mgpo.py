@@ -69,8 +69,9 @@ def compared_rewards(trajectories: Sequence[Trajectory], settings: Config) -> li
 def update(policy: Policy, reference: Policy, trajectories: Sequence[Trajectory], settings: Config) -> dict:
     """One or more policy updates on the groups of one rollout; `trajectories` are complete groups of this rank.
 
-    Returns the metrics of the last update, with the sampler's gap of the first, where pi_theta is pi_old. Which groups an update uses depends on their numbers alone, and not on how
-    many ranks there are: if 6 groups make 2 updates, groups 0, 1, 2 are in the first and 3, 4, 5 in the second.
+    Returns the metrics of the last update, with the sampler's gap of the first, where pi_theta is pi_old. Which groups
+    an update uses depends on their numbers alone, and not on how many ranks there are: if 6 groups make 2 updates,
+    groups 0, 1, 2 are in the first and 3, 4, 5 in the second.
     """
     metrics: dict[str, float] = {}
     gap: dict[str, float] = {}

@@ -53,11 +53,7 @@ class Experts:
         self.notes = Notes(config.folder / "expert_rejected.jsonl") if self.model and ranks.is_main else None
 
     def play(self, number: int) -> tuple[int, Trajectory]:
-        key = f"{self.config.seed}/expert/{number}"
-        rng = random.Random(key)
-        start = Start(self.run.curriculum.draw(rng), number, key)
-        trajectory = play_script(
-            self.run.env, self.run.tokenizer, start, self.author.writer(rng), self.config.max_tokens)
+        trajectory = play_expert(self.run, self.author, self.config, number)
         self.judge.judge(trajectory, self.known)
         if self.notes and not is_expert(trajectory):
             self.notes.add(self.record(number, trajectory))
@@ -82,6 +78,14 @@ class Experts:
             write_json(self.config.folder / "expert_reasons.json", dict(self.reasons.most_common()))
             if self.notes:  # once more, now in the order of their numbers
                 write_jsonl(self.notes.path, [self.record(*one) for one in self.rejected])
+
+
+def play_expert(run: Run, author: ScriptedAuthor | ModelAuthor, config: Config, number: int) -> Trajectory:
+    """The author's episode of this number, not judged yet; it depends on the seed and the number only."""
+    key = f"{config.seed}/expert/{number}"
+    rng = random.Random(key)
+    start = Start(run.curriculum.draw(rng), number, key)
+    return play_script(run.env, run.tokenizer, start, author.writer(rng), config.max_tokens)
 
 
 def is_expert(trajectory: Trajectory) -> bool:

@@ -10,7 +10,6 @@ loses no more than that. What a kill makes a run do again was paid twice, and co
 """
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from ap.config import Config
 from ap.files import UserError, read_json, write_json
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
-from ap.tools.progress import pulse
+from ap.tools.progress import pulse, repeating
 
 TICK = 20.0  # *choice*: seconds between two writings
 
@@ -54,21 +53,14 @@ def stage(name: str, config: Config, ranks: Ranks, players: Mapping[str, object]
         return {"hours": mine["hours"] + (time.monotonic() - begin) / 3600, "starts": mine["starts"] + 1,
                 "players": add_players(mine["players"], counts)}
 
-    ended = threading.Event()
+    def write() -> None:
+        write_json(path, earlier | {name: present()})
 
-    def keep_writing() -> None:
-        while not ended.wait(TICK):
-            write_json(path, earlier | {name: present()})
-
-    writer = threading.Thread(target=keep_writing, daemon=True)
-    writer.start()
     try:
-        with pulse(name, players, ranks.is_main):
+        with repeating(write, lambda: TICK), pulse(name, players, ranks.is_main):
             yield
     finally:
-        ended.set()
-        writer.join()
-        write_json(path, earlier | {name: present()})
+        write()
     ranks.barrier()  # all have written
     if ranks.is_main:
         print("\n".join(lines_of(name, read_costs(config.folder)[name])), flush=True)

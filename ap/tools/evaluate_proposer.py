@@ -29,7 +29,7 @@ from ap.tools.before_after import play, starts_of
 from ap.tools.commandline import load_config, validate
 from ap.tools.costs import player_lines
 from ap.tools.evaluate_solver import context_of
-from ap.tools.evaluation import ratio_interval
+from ap.tools.evaluation import checked_records, ratio_interval
 from ap.tools.hints import print_cut
 from ap.tools.hygiene import repeats, tokens_of
 from ap.tools.hub import local_model
@@ -41,6 +41,7 @@ from ap.trajectory import Problem, Trajectory, Turn
 from ap.world.rollout import transcript
 
 NAME = "proposer"  # of the file of episodes
+AGAIN = "write it again with eval.py --proposer."
 NEAR = 0.7  # hygiene's own default
 
 
@@ -186,21 +187,18 @@ def mark(episodes: list[dict]) -> list[dict]:
 def read_episodes(path: Path | str) -> list[dict]:
     """The records of a file that evaluate wrote. UserError, with the line."""
     needed = ("set", "skills", "valid", "reward", "pass_rate", "kept", "distinct", "unlike", "outcome", "turns")
-    episodes = []
-    for number, record in numbered_records(path):
+
+    def fault_of(record: dict) -> str:
         missing = [name for name in needed if name not in record]
-        if missing:
-            raise UserError(f"{path}, line {number}: no episode of a proposer ({missing[0]} is missing); write it "
-                            "again with eval.py --proposer.")
-        episodes.append(record)
-    if not episodes:
-        raise UserError(f"{path}: holds no episode; write it again with eval.py --proposer.")
-    return episodes
+        return f"no episode of a proposer ({missing[0]} is missing); {AGAIN}" if missing else ""
+
+    return checked_records(path, fault_of, f"holds no episode; {AGAIN}")
 
 
 def is_episodes(path: Path | str) -> bool:
     """Does the file hold episodes of a proposer, and not a solver's attempts?"""
-    return any("set" in record for _, record in zip(range(1), (record for _, record in numbered_records(path))))
+    _, first = next(numbered_records(path), (0, {}))
+    return "set" in first
 
 
 def trajectory_of(episode: dict) -> Trajectory:

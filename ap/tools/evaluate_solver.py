@@ -18,7 +18,9 @@ from ap.learn.ranks import Ranks
 from ap.mini.exercises import held_out_sets
 from ap.tools.benchmarks import BENCHMARKS, ask, load
 from ap.tools.evaluation import Row, load_problems, print_unreadable, read_correctness, record_of
-from ap.tools.exams import exam_of_domain, grader, load_tokenizer, paired_line, print_table
+from ap.tools.exams import (
+    attempt_record, exam_of_domain, grader, load_tokenizer, paired_line, print_table, rows_of_records,
+)
 from ap.tools.hub import local_model
 from ap.tools.journal import Journal, digest, files_of
 from ap.tools.progress import Progress
@@ -134,20 +136,7 @@ def keep(journal: Journal, exam: Exam, problems: Sequence[dict], k: int, number:
     holds the right answer is only noted."""
     problem = problems[number // k]
     held = attempt.status == "cut" and exam.grade(attempt.text, problem).status == "equal"
-    journal.write({"id": problem["id"], "attempt": number % k, "answer": attempt.answer, "status": attempt.status,
-                   "correct": int(attempt.trajectory.reward), "text": attempt.text, "held": int(held)})
-
-
-def rows_of_records(problems: Sequence[dict], records: Sequence[dict], k: int) -> list[Row]:
-    """The rows of saved attempts, which ended in any order."""
-    found = {(record["id"], record["attempt"]): record for record in records}
-    rows = []
-    for problem in problems:
-        mine = [found[problem["id"], number] for number in range(k)]
-        columns = {name: [record[name] for record in mine] for name in ("answer", "correct", "status", "text", "held")}
-        rows.append(Row(problem["id"], problem["answer"], columns["answer"], columns["correct"], columns["status"],
-                        columns["text"], columns["held"] if any(columns["held"]) else []))
-    return rows
+    journal.write(attempt_record(problem, number % k, attempt) | {"held": int(held)})
 
 
 def what_was_asked(options: argparse.Namespace, problems: Sequence[dict]) -> dict:

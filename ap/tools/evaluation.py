@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from math import comb
 from pathlib import Path
-from typing import Iterable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
@@ -206,6 +206,19 @@ def read_correctness(path: Path | str) -> list[Row]:
                             f"{len(row.statuses)} statuses; they must be parallel and not empty")
         rows.append(row)
     return rows
+
+
+def checked_records(path: Path | str, fault_of: Callable[[dict], str], none: str) -> list[dict]:
+    """The records of a JSONL file of ours, at least one. fault_of: what is wrong with a record and what to do, or "".
+    none: the same of a file without any. Raises UserError, with the line."""
+    found = []
+    for number, record in numbered_records(path):
+        if fault := fault_of(record):
+            raise UserError(f"{path}, line {number}: {fault}")
+        found.append(record)
+    if not found:
+        raise UserError(f"{path} {none}")
+    return found
 
 
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow", ".json", ".jsonl.gz", ".json.gz", ".csv.gz")  # of problem files

@@ -58,11 +58,25 @@ def load_tokenizer(folder: Path | str) -> PreTrainedTokenizerBase:
 
 def rows_of(problems: Sequence[dict], attempts: Sequence[Attempt], k: int) -> list[Row]:
     """The problem x sample matrix of k attempts at each problem, in the order of the problems."""
+    return rows_of_records(
+        problems, [attempt_record(problems[n // k], n % k, attempt) for n, attempt in enumerate(attempts)], k)
+
+
+def attempt_record(problem: dict, number: int, attempt: Attempt) -> dict:
+    """An attempt at a problem, its number among them, as a line of a file."""
+    return {"id": problem["id"], "attempt": number, "answer": attempt.answer, "status": attempt.status,
+            "correct": int(attempt.trajectory.reward), "text": attempt.text}
+
+
+def rows_of_records(problems: Sequence[dict], records: Sequence[dict], k: int) -> list[Row]:
+    """The same of attempts that were saved, in any order. held: see Row; 0 where a record does not say."""
+    found = {(record["id"], record["attempt"]): record for record in records}
     rows = []
-    for number, problem in enumerate(problems):
-        mine = attempts[number * k:(number + 1) * k]
-        rows.append(Row(problem["id"], problem["answer"], [a.answer for a in mine],
-                        [int(a.trajectory.reward) for a in mine], [a.status for a in mine], [a.text for a in mine]))
+    for problem in problems:
+        mine = [{"held": 0} | found[problem["id"], number] for number in range(k)]
+        columns = {name: [record[name] for record in mine] for name in ("answer", "correct", "status", "text", "held")}
+        rows.append(Row(problem["id"], problem["answer"], columns["answer"], columns["correct"], columns["status"],
+                        columns["text"], columns["held"] if any(columns["held"]) else []))
     return rows
 
 

@@ -37,6 +37,7 @@ from ap.players.cast import model_names
 from ap.presets import PRESETS
 from ap.tools.commandline import Parser, load_config, run_main
 from ap.tools.costs import read_costs, sentence
+from ap.tools.evaluation import checked_records
 from ap.tools.layouts import undressed
 from ap.world.attempts import SOLVE
 
@@ -164,16 +165,13 @@ PATHS = ("model", "skills", "corpus", "reference", "roles", "solver_problems")
 
 def read_problems(path: Path) -> list[dict]:
     """The records of a problems.jsonl. UserError for no record, or one without a question and an answer as text."""
-    records = []
-    for number, record in numbered_records(path):
-        for name in ("question", "answer"):
-            if not isinstance(record.get(name), str) or not record[name].strip():
-                raise UserError(f"{path}, line {number}: no text in its field {name!r}; give the problems.jsonl of a "
-                                "run, or lines with a question and an answer.")
-        records.append(record)
-    if not records:
-        raise UserError(f"{path} holds no problem; let the run write some first.")
-    return records
+    def fault_of(record: dict) -> str:
+        empty = [name for name in ("question", "answer")
+                 if not isinstance(record.get(name), str) or not record[name].strip()]
+        return (f"no text in its field {empty[0]!r}; give the problems.jsonl of a run, or lines with a question and "
+                "an answer.") if empty else ""
+
+    return checked_records(path, fault_of, "holds no problem; let the run write some first.")
 
 
 def write_rows(path: Path, rows: Sequence[dict], columns: dict) -> None:

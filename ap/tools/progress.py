@@ -4,13 +4,35 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Callable, Iterator, Mapping
 
 from tqdm import tqdm
 
 SECONDS = 1.0  # between two looks at the tokens
 SELDOM = 60.0  # *choice*: where they go to a file, in which nothing can be drawn over
+
+
+def pause() -> float:
+    return SECONDS if sys.stderr.isatty() else SELDOM
+
+
+@contextmanager
+def repeating(deed: Callable[[], None], seconds: Callable[[], float]) -> Iterator[None]:
+    """While the block runs, a thread does the deed again and again, after so many seconds each time."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(seconds()):
+            deed()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 class Progress:
@@ -26,8 +48,8 @@ class Progress:
                  told: Callable = lambda number, attempt: None):
         self.bar = tqdm(total=total, initial=initial, desc=name, unit=unit, disable=not shown)
         self.told, self.engines, self.began = told, [], time.monotonic()
-        self.lock, self.over = threading.RLock(), threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.lock = threading.RLock()
+        self.looking = repeating(self._show, pause) if shown else nullcontext()
 
     def new_stats(self) -> dict[str, float]:
         """The dict for the counts of one more engine."""
@@ -54,26 +76,18 @@ class Progress:
         with self.lock:
             self.bar.update(count)
 
-    def _look(self) -> None:
-        while not self.over.wait(pause()):
-            with self.lock:
-                self.bar.set_postfix_str(self.speed())
+    def _show(self) -> None:
+        with self.lock:
+            self.bar.set_postfix_str(self.speed())
 
     def __enter__(self) -> "Progress":
-        if not self.bar.disable:
-            self.thread.start()
+        self.looking.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.over.set()
-        if self.thread.is_alive():
-            self.thread.join()
-        self.bar.set_postfix_str(self.speed())
+    def __exit__(self, *error) -> None:
+        self.looking.__exit__(*error)
+        self._show()
         self.bar.close()
-
-
-def pause() -> float:
-    return SECONDS if sys.stderr.isatty() else SELDOM
 
 
 @contextmanager
@@ -83,28 +97,20 @@ def pulse(name: str, players: Mapping[str, object], shown: bool = True) -> Itera
     Where the bar goes to a file, there is a line every SELDOM seconds instead. players: whoever is asked, by name; each
     has `counts`, numbers that only grow.
     """
-    drawn = sys.stderr.isatty()
-    line = tqdm(total=0, bar_format="{desc}", position=1, leave=False, disable=not (shown and drawn))
-    before, began, ended = said_by(players), time.monotonic(), threading.Event()
-
-    def look() -> None:
-        while not ended.wait(pause()):
-            text = heartbeat(before, said_by(players), time.monotonic() - began)
-            if drawn:
-                line.set_description_str(text)
-            else:
-                tqdm.write(f"{name}: {text}", file=sys.stderr)
-
-    thread = threading.Thread(target=look, daemon=True)
-    if shown:
-        thread.start()
-    try:
+    if not shown:
         yield
-    finally:
-        ended.set()
-        if shown:
-            thread.join()
-        line.close()
+        return
+    drawn, before, began = sys.stderr.isatty(), said_by(players), time.monotonic()
+
+    def say() -> None:
+        text = heartbeat(before, said_by(players), time.monotonic() - began)
+        if drawn:
+            line.set_description_str(text)
+        else:
+            tqdm.write(f"{name}: {text}", file=sys.stderr)
+
+    with tqdm(total=0, bar_format="{desc}", position=1, leave=False, disable=not drawn) as line, repeating(say, pause):
+        yield
 
 
 def said_by(players: Mapping[str, object]) -> dict[str, tuple[int, int]]:

@@ -24,6 +24,9 @@ class Decoding(NamedTuple):
     top_p: float = 1.0
     top_k: int = 0
 
+    def sampling(self, tokenizer) -> Sampling:
+        return Sampling(stop_ids(tokenizer), self.temperature, self.top_p, self.top_k)
+
 
 class Attempt(NamedTuple):
     """One attempt at a problem, graded."""
@@ -75,9 +78,8 @@ class Exam:
             jobs[place] = pool.submit(grade, numbers[place], conversation)
 
         with ThreadPoolExecutor(self.workers) as pool, policy.sampling() as model:
-            sampling = Sampling(stop_ids(tokenizer), decoding.temperature, decoding.top_p, decoding.top_k)
-            sample(model, [prompts[number // k] for number in numbers], seeds, decoding.max_tokens, sampling, ended,
-                   None if progress is None else progress.new_stats())
+            sample(model, [prompts[number // k] for number in numbers], seeds, decoding.max_tokens,
+                   decoding.sampling(tokenizer), ended, None if progress is None else progress.new_stats())
         return [jobs[place].result() for place in range(len(numbers))]
 
 
