@@ -71,14 +71,11 @@ class ModelSettings:
     revisions: str = setting("", help="commits of the hub's models, ID=COMMIT and a blank; the run writes them itself")
     device: str = setting(
         "auto", choices=("auto", "cpu", "cuda"), help="where models run; auto: a GPU if there is one, else the CPU")
-    threads: int = setting(
-        0, least=0, help="CPU threads of each process; 0: PyTorch's own number (the cores, or OMP_NUM_THREADS), but at "
-        "most 4. Rollouts of a model of mini's size take one, since tools need cores too")
-    dtype: str = setting(
-        "float32", *EPISODES, SOLVER, choices=("float32", "bfloat16", "auto"), help="number format of weights and "
-        "computation; auto: bfloat16 on a GPU, float32 on the CPU")
-    hidden_size: int = setting(
-        128, SFT, help="width of a model made from scratch; like the next four settings it has no effect with --model")
+    threads: int = setting(0, least=0, help="CPU threads of each process; 0: the cores, or OMP_NUM_THREADS, but at "
+                           "most 4 (rollouts of mini's model: one)")
+    dtype: str = setting("float32", *EPISODES, SOLVER, choices=("float32", "bfloat16", "auto"),
+                         help="format of weights and computation; auto: bfloat16 on a GPU, float32 on the CPU")
+    hidden_size: int = setting(128, SFT, help="width of a model made from scratch (as the next four, without --model)")
     layers: int = setting(4, SFT, help="number of decoder layers")
     heads: int = setting(4, SFT, help="number of attention heads; there are half as many key-value heads")
     intermediate_size: int = setting(384, SFT, help="width of the MLP in each layer")
@@ -93,9 +90,8 @@ class UpdateSettings:
         "each process (FSDP2); auto: only a model of more than 64 million parameters")
     shard_size: int = setting(
         0, least=0, help="neighbouring processes that share one copy of the weights, such as those of a node; 0: all")
-    offload: bool = setting(
-        False, help="with weights in pieces: keep them, gradients, Adam's moments and the reference policy in the "
-        "host's memory, and update on CPUs. The GPU holds only what it works on: for models that do not fit otherwise")
+    offload: bool = setting(False, help="with weights in pieces: keep all that is trained, and the reference, in the "
+                            "host's memory, and update on CPUs; the GPU holds what it works on")
     recompute: bool = setting(
         False, help="gradient checkpointing: compute activations again in the backward pass; less memory, more time")
     max_skipped: int = setting(10, help="the run ends after so many updates in a row without a finite gradient")
@@ -162,9 +158,8 @@ class SftSettings:
 class MgpoSettings:
     """stage 3: reinforcement learning (MGPO)"""
     algorithm: str = setting(
-        "mgpo", MGPO, choices=("mgpo", "grpo", "grpo-fused", "grpo-summed"), help="mgpo is the paper's. The others are "
-        "baselines on the same rollouts with the clipped loss of GRPO: grpo takes trajectory advantages A_E alone, "
-        "grpo-fused the fused advantages of MGPO, grpo-summed A_E of the summed reward r_T + omega * (sum of r_proc)")
+        "mgpo", MGPO, choices=("mgpo", "grpo", "grpo-fused", "grpo-summed"), help="the others have GRPO's clipped "
+        "loss: grpo on A_E alone, grpo-fused on A_E + omega * A_S, grpo-summed on A_E of r_T + omega * (sum of r_proc)")
     steps: int = setting(12, AFTER, help="number of reinforcement learning steps, each with one rollout")
     groups: int = setting(16, MGPO, help="groups in a rollout, over all processes")
     group_size: int = setting(8, MGPO, help="G, trajectories in a group: they share a prompt and are compared")
@@ -179,17 +174,17 @@ class MgpoSettings:
     tau_pos: float = setting(
         1.0, MGPO, above=0, help="gate temperature for w > 0: the larger, the sooner it closes as the ratio leaves 1")
     tau_neg: float = setting(2.0, MGPO, above=0, help="gate temperature for w <= 0")
-    gate: str = setting(
-        "asymmetric", MGPO, choices=("asymmetric", "symmetric", "off"), help="how the gate takes the sign of w: "
-        "tau_pos or tau_neg (asymmetric), tau_pos for both (symmetric), or no gate (off)")
+    gate: str = setting("asymmetric", MGPO, choices=("asymmetric", "symmetric", "off"),
+                        help="tau by the sign of w (asymmetric), tau_pos for both (symmetric), or no gate (off)")
+    gate_ratio: str = setting("action", MGPO, choices=("action", "token"),
+                              help="whose ratio the gate takes: the action's mean, or each token's own (SAPO)")
     implicit_reward: bool = setting(True, MGPO, help="ablation: false leaves R_theta out of the zero-sum weight w")
     placebo: bool = setting(False, MGPO, help="ablation: permute stage advantages among the actions of a group")
     normalise_std: bool = setting(True, MGPO, SOLVER, help="divide advantages by the group's std, as the paper does")
     clip_low: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from below at 1 - clip_low")
     clip_high: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from above at 1 + clip_high")
     importance_limit: float = setting(
-        0.0, MGPO, SOLVER, help="C >= 1: weight each token by min(pi_trainer / pi_sampler, C), as both compute pi_old; "
-        "0: do not")
+        0.0, MGPO, SOLVER, help="C >= 1: weight each token by min(pi_trainer / pi_sampler, C) of pi_old; 0: do not")
     kl_weight: float = setting(0.0, MGPO, help="GRPO: weight of the KL divergence to pi_ref in the loss (k3 estimator)")
 
 
@@ -206,17 +201,14 @@ class RewardSettings:
     prober_window: int = setting(500, MGPO, help="problems between two looks at the EMA of pass rates (paper: 500)")
     prober_floor: float = setting(
         0.3, MGPO, most=1, help="if that average is below this, the next stronger prober takes over (paper: 0.30)")
-    overlong: float = setting(
-        0.0, MGPO, SOLVER, most=1, help="over this last share of the token limit the reward of proposer and solver "
-        "falls by up to 1 (DAPO's soft overlong punishment, there 0.2); 0: it does not")
+    overlong: float = setting(0.0, MGPO, SOLVER, most=1, help="over this last share of the token limit rewards fall by "
+                              "up to 1 (DAPO's soft overlong punishment, there 0.2); 0: they do not")
 
 
 @dataclass
 class RoleSettings:
     """roles: who judges, attempts and teaches"""
-    roles: str = setting(
-        "", *JUDGED, help="JSON file of the models that play the roles, see ap/players/cast.py; empty: programs play "
-        "them")
+    roles: str = setting("", *JUDGED, help="JSON file of the models in the roles, see docs/roles.md; empty: programs")
     workers: int = setting(4, also=SOLVER, help="threads that wait for tools and judges while other episodes decode")
 
 
@@ -224,12 +216,9 @@ class RoleSettings:
 class EvaluationSettings:
     """evaluation and checkpoints"""
     problems: int = setting(0, least=0, help="problems that the trained proposer writes, besides those of its training")
-    eval_sets: int = setting(
-        400, *EPISODES, help="skill sets never drawn in training, on which the proposer is evaluated before and after")
+    eval_sets: int = setting(400, *EPISODES, help="skill sets for the evaluations, which training never draws")
     save_every: int = setting(5, also=SOLVER, help="reinforcement learning steps between two checkpoints")
-    reference: str = setting(
-        "", SKILLS, *EPISODES, also=SOLVER, help="folder of a run to take skills and pi_ref from, for paired "
-        "comparisons")
+    reference: str = setting("", SKILLS, *EPISODES, also=SOLVER, help="a run to take skills and pi_ref from (pairs)")
 
 
 @dataclass
@@ -249,7 +238,7 @@ class SolverSettings:
     solver_lr: float = setting(4e-4, SOLVER, help="peak learning rate of these steps; a cosine lowers it to a tenth")
     solver_max_tokens: int = setting(256, SOLVER, help="an answer of more tokens is cut, and counts as wrong")
     solver_held_out: str = setting("", SOLVER, help="JSONL of {question, answer} to evaluate on; empty: the domain's "
-                                   "two sets, or where no program draws problems, what the first arm's budget leaves")
+                                   "two sets, or else what the first arm's budget leaves")
     solver_eval: int = setting(500, SOLVER, help="problems in each held-out set")
     solver_eval_k: int = setting(4, SOLVER, help="attempts at each of them in an evaluation")
 

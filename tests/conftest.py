@@ -43,11 +43,12 @@ def policy_of(model, tokenizer=None, config=Config(device="cpu"), ranks=Ranks(),
 
 def mgpo_weights(
     logprobs, old_logprobs, ref_logprobs, action_ids, advantages, groups, beta, tau_pos, tau_neg, gate="asymmetric",
-    implicit_reward=True,
+    implicit_reward=True, gate_ratio="action",
 ):
     """losses.mgpo_weights, with its arguments one by one."""
     groups = groups.tolist() if isinstance(groups, torch.Tensor) else groups
-    settings = Config(beta=beta, tau_pos=tau_pos, tau_neg=tau_neg, gate=gate, implicit_reward=implicit_reward)
+    settings = Config(beta=beta, tau_pos=tau_pos, tau_neg=tau_neg, gate=gate, gate_ratio=gate_ratio,
+                      implicit_reward=implicit_reward)
     return losses.mgpo_weights(
         logprobs, old_logprobs, ref_logprobs, Actions(action_ids, advantages, groups), settings)
 

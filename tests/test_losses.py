@@ -1,4 +1,5 @@
 """Losses: worked numbers, naive loops over tokens, and the gradients that the clip and the gate let through."""
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from ap.config import Config
 from ap.learn import losses
 from ap.learn.losses import (
     action_ratios, implicit_rewards, importance, k3, log_ratio, mean_by_action, mgpo_loss, sampler_gap, sft_loss,
-    spread_over_tokens, sum_by_action, weight_statistics,
+    spread_over_tokens, sum_by_action, token_gates, weight_statistics,
 )
 
 # Two rows, three actions: tokens of action 0 stand before and after an observation is read (-1), row 1 is padded.
@@ -199,6 +200,31 @@ def test_the_losses_weigh_their_tokens_by_the_correction():
         assert torch.equal(mgpo_loss(new, ids, advantages), mgpo_loss(new, ids, advantages, ones))
         arguments = new, old, spread_over_tokens(advantages, ids), (ids >= 0).double(), Config()
         assert torch.equal(losses.grpo_loss(*arguments)[0], losses.grpo_loss(*arguments, correction=ones)[0])
+
+
+def test_token_gates_by_hand():
+    """An action of 4 tokens with log-ratios .02, -.05, 0, 1.1 and tau 1. By its own ratio only the outlier is stopped;
+    the mean over the action would leave all of them open (.977), and the product close all of them (.448)."""
+    old, moved = torch.tensor([[-1.0, -2.0, -1.0, -3.0]]), torch.tensor([[0.02, -0.05, 0.0, 1.1]])
+    ids, up, down = torch.tensor([[0, 0, 0, 0]]), torch.tensor([0.7]), torch.tensor([-0.7])
+    by_token = Config(gate_ratio="token", tau_pos=1.0, tau_neg=2.0)
+    assert token_gates(old + moved, old, ids, up, by_token)[0].tolist() == pytest.approx([1, 0.999, 1, 0.419], abs=5e-4)
+    expected = [1 / math.cosh(math.exp(m) - 1) ** 2 for m in moved[0].tolist()]  # tau_neg / 2 = 1
+    assert token_gates(old + moved, old, ids, down, by_token)[0].tolist() == pytest.approx(expected, abs=1e-6)
+    symmetric = dataclasses.replace(by_token, gate="symmetric")
+    assert torch.equal(token_gates(old + moved, old, ids, down, symmetric),
+                       token_gates(old + moved, old, ids, up, by_token))
+    ratio = moved.mean().exp().item()
+    assert 1 / math.cosh((ratio - 1) / 2) ** 2 == pytest.approx(0.977, abs=5e-4)
+    assert 1 / math.cosh((moved.sum().exp().item() - 1) / 2) ** 2 == pytest.approx(0.448, abs=5e-4)
+    for open_everywhere in (Config(), Config(gate_ratio="token", gate="off")):
+        assert token_gates(old + moved, old, ids, up, open_everywhere).tolist() == [[1, 1, 1, 1]]
+
+
+def test_with_the_token_gate_the_weights_of_actions_are_not_gated():
+    batch, rest = random_batch(0), dict(beta=0.3, tau_pos=1.0, tau_neg=2.0)
+    by_token, parts = mgpo_weights(*batch, **rest, gate_ratio="token")
+    assert torch.equal(by_token, mgpo_weights(*batch, **rest, gate="off")[0]) and (parts.gate == 1).all()
 
 
 def test_mgpo_weights_carry_no_gradient():

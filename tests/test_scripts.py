@@ -226,16 +226,19 @@ for argv in {calls!r}:
 
 
 @pytest.mark.parametrize("shard", ["false", "true"])
-def test_two_ranks_are_one(finished, two_ranks, shard):
+def test_two_ranks_are_one(finished, prepared, two_ranks, shard):
     """The same trajectories and, up to the order of sums, the same parameters."""
     straight, folder = finished[0], two_ranks[shard]
     for one, two in zip(metrics(straight), metrics(folder), strict=True):
         for name in one.keys() - {"padding"}:  # which depends on who has which rows
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
-    one, two = (parameters(path / "mgpo" / "step-000003") for path in (straight, folder))
-    # 3 updates of lr 1e-3: Adam makes a full step even of a gradient that is only rounding. Gradients are
-    # compared in test_update.py.
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
+    start = parameters(prepared / "sft" / "step-000120")
+    one, two, start = (torch.cat([weights[name].flatten() for name in sorted(weights)]) for weights in (
+        *(parameters(path / "mgpo" / "step-000003") for path in (straight, folder)), start))
+    # 3 updates of lr 1e-3: Adam makes a full step even of a gradient that is only rounding, so a few weights of 45,000
+    # may differ by more, which depends on the machine. Gradients are compared in test_update.py.
+    assert ((one - two).abs() > 1e-5).double().mean() < 1e-3
+    assert (one - two).norm() < 1e-3 * (one - start).norm()
 
 
 def test_one_of_two_ranks_is_killed_and_all_start_again(two_ranks, prepared):

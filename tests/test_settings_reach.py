@@ -141,7 +141,7 @@ def naive_advantages(episodes, algorithm="mgpo", omega=0.5, normalise_std=True, 
 def naive_step(
     episodes, *, algorithm="mgpo", omega=0.5, beta=0.1, tau_pos=1.0, tau_neg=2.0, gate="asymmetric",
     implicit_reward=True, normalise_std=True, clip_low=0.2, clip_high=0.2, kl_weight=0.0, temperature=1.0, lr=1e-3,
-    max_grad_norm=1.0, updates=1, stage_advantages=None, importance_limit=0.0,
+    max_grad_norm=1.0, updates=1, stage_advantages=None, importance_limit=0.0, gate_ratio="action",
 ) -> torch.Tensor:
     """Adam's first moments, flat, after the same step. The defaults are those that the command line must have."""
     policy, reference = models()
@@ -170,11 +170,14 @@ def naive_step(
             mine = [other for other in actions if other.episode.group == action.episode.group]
             action.w = (action.A - sum(a.A for a in mine) / len(mine)) - (action.R - sum(a.R for a in mine) / len(mine))
             tau = tau_pos if action.w > 0 or gate == "symmetric" else tau_neg
-            closes = 1.0 if gate == "off" else 1 / math.cosh(tau / 2 * (action.ratio - 1)) ** 2
+            moved = (action.of(now) - action.of(old)).exp().detach()  # each token's ratio
+            ratios = moved if gate_ratio == "token" else torch.full_like(moved, action.ratio)
+            closes = torch.ones_like(ratios) if gate == "off" else 1 / torch.cosh(tau / 2 * (ratios - 1)) ** 2
+            mean = closes.mean().item()
             action.turn.weights = {
-                "implicit_reward": action.R, "zero_sum": action.w, "gate": closes, "weight": closes * action.w}
+                "implicit_reward": action.R, "zero_sum": action.w, "gate": mean, "weight": mean * action.w}
             if algorithm == "mgpo":
-                loss = loss - closes * action.w * (action.of(correction) * action.of(now)).sum()
+                loss = loss - action.w * (closes * action.of(correction) * action.of(now)).sum()
             else:
                 ratio, above = (action.of(now) - action.of(old)).exp(), action.of(ref).detach() - action.of(now)
                 clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
@@ -207,6 +210,8 @@ CASES = [  # settings of both sides, and the setting that is tested
     ({}, {"algorithm": "grpo"}), ({}, {"algorithm": "grpo-summed"}), (TWO, {"algorithm": "grpo-fused"}),
     ({}, {"omega": 2}), ({"algorithm": "grpo-summed"}, {"omega": 2}), ({}, {"beta": 1}),
     (TWO, {"tau_pos": 6}), (TWO, {"tau_neg": 12}), (TWO, {"gate": "symmetric"}), (TWO, {"gate": "off"}),
+    (TWO, {"gate_ratio": "token"}), (TWO | {"gate_ratio": "token"}, {"tau_neg": 12}),
+    (TWO | {"gate_ratio": "token"}, {"gate": "off"}),
     ({}, {"implicit_reward": "false"}), ({}, {"normalise_std": "false"}), ({}, {"max_grad_norm": 0.01}),
     ({}, {"temperature": 0.5}), ({}, {"updates": 2}), (TWO, {"lr": 0.04}),
     (TWO | FUSED, {"clip_low": 0.01}), (TWO | FUSED, {"clip_high": 0.01}), (FUSED, {"kl_weight": 1.5}),

@@ -122,7 +122,8 @@ def mgpo_weights(
     with R_theta of Eq. (implicit reward), w of Eq. (zero-sum weight), ratio of Eq. (ratio), the sech^2 of Eq. (gate).
     logprobs, old_logprobs, ref_logprobs are (B, T) and must hold all actions of each group in them, since w compares
     within groups. The settings used are beta; tau_pos and tau_neg; gate: "asymmetric", "symmetric" (tau_pos for both
-    signs) or "off" (w' = w); implicit_reward: False leaves R_theta out of w.
+    signs) or "off" (w' = w); gate_ratio: "token" leaves the gate to token_gates; implicit_reward: False leaves R_theta
+    out of w.
 
     *Choice*: w' is a constant for the gradient (hence no_grad). A gradient through w' leads to another policy than
     pi_ref * exp(A / beta) / Z, as a test shows. w sums to 0 in a group; w' in general does not.
@@ -133,11 +134,33 @@ def mgpo_weights(
     w = torch.tensor(
         zero_sum_weights(actions.advantages.tolist(), subtracted.tolist(), actions.groups), dtype=torch.float64)
     ratio = action_ratios(logprobs, old_logprobs, actions.ids, num_actions).double().cpu()
-    gates = torch.ones_like(w)
-    if settings.gate != "off":
-        tau_neg = settings.tau_pos if settings.gate == "symmetric" else settings.tau_neg
-        gates = torch.from_numpy(gate(ratio, w, settings.tau_pos, tau_neg))
+    gates = gates_of(ratio, w, settings) if settings.gate_ratio == "action" else torch.ones_like(w)
     return (gates * w).to(logprobs), WeightParts(w, gates, r_theta)
+
+
+def gates_of(ratio: Tensor, w: Tensor, settings: MgpoSettings) -> Tensor:
+    """Eq. (gate) as --gate has it, for ratios and weights w of one shape, float64 on the CPU."""
+    if settings.gate == "off":
+        return torch.ones_like(w)
+    return torch.from_numpy(
+        gate(ratio, w, settings.tau_pos, settings.tau_pos if settings.gate == "symmetric" else settings.tau_neg))
+
+
+@torch.no_grad()
+def token_gates(
+    logprobs: Tensor, old_logprobs: Tensor, action_ids: Tensor, w: Tensor, settings: MgpoSettings
+) -> Tensor:
+    """The other reading of Eq. (gate), with --gate_ratio token: each token j is gated by its own ratio, (B, T).
+
+    Eq. (token gate): w'(i,t,j) = sech^2( (tau/2) * (pi_theta(x_j) / pi_old(x_j) - 1) ) * w(i,t)
+
+    Source: SAPO, arXiv 2511.20347. w: (num_actions,), for the sign. A mean over an action's tokens hardly ever leaves
+    1; a token that has moved far stops alone. 1 everywhere with --gate_ratio action, whose gate is in w' already.
+    """
+    if settings.gate_ratio == "action":
+        return torch.ones_like(logprobs)
+    ratio = log_ratio(logprobs, old_logprobs).exp()
+    return gates_of(ratio.double().cpu(), spread_over_tokens(w, action_ids.cpu()), settings).to(logprobs)
 
 
 def weight_statistics(parts: WeightParts) -> dict[str, float]:
@@ -163,8 +186,8 @@ def mgpo_loss(logprobs: Tensor, action_ids: Tensor, weights: Tensor, correction:
 
     Eq. (MGPO loss): L = - (1/N) * sum_{i,t,j} w'(i,t) * log pi_theta(x_{i,t,j} | ...)
 
-    N = num_tokens, left to the caller; w' = weights (num_actions,), without gradient. correction: each token's weight
-    of Eq. (truncated importance), (B, T).
+    N = num_tokens, left to the caller; w' = weights (num_actions,), without gradient. correction: further
+    weights of each token, (B, T): Eq. (truncated importance), Eq. (token gate).
     """
     assert not weights.requires_grad, "w' is a constant for the gradient"
     token_logprobs = torch.where(action_ids >= 0, logprobs, 0.0)
