@@ -88,18 +88,14 @@ class UpdateSettings:
     shard: str = setting(
         "auto", choices=("auto", "true", "false"), help="with several processes, cut the weights into pieces, one for "
         "each process (FSDP2); auto: only a model of more than 64 million parameters")
-    shard_size: int = setting(
-        0, least=0, help="neighbouring processes that share one copy of the weights, such as those of a node; 0: all")
+    shard_size: int = setting(0, least=0, help="neighbouring processes, as of a node, that share one copy; 0: all do")
     offload: bool = setting(False, help="with weights in pieces: keep all that is trained, and the reference, in the "
                             "host's memory, and update on CPUs; the GPU holds what it works on")
-    recompute: bool = setting(
-        False, help="gradient checkpointing: compute activations again in the backward pass; less memory, more time")
+    recompute: bool = setting(False, help="gradient checkpointing: compute activations twice; less memory, more time")
     max_skipped: int = setting(10, help="the run ends after so many updates in a row without a finite gradient")
-    max_collapsed: int = setting(
-        0, least=0, help="the run ends after so many steps in a row in which the replies look collapsed "
-        "(ap/tools/collapse.py); 0: nobody looks")
-    micro_batch_tokens: int = setting(
-        4096, help="tokens, padding included, in one forward and backward pass; lower it when memory is short")
+    max_collapsed: int = setting(0, least=0, help="the run ends after so many steps in a row in which the replies look "
+                                 "collapsed (ap/tools/collapse.py); 0: nobody looks")
+    micro_batch_tokens: int = setting(4096, help="tokens, with padding, in one pass; lower it when memory is short")
 
 
 @dataclass
@@ -133,8 +129,7 @@ class EpisodeSettings:
     exec_timeout: float = setting(2.0, *EPISODES, above=0, help="seconds that a program may run in the sandbox")
     allow_unsafe_exec: bool = setting(
         False, also=SOLVER, help="run the model's programs even where nothing guards your files, network and processes")
-    reproducible: bool = setting(
-        True, help="rollouts wait for tools at fixed steps: the same seed gives the same bits; false: they never wait")
+    reproducible: bool = setting(True, help="wait for tools at fixed steps: same seed, same bits; false: never wait")
     actions: str = setting(
         "think,exec,edit,submit", *EPISODES, help="actions that the proposer may take; leave one out for an ablation")
     one_shot: bool = setting(False, *EPISODES, help="ablation: the proposer's first message must be its submission")
@@ -166,13 +161,10 @@ class MgpoSettings:
     updates: int = setting(1, MGPO, help="optimiser updates on each rollout; the groups are split evenly between them")
     lr: float = setting(1e-3, MGPO, help="learning rate of MGPO and of its GRPO baselines")
     max_grad_norm: float = setting(1.0, *EPISODES, SOLVER, above=0, help="gradients are clipped to this norm")
-    temperature: float = setting(
-        1.0, *JUDGED, SOLVER, above=0, help="temperature of sampling and of all log-probs; without top-k and top-p")
-    omega: float = setting(
-        0.5, MGPO, help="weight of the stage advantage, A = A_E + omega * A_S; 0: MGPO without it (paper: 0.5)")
+    temperature: float = setting(1.0, *JUDGED, SOLVER, above=0, help="of sampling and log-probs; no top-k, no top-p")
+    omega: float = setting(0.5, MGPO, help="weight of A_S in A = A_E + omega * A_S (paper: 0.5); 0: MGPO without it")
     beta: float = setting(0.1, MGPO, help="scale of the implicit reward, R_theta = beta * log(pi_theta / pi_ref)")
-    tau_pos: float = setting(
-        1.0, MGPO, above=0, help="gate temperature for w > 0: the larger, the sooner it closes as the ratio leaves 1")
+    tau_pos: float = setting(1.0, MGPO, above=0, help="gate temperature for w > 0: a larger one closes it sooner")
     tau_neg: float = setting(2.0, MGPO, above=0, help="gate temperature for w <= 0")
     gate: str = setting("asymmetric", MGPO, choices=("asymmetric", "symmetric", "off"),
                         help="tau by the sign of w (asymmetric), tau_pos for both (symmetric), or no gate (off)")
@@ -183,8 +175,8 @@ class MgpoSettings:
     normalise_std: bool = setting(True, MGPO, SOLVER, help="divide advantages by the group's std, as the paper does")
     clip_low: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from below at 1 - clip_low")
     clip_high: float = setting(0.2, MGPO, SOLVER, help="GRPO: the ratio is clipped from above at 1 + clip_high")
-    importance_limit: float = setting(
-        0.0, MGPO, SOLVER, help="C >= 1: weight each token by min(pi_trainer / pi_sampler, C) of pi_old; 0: do not")
+    importance_limit: float = setting(0.0, MGPO, SOLVER, help="C >= 1: weigh a token by min(pi_trainer / pi_sampler, "
+                                      "C), as both compute pi_old; 0: do not")
     kl_weight: float = setting(0.0, MGPO, help="GRPO: weight of the KL divergence to pi_ref in the loss (k3 estimator)")
 
 
@@ -199,8 +191,7 @@ class RewardSettings:
         "rate", *JUDGED, choices=("rate", "passk"), help="rho as success rate, or as literal pass@16, which is 0 or 1")
     prober_k: int = setting(16, *JUDGED, help="attempts of the prober at a problem, to see how hard it is (paper: 16)")
     prober_window: int = setting(500, MGPO, help="problems between two looks at the EMA of pass rates (paper: 500)")
-    prober_floor: float = setting(
-        0.3, MGPO, most=1, help="if that average is below this, the next stronger prober takes over (paper: 0.30)")
+    prober_floor: float = setting(0.3, MGPO, most=1, help="below it the next stronger prober takes over (paper: 0.30)")
     overlong: float = setting(0.0, MGPO, SOLVER, most=1, help="over this last share of the token limit rewards fall by "
                               "up to 1 (DAPO's soft overlong punishment, there 0.2); 0: they do not")
 
