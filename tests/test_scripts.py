@@ -481,6 +481,15 @@ def test_gradients_that_stay_broken(prepared, tmp_path, monkeypatch):
     assert [line["skipped"] for line in metrics(folder, "sft_metrics")[60:]] == [1.0, 1.0]
 
 
+def test_a_policy_that_a_learning_rate_destroys_ends_the_run(prepared, tmp_path):
+    """One update of an absurd rate; the next rollout shows it, the run says what to lower, and what there was stays."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "collapsed"))
+    with pytest.raises(UserError, match=r"the policy has collapsed.*step 2 against the first.*lower --lr"):
+        run_mgpo.main(options(folder, STAGE_3 | {"lr": 30, "max_collapsed": 1}))
+    assert [path.name for path in (folder / "mgpo").glob("step-*")] == ["step-000001"]
+    assert len(metrics(folder)) == 2 and not (folder / "evaluation_after.json").exists()
+
+
 def test_a_spoilt_expert_file(own_tiny, monkeypatch, capsys):
     (own_tiny.folder / "expert.jsonl").write_text('{"ids": [1, 2\n')
     argv = options(own_tiny.folder, {"skills": own_tiny.skills})
