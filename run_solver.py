@@ -26,6 +26,7 @@ from typing import Callable, Sequence
 
 from tokenizers import AddedToken
 
+from ap.arms.solver_tokens import TOKENS
 from ap.catalog import open_domain
 from ap.compat.hub import folder_of
 from ap.config import SOLVER, Config, ModelSettings, RunSettings, SolverSettings, UpdateSettings
@@ -210,7 +211,7 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
         trajectories = penalised(attempts, config)
         clock.tick("rollout")
         compare(trajectories, config)
-        losses = update(policy, trajectories, config, lr)
+        losses = update(policy, trajectories, config, lr, TOKENS[config.solver_tokens])
         clock.tick("update")
         everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])

@@ -101,11 +101,9 @@ class UpdateSettings:
 @dataclass
 class SkillSettings:
     """stage 1: skills"""
-    skills: str = setting(
-        "skills", *EPISODES, help="folder of your own skill packages (NAME/SKILL.md), used beside the acquired ones")
-    corpus: str = setting(
-        "", SKILLS, help="texts to acquire skills from: a folder of .md, .txt and .jsonl files, or a JSONL file of "
-        "{question, answer}; empty: the domain's own corpus")
+    skills: str = setting("skills", *EPISODES, help="folder of your own skill packages, beside the acquired ones")
+    corpus: str = setting("", SKILLS, help="texts to acquire skills from: a folder of .md, .txt and .jsonl files, or a "
+                          "JSONL file of {question, answer}; empty: the domain's own")
     corpus_size: int = setting(600, SKILLS, help="number of worked problems in the domain's own corpus")
     tau_r: float = setting(0.5, SKILLS, most=1, help="candidate skills whose quality score r(k) is lower are rejected")
 
@@ -130,8 +128,7 @@ class EpisodeSettings:
     allow_unsafe_exec: bool = setting(
         False, also=SOLVER, help="run the model's programs even where nothing guards your files, network and processes")
     reproducible: bool = setting(True, help="wait for tools at fixed steps: same seed, same bits; false: never wait")
-    actions: str = setting(
-        "think,exec,edit,submit", *EPISODES, help="actions that the proposer may take; leave one out for an ablation")
+    actions: str = setting("think,exec,edit,submit", *EPISODES, help="of the proposer; leave one out for an ablation")
     one_shot: bool = setting(False, *EPISODES, help="ablation: the proposer's first message must be its submission")
     mend_messages: bool = setting(
         False, *EPISODES, help="tell once, after an unusable message, how one is written, and go on; false: it ends")
@@ -185,10 +182,8 @@ class RewardSettings:
     """reward of a problem"""
     reward: str = setting("paper", MGPO, choices=("paper", "r-zero", "azr", "vhg"), help="of training: whose equation")
     r_base: float = setting(1.0, *JUDGED, help="R_base, the terminal reward of a valid problem")
-    hardness: float = setting(
-        1.0, *JUDGED, help="lambda: a valid problem whose pass rate rho is above 0 earns lambda * (1 - rho) more")
-    pass_rate: str = setting(
-        "rate", *JUDGED, choices=("rate", "passk"), help="rho as success rate, or as literal pass@16, which is 0 or 1")
+    hardness: float = setting(1.0, *JUDGED, help="lambda: valid problems with rho > 0 earn lambda * (1 - rho) more")
+    pass_rate: str = setting("rate", *JUDGED, choices=("rate", "passk"), help="rho: success rate, or pass@16 (0 or 1)")
     prober_k: int = setting(16, *JUDGED, help="attempts of the prober at a problem, to see how hard it is (paper: 16)")
     prober_window: int = setting(500, MGPO, help="problems between two looks at the EMA of pass rates (paper: 500)")
     prober_floor: float = setting(0.3, MGPO, most=1, help="below it the next stronger prober takes over (paper: 0.30)")
@@ -215,10 +210,11 @@ class EvaluationSettings:
 @dataclass
 class SolverSettings:
     """the solver"""
-    solver_arm: str = setting("proposer", help="names the arm's folder. random: the solver learns from as many random "
-                              "problems of the domain; any other name: from those of solver_problems")
+    solver_arm: str = setting("proposer", help="the arm's folder; random: it learns from random problems of the domain")
     solver_problems: str = setting("", help="JSONL of {question, answer}; empty: those that the run's proposer wrote")
     solver_learn: str = setting("grpo", choices=("grpo", "sft"), help="by GRPO on answers, or by SFT on solutions")
+    solver_tokens: str = setting("all", SOLVER, choices=("all", "icepop", "ipo", "ulorl", "entropy"),
+                                 help="GRPO: which tokens count, by whose equation (docs/arms.md)")
     solver_budget: int = setting(1000, SOLVER, help="problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(7000, SOLVER, help="SFT updates on worked solutions, if there is no --model")
     solver_sft_batch: int = setting(16, SOLVER, help="examples in each update: three drills to five worked solutions")

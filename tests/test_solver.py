@@ -17,6 +17,7 @@ from test_benchmarks import scripted
 import eval as evaluation_script
 import run_solver
 from ap.answers.grading import Grade
+from ap.arms.solver_tokens import ipo
 from ap.config import Config
 from ap.domains.code import Code
 from ap.domains.math import Math
@@ -261,6 +262,15 @@ def test_long_attempts_lose_reward_and_stay_solved_or_not(config, monkeypatch):
     assert compared[:4] == pytest.approx([1, 1 - soft, -soft, -1]) and compared == compared[:4] * 2
     record = read_jsonl(config.folder / "solver" / "proposer" / "solver_metrics.jsonl")[0]
     assert (record["solved"], record["all_wrong"], record["truncated"]) == (0.5, 0.0, 0.25)
+
+
+def test_which_tokens_count_is_what_the_settings_say(config, monkeypatch):
+    tokenizer, start = start_of(config)
+    problems = [{"id": str(n), "question": "a is 1. Find a.", "answer": "1"} for n in range(2)]
+    seen = []
+    monkeypatch.setattr(run_solver, "update", lambda *arguments: (seen.append(arguments[-1]), update(*arguments))[1])
+    trained(dataclasses.replace(config, solver_tokens="ipo", solver_steps=1), tokenizer, start, problems)
+    assert seen == [ipo]
 
 
 def test_the_start_resumes_and_is_found_again(config):

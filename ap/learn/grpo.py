@@ -4,7 +4,7 @@ The attempts at one problem are the group of Eq. (trajectory advantage); then fo
 """
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 
@@ -26,14 +26,26 @@ def compare(attempts: Sequence[Trajectory], settings: Config) -> None:
         attempt.advantage = advantage
 
 
-def update(policy: Policy, attempts: Sequence[Trajectory], settings: Config, lr: float) -> dict:
-    """One GRPO update on this rank's attempts. Those with advantage 0 count in the divisor only."""
+def whole(advantages: torch.Tensor, *_) -> torch.Tensor:
+    """Every token of an attempt is pushed by its A_E: (B, 1)."""
+    return advantages
+
+
+def update(
+    policy: Policy, attempts: Sequence[Trajectory], settings: Config, lr: float, by_token: Callable = whole
+) -> dict:
+    """One GRPO update on this rank's attempts. Those with advantage 0 count in the divisor only.
+
+    by_token: what each token is pushed by, (B, 1) or (B, T), from A_E (B, 1), and the log-probs, the sampler's
+    log-probs and the entropies of the tokens, (B, T) each, with their mask (ap/arms/solver_tokens.py).
+    """
     live = [attempt for attempt in attempts if attempt.advantage != 0]
 
     def loss_of(rows: list[int]) -> Loss:
         batch = collate([live[row] for row in rows], policy.pad_id).to(policy.ranks.device)
         advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
-        logprobs, _ = token_logprobs(policy.model, batch.ids, batch.loss_mask, settings.temperature)
+        logprobs, entropy = token_logprobs(policy.model, batch.ids, batch.loss_mask, settings.temperature)
+        advantages = by_token(advantages, logprobs.detach(), batch.old_logprobs, entropy, batch.loss_mask)
         # There is one update a rollout, so pi_theta is still pi_old, and the ratio differs from 1 only by rounding.
         correction = importance(logprobs, batch.old_logprobs, settings.importance_limit)
         pi_old = logprobs.detach() if settings.importance_limit else batch.old_logprobs
