@@ -100,6 +100,8 @@ CELLS = {
         "mgpo-no-edit-few-skills": "--actions think,exec,submit --skills_max 3",
     }, own=True),
     **{name: Cell(name, script=("bench/critic.py", name)) for name in ("none", "1", "0.9", "0.7", "0.5")},
+    **_cells({"hardness-4": "--hardness 4"}),
+    **_cells({"sizes": "", "sizes-4": "--hardness 4"}, script=("bench/harder.py",)),
     **_cells({
         "proposer": "--solver_arm proposer",
         "random": "--solver_arm random",
@@ -177,6 +179,16 @@ TABLES = (
         ("mgpo", *REWARDS), _above("mgpo", *REWARDS), seeds=10,
         measures=("after/hard_yield", "after/valid_rate", "after/pass_rate", "last/repeated_rate"),
         left_out="" if REWARDS else "This version has no other reward (--reward)."),
+    Table(
+        "harder", "A world in which a problem can be made harder at no risk",
+        "In the miniature hardness lies only in which skills are kept, and a larger bonus (lambda = 4) does not make "
+        "problems harder. Where the probers slip more often at larger numbers (sizes), it does, at an equal share of "
+        "valid problems.",
+        ("sizes-4", "sizes", "mgpo", "hardness-4"),
+        _above("sizes-4", "sizes") + _above("hardness-4", "mgpo") + (
+            Claim("the bonus does more in the world of sizes", ("sizes-4", "mgpo"), ("sizes", "hardness-4")),),
+        measures=("after/hard_yield", "after/pass_rate", "after/valid_rate", "after/skills_kept", "before/hard_yield"),
+        left_out="Skill sets that conflict as rarely as the paper's; what these problems teach a solver."),
     Table(
         "critic", "What a critic is worth",
         "The miniature with its exact check hidden from the process rewards, as where only models can judge a draft. "

@@ -44,14 +44,17 @@ class ProgramSolver:
     def attempt(self, problem: Problem, k: int, seed_key: str) -> list[str]:
         """k answers. The same problem, solver and key give the same answers."""
         answer = self.call(self.domain.check, problem.question).answer
-        kinds = self.domain.step_kinds(problem.question)
-        risks = [step_risk(kind, self.slip) for kind in kinds]
+        risks = self.risks(problem.question)
         rng = random.Random(f"{seed_key}/{self.name}/attempt")
         answers = []
         for _ in range(k):
             wrong_steps = sum([rng.random() < risk for risk in risks])  # a list, so that every step takes a draw
             answers.append(answer if answer is not None and wrong_steps == 0 else _wrong(answer, rng))
         return answers
+
+    def risks(self, question: str) -> list[float]:
+        """The probability of each step of a problem that it goes wrong."""
+        return [step_risk(kind, self.slip) for kind in self.domain.step_kinds(question)]
 
 
 def _wrong(answer: str | None, rng: random.Random) -> str:
