@@ -239,6 +239,9 @@ class SolverSettings:
                               "problems of the domain; any other name: from those of solver_problems")
     solver_problems: str = setting("", help="JSONL of {question, answer}; empty: those that the run's proposer wrote")
     solver_learn: str = setting("grpo", choices=("grpo", "sft"), help="by GRPO on answers, or by SFT on solutions")
+    solver_reward: str = setting("answer", choices=("answer", "laser", "laser-d", "laser-de", "adactrl", "surrogate"),
+                                 help="what GRPO compares: whose equation, see docs/arms.md")
+    solver_replay: int = setting(0, least=0, help="steps that groups with signal are kept for, to replace others; 0: none")
     solver_budget: int = setting(1000, SOLVER, help="problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(7000, SOLVER, help="SFT updates on worked solutions, if there is no --model")
     solver_sft_batch: int = setting(16, SOLVER, help="examples in each update: three drills to five worked solutions")
