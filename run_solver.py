@@ -8,8 +8,9 @@ and all other settings are the same for all arms of a run, so that only their da
     roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
     update (GRPO)
 
-With --learn sft the same problems come at the same steps, and it imitates their solutions instead (SFT): those of the
-file's field `solution`, or in the miniature a program's.
+--solver_reward pays the same attempts by another system's equation; --solver_replay gives groups with signal in place of
+those without (docs/arms.md). With --learn sft the same problems come at the same steps, and it imitates their solutions
+instead (SFT): those of the file's field `solution`, or in the miniature a program's.
 
 The starting model is --model, or else a small model after SFT on worked solutions with slips in them. Start and result
 are evaluated on held-out problems: the domain's two sets, whose problems are as deep as the training problems, and
@@ -26,6 +27,8 @@ from typing import Callable, Sequence
 
 from tokenizers import AddedToken
 
+from ap.arms.replay import Replay
+from ap.arms.solver_rewards import pay
 from ap.arms.solver_tokens import TOKENS
 from ap.catalog import open_domain
 from ap.compat.hub import folder_of
@@ -41,7 +44,7 @@ from ap.learn.sft import imitation_loss
 from ap.learn.training import Clock, Schedule, Training, start_of
 from ap.mini.exercises import DRILL, calculations, drill, held_out_sets, worked_example
 from ap.run import Run, open_library
-from ap.tools.arms import evaluate, exam_of_all, print_results, solutions_of
+from ap.tools.arms import WAY, evaluate, exam_of_all, print_results, refuse_another_way, solutions_of
 from ap.tools.collapse import CollapseWatch
 from ap.tools.commandline import parse_config, run_main, save_config
 from ap.tools.costs import during
@@ -203,17 +206,18 @@ def train(policy: Policy, problems: Sequence[dict], exam: Exam, config: Config) 
     training = open_training(policy, config)
     watch = CollapseWatch(
         config.max_collapsed, folder / "solver_metrics.jsonl", ranks, "truncated", "--solver_lr")
-    decoding = Decoding(config.solver_max_tokens, config.temperature)
-    for step in during(f"solver {config.solver_arm}", training.steps(), config, policy):
+    decoding, replay = Decoding(config.solver_max_tokens, config.temperature), Replay(config, training.resumed)
+    for step in during(f"solver {config.solver_arm}", training.steps(replay.state), config, policy):
         clock, lr = Clock(), training.schedule.lr(step)
         mine = ranks.share(problems_of_step(problems, step, config.solver_groups, f"{config.seed}/solver"))
         attempts = exam.attempts(policy, mine, config.solver_group_size, f"{config.seed}/{step}", decoding)
-        trajectories = penalised(attempts, config)
+        everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
+        trajectories = penalised(pay(attempts, everyone, config), config)  # --solver_reward
         clock.tick("rollout")
         compare(trajectories, config)
-        losses = update(policy, trajectories, config, lr, TOKENS[config.solver_tokens])
+        replayed = replay(trajectories, step, ranks)  # --solver_replay
+        losses = update(policy, replayed, config, lr, TOKENS[config.solver_tokens]) | replay.numbers
         clock.tick("update")
-        everyone = [attempt for part in ranks.gather(attempts) for attempt in part]
         numbers = solved(everyone, config.solver_group_size) | shares([attempt.status for attempt in everyone])
         tell_when_cut(numbers["truncated"], f"attempts of step {step + 1}", config, ranks, "solver_max_tokens")
         training.record(step, numbers | losses | clock.seconds, solved=numbers["solved"])
@@ -240,9 +244,8 @@ def example_of(tokenizer, prompt: str, solutions: Sequence[str], epoch: int) -> 
     return Trajectory.of_pieces([(asked, 0), (written_ids(tokenizer, solutions[epoch % len(solutions)]), 1)])
 
 
-def penalised(attempts: Sequence[Attempt], config: Config) -> list[Trajectory]:
-    """The trajectories of graded attempts, with their overlong penalties (0 without --overlong)."""
-    trajectories = [attempt.trajectory for attempt in attempts]
+def penalised(trajectories: list[Trajectory], config: Config) -> list[Trajectory]:
+    """The same trajectories, with their overlong penalties (0 without --overlong)."""
     for trajectory in trajectories:
         trajectory.overlong_penalty = overlong_penalty(
             sum(trajectory.loss_mask), config.solver_max_tokens, config.overlong)
@@ -275,6 +278,7 @@ def solved(attempts: Sequence[Attempt], size: int) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------- main
 
 USES = (RunSettings, ModelSettings, UpdateSettings, SolverSettings, SOLVER)
+OF_AN_ARM = ("solver_arm", "solver_problems", *WAY)
 SHORT = {"--problems": "--solver_problems", "--arm": "--solver_arm", "--learn": "--solver_learn"}
 
 
@@ -300,10 +304,8 @@ def main(argv: list[str]) -> None:
     with Ranks.start(config) as ranks, ExitStack() as stack:
         config = with_models(config, ranks)
         tokenizer = open_tokenizer(config)
-        if ranks.is_main:  # without the data, the only settings in which the next arm may differ
-            save_config(dataclasses.replace(
-                config, solver_arm=Config.solver_arm, solver_problems=Config.solver_problems,
-                solver_learn=Config.solver_learn))
+        if ranks.is_main:  # without the settings in which the next arm may differ
+            save_config(dataclasses.replace(config, **{name: getattr(Config, name) for name in OF_AN_ARM}))
         sets = held_out(config, domain)
         if not sets:
             ranks.print(f"no problems are left to evaluate on: lower --solver_budget {config.solver_budget}, or give "
@@ -316,8 +318,10 @@ def main(argv: list[str]) -> None:
         solutions = solutions_of(path_of(config), problems, domain) if config.solver_learn == "sft" else {}
         problems, graded, exam = exam_of_all(config, domain, problems, sets, stack)
         start_folder = build_start(config, domain, ranks, tokenizer, taken)
-        if ranks.is_main and not domain.skills and not config.solver_held_out:
-            write_jsonl(folder / "held_out.jsonl", sets.get("held_out", []))
+        if ranks.is_main:
+            refuse_another_way(config)
+            if not domain.skills and not config.solver_held_out:
+                write_jsonl(folder / "held_out.jsonl", sets.get("held_out", []))
         start = evaluate(Policy.load(start_folder, tokenizer, config, ranks), graded, exam, config, "start")
         policy = Policy.load(start_of(folder / arm, start_folder), tokenizer, config, ranks)
         if config.solver_learn == "sft":

@@ -213,8 +213,11 @@ class SolverSettings:
     solver_arm: str = setting("proposer", help="the arm's folder; random: it learns from random problems of the domain")
     solver_problems: str = setting("", help="JSONL of {question, answer}; empty: those that the run's proposer wrote")
     solver_learn: str = setting("grpo", choices=("grpo", "sft"), help="by GRPO on answers, or by SFT on solutions")
-    solver_tokens: str = setting("all", SOLVER, choices=("all", "icepop", "ipo", "ulorl", "entropy"),
+    solver_tokens: str = setting("all", choices=("all", "icepop", "ipo", "ulorl", "entropy"),
                                  help="GRPO: which tokens count, by whose equation (docs/arms.md)")
+    solver_reward: str = setting("answer", choices=("answer", "laser", "laser-d", "laser-de", "adactrl", "surrogate"),
+                                 help="what GRPO compares: whose equation, see docs/arms.md")
+    solver_replay: int = setting(0, least=0, help="steps that groups with signal stay, to replace others; 0: none")
     solver_budget: int = setting(1000, SOLVER, help="problems that an arm may use (paper: 10000 for 4B, 11000 for 30B)")
     solver_sft_steps: int = setting(7000, SOLVER, help="SFT updates on worked solutions, if there is no --model")
     solver_sft_batch: int = setting(16, SOLVER, help="examples in each update: three drills to five worked solutions")

@@ -73,6 +73,12 @@ def test_every_preset_is_consistent(preset, tmp_path):
     (["--updates", "0"], ["--updates 0"]),
     (["--importance_limit", "0.5"], ["--importance_limit 0.5", "at least 1"]),
     (["--importance_limit", "2", "--updates", "2"], ["--importance_limit 2", "--updates 1"]),
+    (["--reward", "azr", "--pass_rate", "passk"], ["--reward azr --pass_rate passk", "use --pass_rate rate"]),
+    (["--reward", "r-zero", "--pass_rate", "passk"], ["--reward r-zero", "pays nothing"]),
+    (["--solver_learn", "sft", "--solver_reward", "laser"], ["--solver_learn sft", "leave --solver_reward"]),
+    (["--solver_learn", "sft", "--solver_replay", "2"], ["--solver_learn sft", "--solver_tokens out"]),
+    (["--solver_reward", "adactrl"], ["[Easy] or [Hard]", "give --model"]),
+    (["--solver_reward", "lazer"], ["lazer", "laser"]),
     (["--actions", "think,exce,submit"], ["'exce'", "exec"]),
     (["--actions", "think,exec"], ["submit"]),
     (["--temperature", "0"], ["--temperature"]),
@@ -196,8 +202,8 @@ def test_every_setting_belongs_to_a_stage_or_is_free():
     fixed = {name for product in PRODUCTS for name in made_with(Config(), product)}
     free = {"preset", "name", "out", "device", "threads", "micro_batch_tokens", "shard", "shard_size", "offload",
             "recompute", "max_skipped", "max_collapsed", "save_every", "sft_save_every", "problems", "solver_arm",
-            "solver_problems", "solver_learn", "allow_unsafe_exec", "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb",
-            "peak_tflops", "wandb", "revisions"}
+            "solver_problems", "solver_learn", "solver_reward", "solver_replay", "solver_tokens", "allow_unsafe_exec",
+            "reproducible", "workers", "dry_run", "gpus", "card_gb", "host_gb", "peak_tflops", "wandb", "revisions"}
     assert fixed | free == {field.name for field in dataclasses.fields(Config)} and not fixed & free
 
 

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -349,6 +350,30 @@ def test_what_a_valid_problem_is_paid():
         episode = Trajectory([0], [1], [0.0], [0], [], (), outcome="submitted", problem=Problem("q", "1"))
         Judge(Says(), Says(), tokenizer, given(**settings)).judge(episode, frozenset())
         assert episode.reward == reward
+
+
+@pytest.mark.parametrize("settings, rewards", [
+    ({}, [1.75, 0.0]), ({"reward": "vhg"}, [0.75, 0.0]), ({"reward": "azr"}, [0.75, -1.0]),
+    ({"reward": "r-zero"}, [0.0, 0.0]),  # 1 - 2 * 0.25 - 1/2, since it is one of two episodes
+], ids=lambda value: named(value) if isinstance(value, dict) else "")
+def test_the_loop_compares_what_the_command_line_pays(settings, rewards, monkeypatch):
+    """run_mgpo.train, with nothing real around it: a valid problem that a quarter solves, and an episode without any."""
+    class Compared(Exception):
+        pass
+
+    def compare(trajectories, *_):
+        assert [trajectory.reward for trajectory in trajectories] == pytest.approx(rewards)
+        raise Compared
+
+    episodes = [Trajectory([], [], [], [], [], (), valid=valid, pass_rate=0.25 * valid, reward=1.75 * valid,
+                           problem=Problem("Find a.", "1") if valid else None) for valid in (True, False)]
+    for name in ("Training", "Progress", "StepLog", "draw", "roll_out"):
+        monkeypatch.setattr(run_mgpo, name, MagicMock())
+    monkeypatch.setattr(run_mgpo, "Judge", lambda *_: lambda *_: episodes)
+    monkeypatch.setattr(run_mgpo, "during", lambda *_: [0])
+    monkeypatch.setattr(run_mgpo, "compare", compare)
+    with pytest.raises(Compared):
+        run_mgpo.train(MagicMock(), MagicMock(), MagicMock(), given(**settings), Ranks())
 
 
 def test_long_episodes_are_compared_by_less():

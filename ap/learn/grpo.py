@@ -46,7 +46,8 @@ def update(
         advantages = torch.tensor([[live[row].advantage] for row in rows], device=batch.ids.device)  # (B, 1)
         logprobs, entropy = token_logprobs(policy.model, batch.ids, batch.loss_mask, settings.temperature)
         advantages = by_token(advantages, logprobs.detach(), batch.old_logprobs, entropy, batch.loss_mask)
-        # There is one update a rollout, so pi_theta is still pi_old, and the ratio differs from 1 only by rounding.
+        # There is one update a rollout, so pi_theta is still pi_old, and the ratio differs from 1 only by rounding, but
+        # for groups of earlier steps (arms/replay.py).
         correction = importance(logprobs, batch.old_logprobs, settings.importance_limit)
         pi_old = logprobs.detach() if settings.importance_limit else batch.old_logprobs
         loss, clipped = grpo_loss(

@@ -17,6 +17,20 @@ from ap.tools.layouts import SOLUTION_FIELDS, question_of
 from ap.tools.progress import Progress
 from ap.world.attempts import Attempt, Decoding, Exam
 
+WAY = ("solver_learn", "solver_reward", "solver_replay", "solver_tokens")  # settings of one arm: how it learns
+
+
+def refuse_another_way(config: Config) -> None:
+    """UserError if the arm's folder was made by learning in another way, which is kept in it. Of an older folder it is
+    known only that it had neither another reward nor replay."""
+    path = config.folder / "solver" / config.solver_arm / "arm.json"
+    ours = {name: getattr(config, name) for name in WAY}
+    older = {name: getattr(Config, name) for name in WAY[1:]} if path.parent.exists() else ours
+    for name, value in (read_json(path) if path.exists() else older).items():
+        if ours.get(name) != value:
+            raise UserError(f"{path.parent} was made with --{name} {value}, not {ours.get(name)}; use another --arm.")
+    write_json(path, ours)
+
 
 def exam_of_all(
     config: Config, domain: Domain, training: Sequence[dict], sets: dict[str, list[dict]], stack: ExitStack

@@ -270,11 +270,21 @@ def validate(config: Config) -> None:
     need(config.importance_limit == 0 or (config.importance_limit >= 1 and config.updates == 1),
          f"--importance_limit {config.importance_limit:g} --updates {config.updates}: the limit must be 0 (off) or at "
          "least 1, and needs --updates 1, whose log-probs are those of pi_old.")
+    need(config.pass_rate == "rate" or config.reward not in ("r-zero", "azr"),
+         f"--reward {config.reward} --pass_rate {config.pass_rate}: it pays nothing for a problem that is never or "
+         "always solved, and rho would be 0 or 1; use --pass_rate rate.")
     need(config.groups % config.updates == 0,
          f"--groups {config.groups} cannot be split evenly into --updates {config.updates}.")
     per_update = config.groups // config.updates
     need(per_update >= ranks,
          f"--groups {config.groups} in --updates {config.updates} are {per_update} an update, for {ranks} ranks: use "
          "more groups, fewer updates or fewer processes.")
+    way = (config.solver_reward, config.solver_replay, config.solver_tokens)
+    need(config.solver_learn == "grpo" or way == ("answer", 0, "all"),
+         f"--solver_learn {config.solver_learn}: it imitates solutions and compares nothing; leave --solver_reward, "
+         "--solver_replay and --solver_tokens out.")
+    need(config.solver_reward != "adactrl" or config.model != "",
+         "--solver_reward adactrl: it pays a reply for opening with [Easy] or [Hard], which a model made from scratch "
+         "never does; give --model, a checkpoint that has learned to (docs/arms.md).")
     need(config.shard_size == 0 or ranks % config.shard_size == 0,
          f"--shard_size {config.shard_size}: the {ranks} ranks cannot be split evenly into such parts.")
