@@ -196,7 +196,8 @@ class MgpoSettings:
 @dataclass
 class RewardSettings:
     """reward of a problem"""
-    reward: str = setting("paper", MGPO, choices=("paper", "r-zero", "azr", "vhg"), help="of training: whose equation")
+    reward: str = setting(
+        "paper", MGPO, choices=("paper", "r-zero", "azr", "vhg", "mathsmith"), help="of training: whose equation")
     r_base: float = setting(1.0, *JUDGED, help="R_base, the terminal reward of a valid problem")
     hardness: float = setting(
         1.0, *JUDGED, help="lambda: a valid problem whose pass rate rho is above 0 earns lambda * (1 - rho) more")

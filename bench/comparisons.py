@@ -68,7 +68,7 @@ GATES = {"asymmetric": "", "symmetric": "--gate symmetric", "off": "--gate off",
          "clip": "--algorithm grpo-fused --lr 5e-4", "token": "--gate_ratio token"}
 TURNS = (4, 8, 24)  # beside the default, 16
 REWARDS = {f"reward-{name}": f"--reward {name}" for name in FIELDS["reward"].metadata["choices"]
-           if name != Config.reward} if "reward" in FIELDS else {}
+           if name not in (Config.reward, "mathsmith")} if "reward" in FIELDS else {}
 
 CELLS = {
     **_cells({
