@@ -2,6 +2,6 @@
 
 Rewards of the proposer: rewards.py and mathsmith.py, between judge and compare in run_mgpo.py. Data for the solver:
 agentic_math.py, whose roles a model (agentic_models.py) or programs (agentic_programs.py) play, and whose ratings
-transition.py corrects. Test time: at_test_time.py, a strategy of eval.py. Critics of solutions: critics.py, played by
-critic_programs.py and critic_models.py. Only scripts, ap/tools and bench import them.
+transition.py corrects. Test time: at_test_time.py and prompts.py, for eval.py. Critics of solutions: critics.py, whose
+roles critic_programs.py and critic_models.py play. Only scripts, ap/tools and bench import them.
 """
