@@ -21,6 +21,7 @@ import argparse
 
 import torch
 
+from ap.arms.prompts import PROMPTS
 from ap.catalog import DOMAINS
 from ap.files import UserError
 from ap.tools import evaluate_proposer, evaluate_solver
@@ -94,6 +95,8 @@ def add_solver(add) -> None:
     add("--top_k", type=int, default=0, metavar="INT", help="sample from so many tokens at most (default: 0, all)")
     add("--strategy", choices=("plain", "subthoughts"), default="plain", help="of an attempt: one answer, or a vote of "
         "what its trace leads to from the start of each of its thoughts (ap/arms/at_test_time.py; default: plain)")
+    add("--prompt", choices=tuple(PROMPTS), help="words in front of each problem that say how to begin "
+        "(ap/arms/prompts.py; default: none)")
 
 
 def add_proposer(add) -> None:
@@ -133,7 +136,7 @@ def finish_solver(options: argparse.Namespace) -> None:
 
 def finish_proposer(options: argparse.Namespace) -> None:
     for name, nothing in (("problems", None), ("benchmark", None), ("data", None), ("top_p", 1.0), ("top_k", 0),
-                          ("strategy", "plain")):
+                          ("strategy", "plain"), ("prompt", None)):
         if getattr(options, name) != nothing:
             raise UserError(f"--{name} is an option of --model; --help lists the options.")
     options.k = options.k or 1

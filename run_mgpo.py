@@ -54,7 +54,7 @@ def train(run: Run, policy: Policy, reference: Policy, config: Config, ranks: Ra
         starts = draw(run.curriculum, config, ranks, key)
         rollout = roll_out(run.env, policy, starts, config)  # lazy: `judge` plays and judges the episodes
         trajectories = judge(rollout, progress.known)
-        pay(trajectories, config)  # --reward: by another system's equation
+        pay(trajectories, config, run.prober)  # --reward: by another system's equation
         clock.tick("rollout")
         compare(trajectories, config, key)
         losses = update(policy, reference, trajectories, config)

@@ -180,7 +180,8 @@ class MgpoSettings:
 @dataclass
 class RewardSettings:
     """reward of a problem"""
-    reward: str = setting("paper", MGPO, choices=("paper", "r-zero", "azr", "vhg"), help="of training: whose equation")
+    reward: str = setting(
+        "paper", MGPO, choices=("paper", "r-zero", "azr", "vhg", "mathsmith"), help="of training: whose equation")
     r_base: float = setting(1.0, *JUDGED, help="R_base, the terminal reward of a valid problem")
     hardness: float = setting(1.0, *JUDGED, help="lambda: valid problems with rho > 0 earn lambda * (1 - rho) more")
     pass_rate: str = setting("rate", *JUDGED, choices=("rate", "passk"), help="rho: success rate, or pass@16 (0 or 1)")

@@ -69,7 +69,7 @@ GATES = {"asymmetric": "", "symmetric": "--gate symmetric", "off": "--gate off",
 GATED = ("after/valid_rate", "after/reward", "last/kl_to_ref", "train/gate_pos", "train/gate_neg")
 TURNS = (4, 8, 24)  # beside the default, 16
 REWARDS = {f"reward-{name}": f"--reward {name}" for name in FIELDS["reward"].metadata["choices"]
-           if name != Config.reward} if "reward" in FIELDS else {}
+           if name not in (Config.reward, "mathsmith")} if "reward" in FIELDS else {}
 
 CELLS = {
     **_cells({

@@ -4,9 +4,11 @@ import math
 import pytest
 from test_benchmarks import scripted
 
+import ap.world.attempts
 import eval as evaluation_script
 from ap.arms import at_test_time
 from ap.arms.at_test_time import Subthoughts, cuts, ends, pessimistic, triangle, vote
+from ap.arms.prompts import PROMPTS
 from ap.engine.rows import Conversation
 from ap.files import UserError, write_jsonl
 from ap.tools.evaluation import read_correctness
@@ -97,6 +99,25 @@ def test_prefixes_end_between_tokens_of_the_trace(tokenizer):
     assert ends(tokenizer, encode(tokenizer, "\\boxed{3}"), 0) == []
 
 
+@pytest.mark.parametrize("strategy", ["plain", "subthoughts"])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_eval_with_a_prior_prompt(name, strategy, tokenizer, tmp_path, monkeypatch, capsys):
+    """The model reads the words, and then what it reads without them; a trace is continued behind both."""
+    policy, continued = play(tokenizer, monkeypatch, [TRACE + "<|im_end|>"], ["\\boxed{31}<|im_end|>"] * (
+        2 * (strategy == "subthoughts")))
+    begun, attempts = [], ap.world.attempts.sample
+    monkeypatch.setattr(ap.world.attempts, "sample", lambda model, prompts, *rest: (
+        begun.extend(prompts), attempts(model, prompts, *rest))[1])
+    write_jsonl(tmp_path / "p.jsonl", [QUESTION])
+    monkeypatch.setattr("ap.tools.evaluate_solver.local_model", lambda name: name)
+    evaluation_script.main(["--model", str(tmp_path), "--problems", str(tmp_path / "p.jsonl"), "--k", "1", "--out", str(
+        tmp_path / "out"), "--strategy", strategy, "--max_tokens", "60", "--prompt", name])
+    asked = f"{PROMPTS[name]}\n\n{Exam().prompt_of(QUESTION)}"
+    assert begun == [prompt_ids(tokenizer, [{"role": "user", "content": asked}])]
+    assert all(ids[:len(begun[0])] == begun[0] for ids, _ in continued) and bool(continued) == (strategy != "plain")
+    assert PROMPTS[name].count(f"<{name}>") == PROMPTS[name].count(f"</{name}>") == 1
+
+
 def test_eval_with_the_strategy(tokenizer, tmp_path, monkeypatch, capsys):
     play(tokenizer, monkeypatch, [TRACE + "<|im_end|>"], ["a24 + 7 = 31. \\boxed{31}<|im_end|>"] * 2)
     write_jsonl(tmp_path / "p.jsonl", [QUESTION])
@@ -107,3 +128,5 @@ def test_eval_with_the_strategy(tokenizer, tmp_path, monkeypatch, capsys):
     assert row.answers == ["31"] and row.correct == [1]
     with pytest.raises(UserError, match="--strategy is an option of --model"):
         evaluation_script.main(["--proposer", "m", "--strategy", "subthoughts"])
+    with pytest.raises(UserError, match="--prompt is an option of --model"):
+        evaluation_script.main(["--proposer", "m", "--prompt", "plan"])

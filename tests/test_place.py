@@ -123,6 +123,9 @@ def test_what_was_said_is_not_asked_again(folders, own_tiny, tmp_path):
     again = player(name="judge")
     assert (again.sample("a is 3.", 4, "k"), again.ask("a is 3.")) == said
     assert again.counts == {"requests": 0, "cached": 5, "prompt_tokens": 0, "completion_tokens": 0}
+    records = again.kept_samples("a is 3.", 5, "k")  # the fifth was never asked for
+    assert [record["reply"] for record in records] == said[0] and again.counts["requests"] == 0
+    assert all(0 < record["usage"]["completion_tokens"] <= record["request"]["max_tokens"] == 6 for record in records)
     assert again.place._models == {}  # it was not even loaded
     assert again.sample("a is 3.", 6, "k")[:4] == said[0] and again.counts["requests"] == 2  # the two that are new
     for options in ({"name": "other"}, {"name": "judge", "max_tokens": 5}, {"name": "judge", "temperature": 0.5}):

@@ -34,7 +34,7 @@ from ap.files import UserError, write_json, write_jsonl
 from ap.players.cast import open_cast
 from ap.run import open_library
 from ap.tools.commandline import Parser, load_config, run_main
-from ap.tools.evaluation import load_problems
+from ap.tools.evaluation import load_problems, read_correctness
 from ap.world.attempts import SOLVE
 
 KEPT, PASSES, ROUNDS, VARIANTS, NEAREST = 3, 4.5, 3, 6, 10  # as in the paper
@@ -126,12 +126,25 @@ class Stages:
         return [text for form, text in forms.items() if form and form not in taken]
 
 
+def failed(seeds: Sequence[dict], path: str) -> list[dict]:
+    """The seeds that a solver gets right in less than half of its attempts, by the correctness file of eval.py. So the
+    variants are about what it cannot do yet: the practice loop of MathSmith (arXiv 2508.05592)."""
+    rates = {row.id: np.mean(row.correct) for row in read_correctness(path)}
+    kept = [seed for seed in seeds if rates.get(seed["id"], 1.0) < 0.5]
+    if not kept:
+        raise UserError(f"--failed {path}: by it none of the {len(seeds)} seeds was failed; is it the evaluation of "
+                        "this very file, eval.py --problems FILE?")
+    return kept
+
+
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m ap.arms.agentic_math", description=__doc__)
     add = parser.add_argument
     add("--run", required=True, metavar="FOLDER", help="run whose domain, seed and roles are taken")
     add("--out", required=True, metavar="FILE", help="FILE.jsonl to write")
     add("--seeds", metavar="FILE", help="problems to start from (default: corpus.jsonl of the run)")
+    add("--failed", metavar="FILE", help="of eval.py about these seeds: only those that its solver gets right in less "
+        "than half of its attempts")
     add("--budget", type=int, metavar="INT", help="problems to write (default: solver_budget of the run)")
     add("--solutions", type=int, default=1, metavar="INT", help="solutions of each (default: 1)")
     add("--roles", metavar="FILE", help="its `teacher` plays all roles (default: that of the run)")
@@ -155,8 +168,10 @@ def main(argv: list[str]) -> None:
     prompt = domain.asking(None).solver.get("prompt", SOLVE)
     players = Models(teacher, prompt, config.seed) if teacher else Programs(domain, noise(options.noise), config.seed)
     source = Path(options.seeds) if options.seeds else config.source / "corpus.jsonl"
+    seeds = load_problems(source)
+    seeds = failed(seeds, options.failed) if options.failed else seeds
     stages = Stages(players, domain, config.seed)
-    rows = stages.run([problem["question"] for problem in load_problems(source)], budget, options.solutions)
+    rows = stages.run([problem["question"] for problem in seeds], budget, options.solutions)
     if domain.verifiers:
         stages.facts["right_labels"] = sum(domain.check(r["question"]).answer == r["answer"] for r in rows) / len(rows)
     write_jsonl(Path(options.out), rows)

@@ -1,10 +1,11 @@
-"""Rewards of other systems for the same judged episodes: --reward r-zero, azr or vhg in place of the paper's.
+"""Rewards of other systems for the same judged episodes: --reward NAME in place of the paper's.
 
     system   source                  reward of a valid problem               of another episode
     paper    r_T, judge/rewards.py   R_base + 1[rho > 0] lambda (1 - rho)    0
     R-Zero   arXiv 2508.05004        max(0, 1 - 2 |rho - 1/2| - share)       0
     AZR      arXiv 2505.03335        1 - rho if 0 < rho < 1, else 0          0, and -1 where nothing was submitted
     VHG      arXiv 2605.06660        1 - rho, also at rho = 0                0
+    MathSmith, arXiv 2508.05592, is in mathsmith.py, since it needs what the prober wrote.
 
 rho = pass rate; share = size of the problem's cluster of alike ones / episodes of the rollout. They pay in training
 only: the evaluations before and after, and so all tables, measure with the paper's reward. V(q), rho(q), the process
@@ -21,7 +22,9 @@ import math
 from collections import Counter
 from typing import Sequence
 
+from ap.arms import mathsmith
 from ap.config import Config
+from ap.judge.prober import Prober
 from ap.tools.hygiene import tokens_of
 from ap.trajectory import Trajectory
 
@@ -49,10 +52,13 @@ def vhg(trajectory: Trajectory, share: float) -> float:
 REWARDS = {"r-zero": r_zero, "azr": azr, "vhg": vhg}
 
 
-def pay(trajectories: Sequence[Trajectory], settings: Config) -> None:
-    """Set the reward of each judged trajectory of a rollout by --reward, in place. *Choice*: with several processes,
-    the shares of R-Zero are those within a process."""
-    if settings.reward != "paper":
+def pay(trajectories: Sequence[Trajectory], settings: Config, prober: Prober | None = None) -> None:
+    """Set the reward of each judged trajectory of a rollout by --reward, in place. prober: whose attempts were judged.
+    *Choice*: with several processes, the shares of R-Zero are those within a process."""
+    if settings.reward == "mathsmith":
+        for trajectory in trajectories:
+            trajectory.reward = mathsmith.of_episode(trajectory, prober)
+    elif settings.reward != "paper":
         questions = [t.problem and t.problem.question for t in trajectories]
         shares = cluster_shares(questions) if settings.reward == "r-zero" else [0.0] * len(questions)
         for trajectory, share in zip(trajectories, shares):

@@ -122,7 +122,8 @@ def _read(config: Config, asking: Asking) -> Cast:
         if role in record:
             setattr(cast, role, player(role, record[role]))
     for n, entry in enumerate(record.get("probers", []), 1):
-        cast.probers.append(SampledSolver(f"prober-{n}", player(f"prober-{n}", entry).sample, **asking.solver))
+        one = player(f"prober-{n}", entry)
+        cast.probers.append(SampledSolver(f"prober-{n}", one.sample, **asking.solver, kept=one.kept_samples))
     return cast
 
 

@@ -43,11 +43,14 @@ class Checkpoint:
         """k replies, which depend on the prompt, the key and the settings only."""
         return self.replies(prompt, [f"{seed_key}/{number}" for number in range(k)])
 
+    def kept_samples(self, prompt: str, k: int, seed_key: str) -> list[dict]:
+        """The records of what `sample` gave (kept.py); nothing is asked."""
+        return self.kept.records(self._requests(_messages(prompt), [f"{seed_key}/{number}" for number in range(k)]))
+
     def replies(self, prompt: str, keys: Sequence[str]) -> list[str]:
         """One reply for each key."""
-        messages = [{"role": "user", "content": writable(without_tokens(prompt))}]  # it quotes what the proposer wrote
-        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        requests = [self._model | settings | {"messages": messages, "key": key} for key in keys]
+        messages = _messages(prompt)
+        requests = self._requests(messages, keys)
         with self.kept.alone(requests):
             replies = [self.kept.get(request) for request in requests]
             missing = [number for number, reply in enumerate(replies) if reply is None]
@@ -57,6 +60,10 @@ class Checkpoint:
                 self._count(**usage)
                 replies[number] = reply
         return replies
+
+    def _requests(self, messages: list[dict], keys: Sequence[str]) -> list[dict]:
+        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        return [self._model | settings | {"messages": messages, "key": key} for key in keys]
 
     def _asked(self, messages: list[dict], keys: dict[int, str]):
         """(number, reply, its tokens) for each numbered key, as they end."""
@@ -80,6 +87,10 @@ class Checkpoint:
         with self._lock:
             for name, number in more.items():
                 self.counts[name] += number
+
+
+def _messages(prompt: str) -> list[dict]:
+    return [{"role": "user", "content": writable(without_tokens(prompt))}]  # it quotes what the proposer wrote
 
 
 def files_of(folder: str) -> str:

@@ -130,16 +130,23 @@ class Endpoint:
             self._say(f"{why} (temperature {self.settings.temperature}); where that goes on, pass rates are 0 or 1.")
         return replies
 
+    def kept_samples(self, prompt: str, k: int, seed_key: str) -> list[dict]:
+        """The records of what `sample` gave (kept.py), without what had no usable reply; nothing is asked."""
+        return self.kept.records([self._request(prompt, f"{seed_key}/{number}") for number in range(k)])
+
     def _or_empty(self, prompt: str, key: str) -> str:
         try:
             return self._reply(prompt, key)
         except BadReply:
             return ""
 
-    def _reply(self, prompt: str, key: str) -> str:
+    def _request(self, prompt: str, key: str) -> dict:
         content = writable(without_tokens(prompt))  # a judge's prompt holds what the proposer wrote
-        request = {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
-                   "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
+        return {"model": self.model, "messages": [{"role": "user", "content": content}], "key": key,
+                "max_tokens": self.settings.max_tokens, "temperature": self.settings.temperature}
+
+    def _reply(self, prompt: str, key: str) -> str:
+        request = self._request(prompt, key)
         with self.kept.alone([request]):
             reply = self.kept.get(request)
             if reply is not None:

@@ -42,9 +42,12 @@ class Kept:
 
     def get(self, request: dict) -> str | None:
         """The reply to a request; None where there is none yet."""
-        if self.folder is None or not self._path(request).exists():
-            return None
-        return read_json(self._path(request))["reply"]
+        return next((record["reply"] for record in self.records([request])), None)
+
+    def records(self, requests: Sequence[dict]) -> list[dict]:
+        """What is kept of these requests, without those that have no reply yet."""
+        paths = [self._path(request) for request in requests if self.folder is not None]
+        return [read_json(path) for path in paths if path.exists()]
 
     def put(self, request: dict, reply: str, usage: dict[str, int]) -> None:
         if self.folder is not None:

@@ -223,6 +223,12 @@ def _refuse_contradiction(saved: Config, config: Config, folder: Path, products=
                                 f"leave --{name} out, or use another --name.")
 
 
+def _has_probers(roles: str) -> bool:
+    """Does a --roles file name models as probers? What else it says is read when a run opens."""
+    record = read_json(Path(roles)) if roles else {}
+    return isinstance(record, dict) and bool(record.get("probers"))
+
+
 # ------------------------------------------------------------------------------------------------- what makes sense
 
 
@@ -263,6 +269,10 @@ def validate(config: Config) -> None:
         need(action in known,
              f"--actions: unknown action {action!r}{_close(action, known)}; choose among {','.join(known)}.")
     need("submit" in chosen, f"--actions {config.actions}: submit must be among them, or no episode can end well.")
+
+    need(config.reward != "mathsmith" or (_has_probers(config.roles) and not config.one_shot),
+         "--reward mathsmith measures how long a prober's traces are, and rationales: it needs --roles FILE with "
+         "`probers`, models, and no --one_shot true.")
 
     ranks = config.gpus if config.dry_run else int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's
     need(config.group_size >= 2, f"--group_size {config.group_size}: must be at least 2, since a trajectory is "

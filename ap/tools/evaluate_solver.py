@@ -4,12 +4,14 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Sequence
 
 from ap.answers.programs import code_sandbox
 from ap.arms.at_test_time import Subthoughts
+from ap.arms.prompts import prompted
 from ap.catalog import open_domain
 from ap.config import Config
 from ap.files import read_json
@@ -63,6 +65,8 @@ def evaluate(options: argparse.Namespace, stack: ExitStack) -> dict[str, list[Ro
     sets, exam = open_sets(options, stack)
     if options.strategy == "subthoughts":
         exam = Subthoughts(exam.prompt_of, exam.grade, exam.workers)
+    if options.prompt:
+        exam = replace(exam, prompt_of=partial(prompted, name=options.prompt, prompt_of=exam.prompt_of))
     tokenizer = load_tokenizer(options.model)
     config = Config(device=options.device, dtype=options.dtype)
     policy = Policy.load(options.model, tokenizer, config, Ranks(), frozen=True)
