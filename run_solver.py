@@ -8,9 +8,10 @@ and all other settings are the same for all arms of a run, so that only their da
     roll out (attempts at each problem)  ->  judge (the answer, or the program)  ->  compare (within a problem)  ->
     update (GRPO)
 
---solver_reward pays the same attempts by another system's equation; --solver_replay gives groups with signal in place of
-those without (docs/arms.md). With --learn sft the same problems come at the same steps, and it imitates their solutions
-instead (SFT): those of the file's field `solution`, or in the miniature a program's.
+--solver_reward pays the same attempts by another system's equation; --solver_replay gives groups with signal in place
+of those without; --solver_tokens says which tokens count (docs/arms.md). With --learn sft the same problems come at the
+same steps, and it imitates their solutions instead (SFT): those of the file's field `solution`, or in the miniature a
+program's.
 
 The starting model is --model, or else a small model after SFT on worked solutions with slips in them. Start and result
 are evaluated on held-out problems: the domain's two sets, whose problems are as deep as the training problems, and
