@@ -12,7 +12,7 @@ critics with the error rate e at a step of weight 1 (mini/solvers.py), some of w
 3. which of SPC's rewritten steps are proven, by the exact programs and by 8 completions of solvers of several slips;
 4. what the critic and the adversary are paid in the mean of all games, half of which are right steps.
 
---roles FILE: its `critic`, a language model, judges `count` solutions of the first seed 4 times (its replies are kept in
+--roles FILE: its `critic`, a language model, judges `count` solutions of the first seed 4 times (replies are kept in
 runs/critics). Then only its line of (1) is printed, without n = 16, and its scores with the reasons of its abstentions.
 """
 from __future__ import annotations
