@@ -241,7 +241,7 @@ def test_replay_resumes_with_the_same_groups(kill):
 
 def test_replay_is_the_same_on_any_number_of_ranks():
     """Four ranks as threads; two of them have two groups, two have one."""
-    world, values, barrier = 4, {}, threading.Barrier(world, timeout=60)
+    world, values, barrier = 4, {}, threading.Barrier(4, timeout=60)
 
     @dataclasses.dataclass(frozen=True)
     class Thread(Ranks):
