@@ -106,6 +106,11 @@ CELLS = {
         "proposer": "--solver_arm proposer",
         "random": "--solver_arm random",
         "proposer-sft": "--solver_arm proposer-sft --solver_learn sft",
+        "surrogate": "--solver_arm surrogate --solver_reward surrogate",
+        "laser": "--solver_arm laser --solver_reward laser",
+        "replay": "--solver_arm replay --solver_replay 4",
+        "ulorl": "--solver_arm ulorl --solver_tokens ulorl",
+        "entropy": "--solver_arm entropy --solver_tokens entropy",
     }, script=("run_solver.py",)),
 }
 
@@ -206,6 +211,17 @@ TABLES = (
         measures=("end/in_distribution/mean", "end/deeper/mean", "start/in_distribution/mean", "start/deeper/mean"),
         left_out="Random problems with the proposer's own numbers of skills or pass rates. A seed's arms share its "
         "proposer and the start of their solver."),
+    Table(
+        "solver", "How the solver learns from the same problems",
+        "A reward of right answers teaches more than one of format and length alone (surrogate, which never sees the "
+        "truth); a bonus for short answers, replay in place of groups without signal, and other weights of tokens "
+        "change little at this size.",
+        ("proposer", "surrogate", "replay", "laser", "ulorl", "entropy"),
+        _above("proposer", "surrogate") + tuple(
+            Claim(f"{arm} > proposer", (arm,), ("proposer",)) for arm in ("replay", "laser", "ulorl", "entropy")),
+        measures=("end/in_distribution/mean", "end/deeper/mean", "start/in_distribution/mean", "start/deeper/mean"),
+        left_out="LASER-D and LASER-DE, AdaCtrl (its tag must be taught first), IcePop and IPO (in float32 they do "
+        "nothing)."),
 )
 
 # A proposer of this size writes a valid problem in about one of twenty episodes, which is enough for the solver's arms.
