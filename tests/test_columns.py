@@ -1,4 +1,4 @@
-"""The weights that other engines get are those of run_mgpo.py, bit for bit, and a batch that lacks something is refused."""
+"""The weights that other engines get are those of run_mgpo.py, bit for bit; a batch that lacks something is refused."""
 import random
 import re
 from dataclasses import replace
