@@ -3,9 +3,9 @@
     host = host_of("runs/mini")                             # the folder of a run: skills, tokenizer, settings, judges
     trajectory = await host.play(start, write, max_tokens)  # one episode, judged
 
-The engine decides which episodes it wants, and writes their messages. What it does not get is what changes from step to
-step in run_mgpo.py. *Choice*: the curriculum's mastery stays where it starts, the prober is the weakest of the pool, and
-only the problems of the corpus are known ones.
+The engine decides which episodes it wants, and writes their messages. It does not get what changes from step to step in
+run_mgpo.py. *Choice*: the curriculum's mastery stays where it starts, the prober is the weakest of the pool, and only
+the problems of the corpus are known ones.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import asyncio
 import random
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Awaitable, Callable
 
@@ -69,3 +70,15 @@ class Host:
 def host_of(folder: str) -> Host:
     """The run in this folder, opened once in a process."""
     return Host(folder)
+
+
+def needs(package: str, tried: str) -> None:
+    """Raises UserError if an engine is not installed, or another version of it than the one that was tried."""
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        raise UserError(
+            f"{package} is not installed; pip install {package}=={tried}, in an environment of its own.") from None
+    if found != tried:
+        raise UserError(
+            f"{package} {found} is installed, and what was tried is {tried}; pip install {package}=={tried}.")
