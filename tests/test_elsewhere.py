@@ -5,9 +5,9 @@ import shutil
 import pytest
 from test_rollout import MESSAGES, K
 
-from ap.files import UserError
+from ap.files import UserError, read_jsonl
 from ap.judge.judge import Judge
-from ap.tools.elsewhere import Host, host_of
+from ap.tools.elsewhere import Host, host_of, main, needs
 from ap.world.chat import stop_ids, written_ids
 from ap.world.rollout import Start, play_script
 
@@ -82,3 +82,17 @@ def test_a_folder_that_has_moved_and_one_that_is_no_run(tiny, tmp_path, monkeypa
         assert host is host_of("moved") and host.config.folder == tmp_path / "moved" and host.run.library
     with pytest.raises(UserError, match="config.json"):
         host_of(str(tmp_path / "none"))
+
+
+def test_the_skill_sets_as_a_file(tiny, tmp_path, capsys):
+    main([str(tiny.folder), "--rows", "3", "--out", str(tmp_path / "starts.jsonl")])
+    rows = read_jsonl(tmp_path / "starts.jsonl")
+    assert [row["extra_info"]["index"] for row in rows] == [0, 1, 2] and "3 skill sets" in capsys.readouterr().out
+    assert rows[0]["extra_info"]["run"] == str(tiny.folder) and "stage: draft" in rows[0]["prompt"][1]["content"]
+
+
+def test_a_package_that_is_missing_or_another_version():
+    with pytest.raises(UserError, match="no-such-engine is not installed; pip install no-such-engine==1.0, in an env"):
+        needs("no-such-engine", "1.0")
+    with pytest.raises(UserError, match="and what was tried is 0.1; pip install pytest==0.1."):
+        needs("pytest", "0.1")

@@ -2,6 +2,7 @@
 
     host = host_of("runs/mini")                             # the folder of a run: skills, tokenizer, settings, judges
     trajectory = await host.play(start, write, max_tokens)  # one episode, judged
+    python -m ap.tools.elsewhere runs/mini --rows 6400 --out starts.parquet     # skill sets, as verl's data set
 
 The engine decides which episodes it wants, and writes their messages. It does not get what changes from step to step in
 run_mgpo.py. *Choice*: the curriculum's mastery stays where it starts, the prober is the weakest of the pool, and only
@@ -9,6 +10,7 @@ the problems of the corpus are known ones.
 """
 from __future__ import annotations
 
+import argparse
 import asyncio
 import random
 from dataclasses import replace
@@ -20,7 +22,8 @@ from typing import Awaitable, Callable
 from ap.files import UserError
 from ap.judge.judge import Judge
 from ap.run import Run
-from ap.tools.commandline import load_config
+from ap.tools.commandline import load_config, run_main
+from ap.tools.export import write_rows
 from ap.trajectory import Trajectory
 from ap.world.rollout import Recorder, Start
 
@@ -82,3 +85,27 @@ def needs(package: str, tried: str) -> None:
     if found != tried:
         raise UserError(
             f"{package} {found} is installed, and what was tried is {tried}; pip install {package}=={tried}.")
+
+
+COLUMNS = {"data_source": str, "prompt": [{"role": str, "content": str}], "agent_name": str,
+           "extra_info": {"index": int, "run": str, "skills": [str]}}
+
+
+def main(argv: list[str]) -> None:
+    """One row for each group: where its episodes begin, and in which run."""
+    parser = argparse.ArgumentParser(prog="python -m ap.tools.elsewhere", description=main.__doc__)
+    parser.add_argument("run", help="folder of a run, at a place that all nodes see")
+    parser.add_argument("--rows", type=int, default=4096, help="groups (default: %(default)s)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="FILE.parquet, or FILE.jsonl to look at")
+    options = parser.parse_args(argv)
+    host = Host(options.run)
+    with host.run as run:
+        write_rows(Path(options.out), [
+            {"data_source": "ap", "prompt": run.env.messages(skills), "agent_name": "ap",
+             "extra_info": {"index": number, "run": str(host.config.folder), "skills": list(skills)}}
+            for number, skills in enumerate(host.starts(options.rows))], COLUMNS)
+    print(f"{options.rows} skill sets: {options.out}")
+
+
+if __name__ == "__main__":
+    run_main(main)
