@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from test_place import folders as checkpoints
 
+import ap.world.chat
 from ap.compat.chat_format import format_of
 from ap.files import UserError
 from ap.players import serve
@@ -70,6 +71,20 @@ def test_the_record_of_a_reply(server):
     assert len(set(anew)) > 1  # without a seed
     with urllib.request.urlopen(f"{server.url}/models") as response:
         assert [model["id"] for model in json.load(response)["data"]] == ["model-0"]
+
+
+def test_a_conversation_has_the_ids_that_a_rollout_appends(make_env, tokenizer):
+    """The miniature's tokenizer has one token for the end of a message and the beginning of the next one."""
+    env, chat = make_env(), format_of(tokenizer)
+    messages, tools = env.messages(("shift", "share")), env.tools
+    appended, texts = ap.world.chat.prompt_ids(tokenizer, messages, tools), ["Sound.", tool_call("exec", code="1")]
+    for text, reply in zip(texts, ["stage: check", "1\nstage: refine"]):
+        to_tool = text != "Sound."
+        appended += ap.world.chat.written_ids(tokenizer, text) + ap.world.chat.encode(
+            tokenizer, env.reply_text(reply, to_tool))
+        messages += [{"role": "assistant", "content": text}, {"role": "tool" if to_tool else "user", "content": reply}]
+    prompt = chat.prompt(messages, [TOOLS[name] for name in tools])
+    assert serve.prompt_ids(tokenizer, prompt, messages) == appended != tokenizer.encode(prompt)
 
 
 def test_strings_that_end_a_reply_are_left_out(server):

@@ -139,6 +139,18 @@ def as_user(message: dict, takes_tools: bool) -> dict:
     return {"role": "user", "content": message["content"].join(TOOL_REPLY)}
 
 
+def prompt_ids(tokenizer, prompt: str, messages: Sequence[dict]) -> list[int]:
+    """Token ids of a prompt. What the model has said stands in tokens of its own, as when it was sampled: a tokenizer
+    may join the token that ends a message with what follows it, as the miniature's does."""
+    chat, pieces = format_of(tokenizer), [writable(prompt)]
+    for message in messages:
+        said = writable(chat.quoted(message["content"])) + chat.end
+        if message["role"] == "assistant" and said in pieces[-1] and not chat.blanks:
+            before, _, after = pieces.pop().partition(said)
+            pieces += [before, said, after]
+    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
+
+
 class Answers:
     """Answers requests to one checkpoint. most: tokens of a reply that does not say how many it may have."""
 
@@ -187,7 +199,7 @@ class Answers:
                 prompt = chat.prompt([as_user(message, chat.lists_tools) for message in wanted.messages], wanted.tools)
             except UserError as error:  # of the chat template
                 raise Refused(str(error), "messages") from error
-            ids = tokenizer.encode(writable(prompt), add_special_tokens=False)
+            ids = prompt_ids(tokenizer, prompt, wanted.messages)
             stops = stop_strings(tokenizer, wanted.stop) if wanted.stop else None
             temperature = 0.0 if wanted.temperature < COLD else wanted.temperature
             sampling = Sampling(stop_ids(tokenizer), temperature, wanted.top_p, wanted.top_k, stops)

@@ -42,7 +42,7 @@ def draw(curriculum: Curriculum, config: Config, ranks: Ranks, key: str) -> list
             for skills, group in ranks.share(drawn) for member in range(config.group_size)]
 
 
-class _Recorder:
+class Recorder:
     """Records one episode, to make a Trajectory of it: the conversation's ids and the environment's facts."""
 
     def __init__(self, env: Env, tokenizer, start: Start):
@@ -91,7 +91,7 @@ class Rollout:
 
     def __init__(self, env: Env, policy: Policy, starts: Sequence[Start], config: Config):
         self.policy, self.config, self.stats = policy, config, {}
-        self.recorders = [_Recorder(env, policy.tokenizer, start) for start in starts]
+        self.recorders = [Recorder(env, policy.tokenizer, start) for start in starts]
         self.trajectories: list[Trajectory | None] = [None] * len(starts)
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ def play_script(
     env: Env, tokenizer, start: Start, write: Callable[[Episode], str], max_tokens: int = 512
 ) -> Trajectory:
     """An episode whose messages come from `write(episode)` instead of the policy. For experts and tests."""
-    recorder = _Recorder(env, tokenizer, start)
+    recorder = Recorder(env, tokenizer, start)
     conversation = recorder.conversation
     while True:
         text = write(recorder.episode)
