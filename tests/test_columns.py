@@ -56,7 +56,7 @@ def policies():
 
 
 VARIANTS = [{}, {"omega": 2.0, "beta": 1.0}, {"gate": "symmetric"}, {"implicit_reward": False},
-            {"placebo": True}, {"normalise_std": False}]
+            {"placebo": True}, {"normalise_std": False}, {"gate_ratio": "token"}]
 
 
 @pytest.mark.parametrize("on_policy", [True, False])
@@ -72,7 +72,7 @@ def test_the_weights_of_run_mgpo_bit_for_bit(policies, monkeypatch, variant, on_
 
     used = []
     monkeypatch.setattr(mgpo, "mgpo_loss", lambda logprobs, ids, weights, correction: (
-        used.append(spread_over_tokens(weights, ids)), logprobs.sum() * 0)[1])
+        used.append(spread_over_tokens(weights, ids) * correction), logprobs.sum() * 0)[1])
     mgpo.compare(trajectories, settings, "0/7")
     mgpo.update_once(policy, reference, trajectories, settings, on_policy)
     parts = policy.micro_batches(trajectories)
