@@ -13,6 +13,8 @@ import pytest
 
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # as many workers as CPUs would start, and do nothing
 os.environ.setdefault("RAY_enable_worker_prestart", "0")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # a busy machine needs more than ray's 60 seconds
+os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "300")
 verl = pytest.importorskip("verl")
 pytest.importorskip("transfer_queue")
 if verl.__version__ != "0.9.1":

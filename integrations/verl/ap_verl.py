@@ -94,6 +94,11 @@ def settings_of(config) -> Config:
     return replace(settings, **own)
 
 
+def uid_of(key: str) -> str:
+    """The group of a row, whose key is {uid}_{session}_{index}."""
+    return key.rsplit("_", 2)[0]
+
+
 @register_trainer("mgpo_sync")
 class MgpoTrainer(PPOTrainerSync):
     """verl's synchronous trainer with w' in the place of advantages."""
@@ -118,7 +123,7 @@ class MgpoTrainer(PPOTrainerSync):
 
     def _weigh(self, batch, metrics: dict, now: str):
         """Write w' into the batch as `advantages`. now: the column of log-probs of the present policy."""
-        wanted = [*CARRIED, "uid", "response_mask", "old_log_probs", "ref_log_prob", now]
+        wanted = [*CARRIED, "response_mask", "old_log_probs", "ref_log_prob", now]
         data = tq.kv_batch_get(batch.keys, batch.partition_id, select_fields=list(dict.fromkeys(wanted)))
         if missing := [name for name in wanted if name not in data]:
             raise UserError(f"verl's batch has no column {missing[0]}; set actor_rollout_ref.rollout.agent."
@@ -132,7 +137,7 @@ class MgpoTrainer(PPOTrainerSync):
             column = data[name].to_padded_tensor(fill)[:, :length]
             return torch.nn.functional.pad(column, (0, length - column.shape[1]), value=fill)
 
-        groups = [None if tag.get("is_padding") else uid for tag, uid in zip(batch.tags, data["uid"].tolist())]
+        groups = [None if tag.get("is_padding") else uid_of(key) for key, tag in zip(batch.keys, batch.tags)]
         weights = token_weights(Columns(
             padded(now), padded("old_log_probs"), padded("ref_log_prob"), torch.where(mask, padded("turn_ids", -1), -1),
             stages, process_rewards, [row[0] for row in rewards], groups), self.mgpo)
@@ -146,7 +151,7 @@ class MgpoTrainer(PPOTrainerSync):
         updates = self.mgpo.updates
         if updates == 1:
             return super()._update_actor(batch, metrics)
-        names = [key.rsplit("_", 2)[0] for key in batch.keys]  # {uid}_{session}_{index}
+        names = list(map(uid_of, batch.keys))
         groups = sorted({name for name, tag in zip(names, batch.tags) if not tag.get("is_padding")})
         for part in range(updates):
             chosen = {name for number, name in enumerate(groups) if number * updates // len(groups) == part}
