@@ -1,9 +1,10 @@
 """integrations/verl: on a CPU, verl's own queue, trainer method and loss give our episodes, weights, loss, gradient.
 
-Skipped without verl 0.9.1 and TransferQueue. What needs GPUs is not run: sampling, the workers, main_ppo.
+Skipped without verl 0.9.1 and TransferQueue. What needs GPUs is not run: sampling, main_ppo.
 """
 import asyncio
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from tensordict import TensorDict  # noqa: E402
 from test_rollout import MESSAGES, K  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size  # noqa: E402
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls  # noqa: E402
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
@@ -286,6 +288,50 @@ def test_two_updates_a_rollout(batch, scripted, tiny, monkeypatch):
             ids = actions.ids[row][some[row].turns[0].start:len(some[row].ids)]
             assert torch.allclose(theirs[key], torch.where(ids >= 0, weights[ids], 0.0), atol=1e-6)
         assert bool((parts.gate < 0.99).any()) == bool(part)
+
+
+def test_one_step_of_two_ranks(batch, scripted, tiny, tokenizer, tmp_path):
+    """The queue's rows, split over two ranks of verl's FSDP2 worker on a CPU: our loss, and our parameters after it."""
+    rows, outputs = batch
+    settings = replace(tiny, beta=1.0)
+    old, ref = rows.put("old_log_probs"), rows.put("ref_log_prob")
+    trainer_of(settings)._compute_advantage(rows.meta, {})
+    names = ("input_ids", "position_ids", "loss_mask", "prompts", "responses", "response_mask", "old_log_probs",
+             "ref_log_prob", "advantages")
+    columns = [rows.get(name).unbind() for name in names]
+    torch.save([dict(zip(names, map(torch.clone, row))) for row in zip(*columns)], tmp_path / "rows.pt")
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, intermediate_size=64, tie_word_embeddings=True, initializer_range=0.08,
+        attn_implementation="eager"))
+    model.save_pretrained(tmp_path / "model")
+    ranks = [subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "verl_on_cpu.py"), str(tmp_path), str(rank)],
+        stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=300)
+        assert rank.returncode == 0, errors[-3000:]
+    found = torch.load(tmp_path / "after-1.pt")
+
+    trajectories = trajectories_of(outputs, scripted)
+    compare(trajectories, settings, "")
+    ours = collate(trajectories, 0)
+    actions = Actions.of(trajectories, ours)
+    old, ref = whole(trajectories, old), whole(trajectories, ref)
+    weights, _ = mgpo_weights(old, old, ref, actions, settings)
+    lines = []
+    for trajectory in trajectories:
+        ids = torch.tensor([trajectory.ids])
+        line = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+        lines.append(torch.nn.functional.pad(line, (1, old.shape[1] - len(trajectory.ids))))
+    expected = mgpo_loss(torch.stack(lines), actions.ids, weights) / ours.num_tokens
+    expected.backward()
+    print(f"verl loss {found['loss']:.9f}  ap loss {expected.item():.9f}")
+    assert found["loss"] == pytest.approx(expected.item(), rel=1e-6) and abs(expected.item()) > 1e-3
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(found["parameters"][name], parameter - parameter.grad, atol=1e-6), name
+        assert parameter.grad.abs().max() > 1e-4, name
 
 
 def test_what_is_missing_is_told(batch, tiny, tmp_path):
