@@ -1,4 +1,5 @@
 """What a run cost: counted by stage, added up over restarts and processes, also after a kill."""
+import dataclasses
 import multiprocessing
 import threading
 import time
@@ -13,7 +14,9 @@ from ap.engine.model import build_model
 from ap.files import UserError, read_json, write_json
 from ap.learn.ranks import Ranks
 from ap.tools import costs
+from ap.tools.commandline import load_config, save_config
 from ap.tools.costs import add, during, lines_of, read_costs, sentence, stage, totals
+from ap.tools.report import collect
 from ap.trajectory import Trajectory
 
 
@@ -49,6 +52,20 @@ def test_a_stage_by_hand(tmp_path, clock, capsys):
     found = read_costs(config.folder)
     assert list(found) == ["expert episodes", "SFT"] and found["SFT"]["players"] == {}
     assert found["expert episodes"] == first | {"hours": pytest.approx(0.6), "starts": 2, "processes": 1}
+
+
+def test_config_json_says_what_the_run_cost(tmp_path, clock):
+    """The settings beside it stay as they are, can be read, and may be saved again without losing it."""
+    config = Config(out=str(tmp_path), seed=3)
+    save_config(config)
+    with stage("SFT", config, Ranks(), {"policy": (policy := Player(trained_tokens=0))}):
+        policy.counts["trained_tokens"] = 50
+        clock.seconds += 3600
+    save_config(config)
+    record = read_json(config.folder / "config.json")
+    assert record.pop("costs") == {"SFT": totals(read_costs(config.folder)["SFT"])}
+    assert record == dataclasses.asdict(config) and load_config(config.folder) == config
+    assert collect(config.folder)["settings"] == record
 
 
 def test_counters_are_added_by_name():

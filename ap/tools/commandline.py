@@ -177,8 +177,10 @@ def _close(word: str, words: Iterable[str], prefix: str = "") -> str:
 
 
 def save_config(config: Config) -> None:
-    """Write OUT/NAME/config.json. Later scripts of the same run start from it."""
-    write_json(config.folder / "config.json", dataclasses.asdict(config))
+    """Write OUT/NAME/config.json. Later scripts of the same run start from it. The costs in it (costs.py) stay."""
+    path = config.folder / "config.json"
+    costs = read_json(path).get("costs") if path.exists() else None
+    write_json(path, dataclasses.asdict(config) | ({"costs": costs} if costs else {}))
 
 
 def load_config(folder: Path) -> Config:
@@ -187,6 +189,7 @@ def load_config(folder: Path) -> Config:
     record = read_json(path)
     if not isinstance(record, dict):
         raise UserError(f"{path} does not hold settings; correct it, or use another --name.")
+    record.pop("costs", None)  # what the stages cost is no setting
     for name, value in record.items():
         if name not in FIELDS:
             raise UserError(f"{path}: unknown setting {name!r}{_close(name, FIELDS)}; "

@@ -63,7 +63,10 @@ def stage(name: str, config: Config, ranks: Ranks, players: Mapping[str, object]
         write()
     ranks.barrier()  # all have written
     if ranks.is_main:
-        print("\n".join(lines_of(name, read_costs(config.folder)[name])), flush=True)
+        costs, settings = read_costs(config.folder), config.folder / "config.json"
+        print("\n".join(lines_of(name, costs[name])), flush=True)
+        if settings.exists():  # it says what a run was, so also what it cost
+            write_json(settings, read_json(settings) | {"costs": {each: totals(costs[each]) for each in costs}})
 
 
 def during(name: str, steps: Iterable, config: Config, policy: Policy, players: Mapping[str, object] = {}) -> Iterator:

@@ -73,7 +73,8 @@ def collect(folder: Path) -> dict[str, Any]:
     pairs, train = pair_up(before.get("transcripts", ()), after.get("transcripts", ())), files["trajectories.jsonl"]
     solved = [problem for problem in problems if (problem.get("pass_rate") or 0) > 0]
     return {
-        "name": folder.resolve().name, "facts": facts, "settings": config, "stages": STAGES,
+        "name": folder.resolve().name, "facts": facts, "stages": STAGES,
+        "settings": {name: value for name, value in config.items() if name != "costs"},
         "missing": {name: meaning for name, meaning in FILES.items() if not files[name]},
         "table": compare(before, after), "changes": changes(before.get("valid", ()), after.get("valid", ())),
         "series": {"metrics": averaged(metrics), "sft": averaged(files["sft_metrics.jsonl"])},
