@@ -1,4 +1,5 @@
 """Sharded weights: two and four processes compute what one does, and each can go on from another's checkpoint."""
+import contextlib
 import json
 import os
 import random
@@ -179,11 +180,18 @@ def save_two_steps(folder: Path, world: int) -> None:
                 torch.save(logits.detach(), folder / name / "logits.pt")
 
 
+def free_port() -> int:
+    """Below those that the system gives to connections, so that none of these takes it before it is listened at."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("none of 100 ports is free")
+
+
 def launch(world: int, function, *arguments) -> None:
     """Run a function in `world` forked processes, as torchrun would start them; AssertionError if one fails."""
-    with socket.socket() as free_port:
-        free_port.bind(("127.0.0.1", 0))
-        port = free_port.getsockname()[1]
+    port = free_port()
     children = []
     for rank in range(world):
         child = os.fork()
