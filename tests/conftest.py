@@ -1,7 +1,10 @@
 """What several test files need: a tiny run folder made by the real stage 1, and an environment around it."""
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
+import socket
 from dataclasses import replace
 
 os.environ["OMP_NUM_THREADS"] = "1"  # results depend on it bit for bit: the same here and in every subprocess
@@ -33,6 +36,15 @@ def script(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def free_port() -> int:
+    """Below those that the system gives to connections, so that none of these takes it before it is listened at."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("none of 100 ports is free")
 
 
 def policy_of(model, tokenizer=None, config=Config(device="cpu"), ranks=Ranks(), lr=None):

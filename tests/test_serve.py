@@ -7,13 +7,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from conftest import free_port
 from test_tiny_cast import CHAIN, make_players, options
 from transformers.utils.import_utils import is_serve_available
 
@@ -32,9 +32,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def server(folder):
     """The server's address, and a function that ends it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder / "trained"),
                "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,

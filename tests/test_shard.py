@@ -1,10 +1,8 @@
 """Sharded weights: two and four processes compute what one does, and each can go on from another's checkpoint."""
-import contextlib
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import free_port
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
@@ -178,15 +177,6 @@ def save_two_steps(folder: Path, world: int) -> None:
             logits = whole(run.model, run.replica)(IDS).logits
             if ranks.is_main:
                 torch.save(logits.detach(), folder / name / "logits.pt")
-
-
-def free_port() -> int:
-    """Below those that the system gives to connections, so that none of these takes it before it is listened at."""
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("none of 100 ports is free")
 
 
 def launch(world: int, function, *arguments) -> None:

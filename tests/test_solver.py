@@ -56,6 +56,11 @@ def config(tmp_path):
         out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32,
         save_every=1, solver_sft_steps=2, solver_sft_batch=4, solver_steps=3, solver_groups=2, solver_group_size=3,
         solver_budget=6, solver_max_tokens=100, solver_eval=3, solver_eval_k=2)
+    return furnish(config)
+
+
+def furnish(config):
+    """Write a tokenizer and ten problems into the run's folder. Returns the config."""
     corpus = MINI.make_corpus(60, random.Random(0))
     texts = [f"{record['question']} {record['solution']}" for record in corpus]
     build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import policy_of
 from test_benchmarks import scripted
+from test_solver import furnish
 
 import run_solver
 from ap.answers.grading import Grade
@@ -17,13 +18,12 @@ from ap.arms.replay import Replay, draw, signal
 from ap.arms.solver_rewards import REWARDS, adactrl, laser, laser_de, level, pay, repetitive, surrogate, tag, targets
 from ap.config import Config
 from ap.engine.model import build_model
-from ap.files import UserError, read_jsonl, write_jsonl
+from ap.files import UserError, read_jsonl
 from ap.learn import grpo
 from ap.learn.policy import Policy
 from ap.learn.ranks import Ranks
 from ap.learn.training import start_of
 from ap.mini.domain import Mini
-from ap.mini.exercises import draw_sound
 from ap.mini.tokenizer import build_tokenizer
 from ap.tools.commandline import parse_config, save_config
 from ap.trajectory import Trajectory
@@ -280,14 +280,7 @@ def config(tmp_path):
         out=str(tmp_path), name="run", device="cpu", hidden_size=16, layers=1, heads=2, intermediate_size=32,
         save_every=2, solver_sft_steps=2, solver_sft_batch=4, solver_steps=4, solver_groups=3, solver_group_size=4,
         solver_budget=6, solver_lr=0.02, solver_max_tokens=80, solver_eval=2, solver_eval_k=2)
-    corpus = MINI.make_corpus(60, random.Random(0))
-    texts = [f"{record['question']} {record['solution']}" for record in corpus]
-    build_tokenizer(texts, [], 500).save_pretrained(config.folder / "tokenizer")
-    rng, taken = random.Random(1), set()
-    questions = [draw_sound(MINI, (2, 3), rng, taken) for _ in range(10)]
-    write_jsonl(config.folder / "problems.jsonl", [
-        {"question": question, "answer": MINI.check(question).answer} for question in questions])
-    save_config(config)
+    save_config(furnish(config))
     return config
 
 

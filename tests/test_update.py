@@ -2,14 +2,13 @@
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import policy_of
+from conftest import free_port, policy_of
 
 from ap.config import Config
 from ap.engine.model import build_model
@@ -255,11 +254,8 @@ with Ranks.start(Config(device="cpu")) as ranks:
 def two_ranks(tmp_path_factory):
     """What two gloo processes, started as torchrun starts them, computed, and what they printed."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shared = os.environ | {
-        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
     }
     processes = [
