@@ -199,6 +199,15 @@ def trainer_of(settings):
     return trainer
 
 
+def ours_of(trajectories, old, ref, settings):
+    """Our batch of these episodes, its actions, the log-probs of pi_old (B, T), and w' of the actions at pi_old."""
+    compare(trajectories, settings, "")
+    ours = collate(trajectories, 0)
+    actions, old = Actions.of(trajectories, ours), whole(trajectories, old)
+    weights, _ = mgpo_weights(old, old, whole(trajectories, ref), actions, settings)
+    return ours, actions, old, weights
+
+
 def test_weights_loss_and_gradient(batch, scripted, tiny):
     """The trainer's method writes our w' into the queue; verl's ppo_loss then has our loss and gradient to 1e-6."""
     rows, outputs = batch
@@ -209,11 +218,7 @@ def test_weights_loss_and_gradient(batch, scripted, tiny):
     assert meta.keys == rows.meta.keys and metrics["mgpo/weight_abs"] > 0
 
     trajectories = trajectories_of(outputs, scripted)
-    compare(trajectories, settings, "")
-    ours = collate(trajectories, 0)
-    actions = Actions.of(trajectories, ours)
-    old, ref = whole(trajectories, old), whole(trajectories, ref)
-    weights, _ = mgpo_weights(old, old, ref, actions, settings)
+    ours, actions, old, weights = ours_of(trajectories, old, ref, settings)
     written = rows.get("advantages").unbind()
     for row, place in enumerate(rows.rows):
         first, ids = trajectories[row].turns[0].start, actions.ids[row]
@@ -315,11 +320,7 @@ def test_one_step_of_two_ranks(batch, scripted, tiny, tokenizer, tmp_path):
     found = torch.load(tmp_path / "after-1.pt")
 
     trajectories = trajectories_of(outputs, scripted)
-    compare(trajectories, settings, "")
-    ours = collate(trajectories, 0)
-    actions = Actions.of(trajectories, ours)
-    old, ref = whole(trajectories, old), whole(trajectories, ref)
-    weights, _ = mgpo_weights(old, old, ref, actions, settings)
+    ours, actions, old, weights = ours_of(trajectories, old, ref, settings)
     lines = []
     for trajectory in trajectories:
         ids = torch.tensor([trajectory.ids])
