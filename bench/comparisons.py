@@ -78,9 +78,6 @@ CELLS = {
         "grpo": "--algorithm grpo --lr 5e-4",
         "grpo-fused": "--algorithm grpo-fused --lr 5e-4",
         "grpo-summed": "--algorithm grpo-summed --lr 5e-4",
-        # Adam's step is the same for a loss times k, but for the clipping of gradients: clipped at c it is the loss
-        # itself, clipped at c / k. Here k = 1.19, the std of A over that of A_E (386 recorded actions of an MGPO run).
-        "grpo-scaled": "--algorithm grpo --lr 5e-4 --max_grad_norm 0.84",
         "mgpo-placebo": "--placebo true",
         "mgpo-no-implicit-reward": "--implicit_reward false",
         **{f"{gate}-{updates}": f"{options} --updates {updates}" for updates in (8, 4, 2)
@@ -91,6 +88,11 @@ CELLS = {
         **REWARDS,
         "exact": "",
     }),
+    **_cells({"grpo-scaled": "--algorithm grpo --lr 5e-4"}, script=("bench/variants.py", "scaled")),
+    **_cells({"mgpo-random-edit": ""}, script=("bench/variants.py", "random-edit")),
+    **_cells({f"stale-{gate}{name}": f"{options} {rate}".strip() for name, rate in (("", ""), ("-fast", "--lr 2e-3"))
+              for gate, options in GATES.items() if gate != "clip" or not name},
+             script=("bench/variants.py", "stale")),
     **_cells({
         "mgpo-one-shot": "--one_shot true",
         "mgpo-tool": "--actions exec,submit",
@@ -102,6 +104,7 @@ CELLS = {
     **{name: Cell(name, script=("bench/critic.py", name)) for name in ("none", "1", "0.9", "0.7", "0.5")},
     **_cells({"hardness-4": "--hardness 4"}),
     **_cells({"sizes": "", "sizes-4": "--hardness 4"}, script=("bench/harder.py",)),
+    **_cells({"rare": "", "rare-4": "--hardness 4"}, script=("bench/harder.py", "rare")),
     **_cells({
         "proposer": "--solver_arm proposer",
         "random": "--solver_arm random",
@@ -124,8 +127,7 @@ TABLES = (
         _above("mgpo", "grpo", "mgpo-no-stage", "mgpo-placebo", "grpo-fused", "grpo-summed", "grpo-scaled")
         + _above("mgpo-no-stage", "grpo") + _above("grpo-fused", "grpo"),
         references=2, measures=("after/valid_rate", "after/reward", "after/hard_yield", "last/kl_to_ref"),
-        left_out="GRPO whose advantages are rescaled batch by batch to the std of the fused ones; grpo-scaled does it "
-        "with one constant. The learning rates were swept on two seeds, and not those of all cells."),
+        left_out="The learning rates were swept on two seeds, and not those of all cells."),
     Table(
         "gates", "The gates",
         "At one update a rollout the ratio is 1 and every gate is open. With 8, the asymmetric gate is better than the "
@@ -142,6 +144,16 @@ TABLES = (
          *_above("asymmetric-4", "off-4", "clip-4", "token-4")),
         measures=GATED),
     Table(
+        "stale", "The gates, with rollouts that are a step old",
+        "Where rollouts are of the policy of a step before, a ratio is not 1 even at the only update. There the "
+        "asymmetric gate is better than the symmetric one, than none, and than PPO's clip, and the more so at twice the "
+        "learning rate (fast).",
+        ("stale-asymmetric", "stale-off", "stale-clip", "stale-token", "stale-symmetric", "stale-asymmetric-fast",
+         "stale-off-fast", "stale-token-fast", "stale-symmetric-fast", "mgpo"),
+        (*_above("stale-asymmetric", "stale-off", "stale-clip", "stale-token", "stale-symmetric"),
+         *_above("stale-asymmetric-fast", "stale-off-fast")),
+        measures=GATED, left_out="Rollouts that are several steps old."),
+    Table(
         "workflow", "What the steps of the workflow are worth",
         "Each step adds valid problems: programs to the single message, reflection to these, editing to both. "
         "(*Choice*: the paper's rows are read as one growing series.) Each has experts and a pi_ref of its own.",
@@ -155,13 +167,14 @@ TABLES = (
         left_out="The solvers that learn from their problems, by which the paper compares them."),
     Table(
         "pruning", "Editing the skills",
-        "Editing makes more problems valid than redrawing does, also when there are more turns to redraw in, and when "
-        "the episodes begin with few skills, as pruned ones end.",
-        ("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
-        _above("mgpo", "mgpo-no-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
+        "Editing makes more problems valid than redrawing does, also when there are more turns to redraw in, when the "
+        "episodes begin with few skills, as pruned ones end, and when as many edits remove a skill at random.",
+        ("mgpo", "mgpo-no-edit", "mgpo-random-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
+        _above("mgpo", "mgpo-no-edit", "mgpo-random-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
         measures=("after/valid_rate", "after/skills_kept", "before/valid_rate", "after/turns",
                   "after/outcome/turn_limit"),
-        left_out="Pruning a random skill at the same rate. Few skills are evaluated on skill sets of 2 and 3."),
+        left_out="Few skills are evaluated on skill sets of 2 and 3. Random edits begin from the pi_ref of mgpo, whose "
+        "experts choose."),
     Table(
         "omega", "The weight of the stage advantage", "omega = 0.5 (mgpo) is best, as in the paper.",
         ("mgpo", "mgpo-no-stage", "omega-1", "omega-0.25", "omega-2"),
@@ -188,12 +201,12 @@ TABLES = (
         "harder", "A world in which a problem can be made harder at no risk",
         "In the miniature hardness lies only in which skills are kept, and a larger bonus (lambda = 4) does not make "
         "problems harder. Where the probers slip more often at larger numbers (sizes), it does, at an equal share of "
-        "valid problems.",
-        ("sizes-4", "sizes", "mgpo", "hardness-4"),
-        _above("sizes-4", "sizes") + _above("hardness-4", "mgpo") + (
+        "valid problems; and also where, besides, conflicts are rare.",
+        ("sizes-4", "sizes", "mgpo", "hardness-4", "rare-4", "rare"),
+        _above("sizes-4", "sizes") + _above("rare-4", "rare") + _above("hardness-4", "mgpo") + (
             Claim("the bonus does more in the world of sizes", ("sizes-4", "mgpo"), ("sizes", "hardness-4")),),
         measures=("after/hard_yield", "after/pass_rate", "after/valid_rate", "after/skills_kept", "before/hard_yield"),
-        left_out="Skill sets that conflict as rarely as the paper's; what these problems teach a solver."),
+        left_out="What these problems teach a solver. The worlds share pi_ref, which is of the miniature."),
     Table(
         "critic", "What a critic is worth",
         "The miniature with its exact check hidden from the process rewards, as where only models can judge a draft. "

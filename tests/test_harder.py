@@ -1,5 +1,6 @@
 """The world in which risk grows with the numbers: sizes by hand, and that a run really has these probers."""
 import random
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from conftest import script
 
 import ap.run
+import run_mgpo
 from ap.mini.domain import Mini
 from ap.mini.solvers import ProgramSolver
 from ap.trajectory import Problem
@@ -53,3 +55,25 @@ def test_a_run_has_these_probers(monkeypatch):
     harder.main(["--steps", "1"])
     assert seen == [(["--steps", "1"], harder.pool)]
     assert [prober.name for prober in harder.pool(MINI)] == ["slip-0.12-size", "slip-0.06-size", "slip-0.03-size"]
+
+
+def test_rare_conflicts(tiny, monkeypatch):
+    """A third of the conflicting sets remain, of those that are evaluated and of those that are drawn; others all do."""
+    monkeypatch.setattr(ap.run, "program_pool", ap.run.program_pool)
+    monkeypatch.setattr(run_mgpo, "Run", run_mgpo.Run)
+    monkeypatch.setattr(run_mgpo, "main", lambda argv: None)
+    harder.main(["rare"])
+    assert run_mgpo.Run is harder.RareConflicts and ap.run.program_pool is harder.pool
+
+    def conflict(skills):
+        return any(MINI.in_conflict(skills, skill) for skill in skills)
+
+    tiny = replace(tiny, eval_sets=300)
+    with ap.run.Run(tiny) as plain, run_mgpo.Run(tiny) as rare:
+        left = [skills for skills in plain.eval_sets if conflict(skills)]
+        assert [s for s in rare.eval_sets if not conflict(s)] == [s for s in plain.eval_sets if not conflict(s)]
+        assert sum(map(conflict, rare.eval_sets)) / len(left) == pytest.approx(1 / 3, abs=0.15)
+        rng = random.Random(0)
+        drawn = [conflict(rare.curriculum.draw(rng)) for _ in range(600)]
+        usual = sum(conflict(plain.curriculum.draw(rng)) for _ in range(600)) / 600
+        assert sum(drawn) / 600 == pytest.approx(usual / 3 / (1 - usual * 2 / 3), abs=0.05)
