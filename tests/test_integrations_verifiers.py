@@ -22,7 +22,7 @@ from ap.answers.tool_calls import tool_call_in  # noqa: E402
 from ap.files import UserError  # noqa: E402
 from ap.judge.judge import Judge  # noqa: E402
 from ap.learn.batch import Actions, collate  # noqa: E402
-from ap.learn.losses import mgpo_weights, spread_over_tokens  # noqa: E402
+from ap.learn.losses import mgpo_weights  # noqa: E402
 from ap.learn.mgpo import compare  # noqa: E402
 from ap.players.serve import Answers, Server  # noqa: E402
 from ap.tools.elsewhere import Host, host_of  # noqa: E402
@@ -181,17 +181,16 @@ def test_the_weights_on_the_nodes(group, tiny):
 
     compare(trajectories, tiny, "")
     actions = Actions.of(trajectories, batch)
-    w, _ = mgpo_weights(
+    expected, _ = mgpo_weights(
         of_nodes("trainer_logprobs"), batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
-    expected = spread_over_tokens(w, actions.ids)
     assert torch.equal(of_nodes("advantages"), expected) and expected.abs().max() > 0.5
     assert torch.tensor(traces[0].branches[0].advantages).count_nonzero() > 20
     for trace in traces:
         for node in trace.nodes:
             node.trainer_logprobs = None  # then the policy is still the one that sampled
     agentic_proposing.weigh(traces, replace(tiny, gate="off"))
-    w, _ = mgpo_weights(batch.old_logprobs, batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
-    assert torch.equal(of_nodes("advantages"), spread_over_tokens(w, actions.ids))
+    expected, _ = mgpo_weights(batch.old_logprobs, batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
+    assert torch.equal(of_nodes("advantages"), expected)
 
     node = [node for node in traces[1].nodes if node.sampled][1]
     kept, node.reference_logprobs = node.reference_logprobs, None
