@@ -4,6 +4,7 @@ Skipped without verl 0.9.1 and TransferQueue. What needs GPUs is not run: sampli
 """
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -333,6 +334,14 @@ def test_one_step_of_two_ranks(batch, scripted, tiny, tokenizer, tmp_path):
         assert torch.allclose(found["parameters"][name], parameter - parameter.grad, atol=1e-6), name
         assert parameter.grad.abs().max() > 1e-4, name
 
+    merged = subprocess.run(  # as docs/beyond-one-node.md says: out of verl, into a folder for eval.py and --model
+        [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir",
+         str(tmp_path / "actor"), "--target_dir", str(tmp_path / "proposer")], capture_output=True, text=True)
+    assert merged.returncode == 0, merged.stderr[-3000:]
+    back = Qwen3ForCausalLM.from_pretrained(tmp_path / "proposer", dtype=torch.float32)
+    for name, parameter in back.named_parameters():
+        assert torch.equal(parameter, found["parameters"][name].bfloat16().float()), name  # the merger's dtype
+
 
 def test_what_is_missing_is_told(batch, tiny, tmp_path):
     rows, _ = batch
@@ -364,6 +373,14 @@ def test_the_configuration(tiny, tmp_path):
     rollout = config.actor_rollout_ref.rollout
     assert (rollout.agent.default_agent_loop, rollout.response_length, rollout.n) == ("ap", 16384, 8)
     assert get_trainer_cls("mgpo_sync") is ap_verl.MgpoTrainer
+    page = (folder.parent.parent / "docs" / "beyond-one-node.md").read_text(encoding="utf-8")
+    one, two = re.findall(r"```\n([^`]*trainer\.nnodes=[^`]*)```", page)
+    overrides = [word for word in f"{one} {two}".split() if re.match(r"[+\w.]+=", word)]
+    assert len(overrides) > 8
+    with initialize_config_dir(str(folder), version_base=None):  # refuses a key that verl's configuration lacks
+        config = compose("mgpo", [word.replace("/shared/runs/NAME", str(tiny.folder)) for word in overrides])
+    assert (config.trainer.nnodes, ap_verl.settings_of(config).updates) == (2, 2)
+    assert config.data.train_batch_size == 2 * config.actor_rollout_ref.actor.ppo_mini_batch_size
     elsewhere([str(tiny.folder), "--rows", "3", "--out", str(tmp_path / "starts.parquet")])
     rows = pandas.read_parquet(tmp_path / "starts.parquet")
     assert list(rows["agent_name"]) == ["ap"] * 3 and rows["prompt"][0][1]["role"] == "user"

@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s, which only this machine reaches)")
     options = parser.parse_args(argv)
-    uvicorn.run(app_of(options.run), host=options.host, port=options.port, log_level="warning")
+    uvicorn.run(app_of(options.run), host=options.host, port=options.port, access_log=False)
 
 
 if __name__ == "__main__":
