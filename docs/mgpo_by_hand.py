@@ -84,13 +84,14 @@ def sections() -> list[str]:
     theta, old, ref = (logprobs_of(batch, policy) for policy in range(3))
     theta.requires_grad_()
     weights, parts = mgpo_weights(theta, old, ref, actions, SETTINGS)
-    loss = mgpo_loss(theta, actions.ids, weights) / batch.num_tokens
+    loss = mgpo_loss(theta, weights) / batch.num_tokens
     loss.backward()
-    ratios = action_ratios(theta.detach(), old, actions.ids, len(weights))
+    ratios = action_ratios(theta.detach(), old, actions.ids, len(actions.advantages))
     turns = [(number, turn) for number, t in enumerate(trajectories, 1) for turn in t.turns]
     names = [f"{number}  {STAGES[turn.stage]:9s} {turn.action:7s}" for number, turn in turns]
     first = [int((actions.ids == index).nonzero()[0, 1]) for index in range(len(turns))]  # its first token
-    gradients = [theta.grad[number - 1, at].item() for (number, _), at in zip(turns, first)]
+    gradients, weights = (
+        [values[number - 1, at].item() for (number, _), at in zip(turns, first)] for values in (theta.grad, weights))
     return [
         table("episode  V  rho    r_T     A_E", (
             f"{n}        {int(t.valid)}  {t.pass_rate:.2f}  {t.reward:5.2f}  {t.advantage:+.4f}"

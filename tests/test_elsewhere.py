@@ -1,15 +1,23 @@
 """Episodes that another engine samples: the same ids, masks, turns and rewards as ours, for the same messages."""
 import asyncio
 import shutil
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
+from conftest import script
 from test_rollout import MESSAGES, K
 
+import ap.tools.elsewhere
 from ap.files import UserError, read_jsonl
 from ap.judge.judge import Judge
 from ap.tools.elsewhere import Host, host_of, main, needs
 from ap.world.chat import stop_ids, written_ids
 from ap.world.rollout import Start, play_script
+
+ROOT = Path(__file__).parent.parent
+INTEGRATIONS = sorted((ROOT / "integrations").glob("*/*.py"))
+house = script(ROOT / "bench" / "house.py")
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +104,17 @@ def test_a_package_that_is_missing_or_another_version():
         needs("no-such-engine", "1.0")
     with pytest.raises(UserError, match="and what was tried is 0.1; pip install pytest==0.1."):
         needs("pytest", "0.1")
+
+
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=lambda path: path.parent.name)
+def test_an_integration_whose_engine_is_missing_or_another_version_says_so(path, monkeypatch):
+    """Before it imports anything of the engine, whether or not that is installed here."""
+    def none(package):
+        raise PackageNotFoundError(package)
+
+    engine = path.parent.name
+    for found, told in ((none, "is not installed"), (lambda package: "0.0.1", "0.0.1 is installed, and what was tried")):
+        monkeypatch.setattr(ap.tools.elsewhere, "version", found)
+        with pytest.raises(UserError, match=f"^{engine} {told}.*pip install {engine}==[0-9.]+"):
+            script(path)
+    assert len(INTEGRATIONS) == 4 and house.code_lines(path) <= 150

@@ -66,6 +66,16 @@ def test_imports_go_down_only(path):
     assert not {Path(name).stem for name in house.SCRIPTS} & set(house.imports(path))
 
 
+def test_the_code_imports_no_other_engine():
+    """Each is imported in its folder of integrations/ alone, and nobody must install it."""
+    engines = {path.name for path in (ROOT / "integrations").iterdir()} | {"ray", "transfer_queue"}
+    assert len(engines) == 6
+    for path in (*ALL, *SCRIPTS):
+        assert not engines & {name.split(".")[0] for name in house.imports(path)}, path
+    wanted = (ROOT / "requirements.txt").read_text().lower()
+    assert not {engine for engine in engines if re.search(rf"^{engine}\b", wanted, re.MULTILINE)}
+
+
 def test_scripts_do_not_import_each_other():
     names = {path.stem for path in SCRIPTS}
     for path in SCRIPTS:

@@ -97,7 +97,7 @@ def test_one_step_of_the_trainer(pupil, tokenizer, episodes, settings, tmp_path)
             parameter.copy_(other)
     weights, parts = mgpo_weights(batch.old_logprobs, batch.old_logprobs, ref_logprobs, actions, settings)
     logprobs, _ = token_logprobs(ours, batch.ids, batch.loss_mask)
-    loss = mgpo_loss(logprobs, actions.ids, weights) / batch.num_tokens
+    loss = mgpo_loss(logprobs, weights) / batch.num_tokens
     loss.backward()
     print(f"trl loss {found:.8f}  ap loss {loss.item():.8f}")
     assert found == pytest.approx(loss.item(), abs=1e-8) and abs(found) > 1e-4

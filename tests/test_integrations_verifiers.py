@@ -1,6 +1,8 @@
 """integrations/verifiers under vf-eval: the episodes, rewards and weights are ours. Skipped without verifiers 0.4.0."""
 import json
+import os
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -15,6 +17,7 @@ if verifiers.__version__ != "0.4.0":
 import torch  # noqa: E402
 import verifiers.v1 as vf  # noqa: E402
 import test_rollout  # noqa: E402
+from conftest import free_port  # noqa: E402
 from test_endpoint import Server as Fake  # noqa: E402
 from verifiers.v1.cli.eval.main import main as vf_eval  # noqa: E402
 
@@ -22,7 +25,7 @@ from ap.answers.tool_calls import tool_call_in  # noqa: E402
 from ap.files import UserError  # noqa: E402
 from ap.judge.judge import Judge  # noqa: E402
 from ap.learn.batch import Actions, collate  # noqa: E402
-from ap.learn.losses import mgpo_weights, spread_over_tokens  # noqa: E402
+from ap.learn.losses import mgpo_weights  # noqa: E402
 from ap.learn.mgpo import compare  # noqa: E402
 from ap.players.serve import Answers, Server  # noqa: E402
 from ap.tools.elsewhere import Host, host_of  # noqa: E402
@@ -45,9 +48,7 @@ def evaluate(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["vf-eval"])
         vf_eval(["agentic-proposing", "--env.taskset.run", str(tiny.folder), "-m", "pupil", "--client.base-url", url,
                  "--client.api-key-var", "NO_KEY", "--no-push", *options])
-        [path] = tmp_path.glob("outputs/*/traces.jsonl")
-        records = [json.loads(line)["traces"][0] for line in path.read_text().splitlines()]
-        return [vf.WireTrace.model_validate(record) for record in records]
+        return traces_in(tmp_path)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield run
@@ -57,8 +58,62 @@ def evaluate(tiny, tmp_path, monkeypatch):
     host_of.cache_clear()
 
 
+def traces_in(folder):
+    [path] = folder.glob("outputs/*/traces.jsonl")
+    records = [json.loads(line)["traces"][0] for line in path.read_text().splitlines()]
+    return [vf.WireTrace.model_validate(record) for record in records]
+
+
 def said(trace):
     return [trace.nodes[turn["node"]].message.content or "" for turn in trace.info["episode"]["turns"]]
+
+
+def judged_here(traces, run, tokenizer, tiny):
+    """Our own episodes of the traces' messages. Rewards, outcomes, stages and process rewards must be equal."""
+    judge, found = Judge(run.committee, run.fixed_prober, tokenizer, tiny), []
+    for trace in traces:
+        left, told = iter(said(trace)), trace.info["episode"]
+        ours = play_script(run.env, tokenizer, Start(K, key=told["key"]), lambda episode: next(left), tiny.max_tokens)
+        judge.judge(ours, run.known)
+        assert trace.reward == ours.reward == told["reward"]
+        assert (told["outcome"], told["valid"], told["pass_rate"]) == (ours.outcome, ours.valid, ours.pass_rate)
+        assert [(turn["action"], turn["stage"], turn["process_reward"]) for turn in told["turns"]] == [
+            (turn.action, turn.stage, turn.process_reward) for turn in ours.turns]
+        assert trace.metrics["valid"] == ours.valid and trace.num_branches == 1
+        found.append(ours)
+    return found
+
+
+def test_eight_episodes_by_the_commands(pupil, tokenizer, run, tiny, tmp_path):
+    """The same from a shell, in processes of their own. Only where episodes begin is set here, to the skills that the
+    pupil knows. With a seed, which vf-eval sends as text, equal requests get equal replies."""
+    for part in (pupil, tokenizer):
+        part.save_pretrained(tmp_path / "pupil")
+    (tmp_path / "from_k.py").write_text(
+        "from agentic_proposing import *\nfrom agentic_proposing import __all__\nfrom ap.tools.elsewhere import Host\n"
+        f"Host.starts = lambda self, count, held_out=False: [{K}] * count\n")
+    paths = os.pathsep.join(map(str, (FOLDER, FOLDER.parent.parent, tmp_path)))
+    port, environment = free_port(), os.environ | {"PYTHONPATH": paths}
+    asked = [Path(sys.executable).parent / "vf-eval", "from-k", "-m", "pupil", "--client.base-url",
+             f"http://127.0.0.1:{port}/v1", "--client.api-key-var", "NO_KEY", "--no-push",
+             "--env.taskset.run", str(tiny.folder)]
+    with subprocess.Popen(
+            [sys.executable, "-m", "ap.players.serve", "--model", "pupil", "--port", str(port), "--device", "cpu"],
+            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert f":{port}/v1" in server.stdout.readline()
+            for name, options in (("eight", ["-n", "8"]), ("two", ["-n", "2", "--sampling.seed", "7"])):
+                (tmp_path / name).mkdir()
+                done = subprocess.run([*asked, *options], cwd=tmp_path / name, env=environment, capture_output=True,
+                                      text=True, timeout=300)
+                assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        finally:
+            server.terminate()
+    eight, two = traces_in(tmp_path / "eight"), traces_in(tmp_path / "two")
+    assert (len(eight), len(two)) == (8, 2) and [error for trace in eight + two for error in trace.errors] == []
+    print("r_T of the eight:", [ours.reward for ours in judged_here(eight + two, run, tokenizer, tiny)][:8])
+    assert len({tuple(said(trace)) for trace in eight}) > 2 and said(two[0]) == said(two[1])
+    assert max(trace.reward for trace in eight) > 0
 
 
 def test_eight_episodes_against_our_own_server(evaluate, pupil, tokenizer, run, tiny, tmp_path):
@@ -70,16 +125,8 @@ def test_eight_episodes_against_our_own_server(evaluate, pupil, tokenizer, run, 
         traces = evaluate(server.url, "-n", "2", "-r", "4")
         server.shutdown()
     assert len(traces) == 8 and [error for trace in traces for error in trace.errors] == []
-    judge, asked = Judge(run.committee, run.fixed_prober, tokenizer, tiny), []
-    for trace in traces:
-        left, found = iter(said(trace)), trace.info["episode"]
-        ours = play_script(run.env, tokenizer, Start(K, key=found["key"]), lambda episode: next(left), tiny.max_tokens)
-        judge.judge(ours, run.known)
-        assert trace.reward == ours.reward == found["reward"]
-        assert (found["outcome"], found["valid"], found["pass_rate"]) == (ours.outcome, ours.valid, ours.pass_rate)
-        assert [(turn["action"], turn["stage"], turn["process_reward"]) for turn in found["turns"]] == [
-            (turn.action, turn.stage, turn.process_reward) for turn in ours.turns]
-        assert trace.metrics["valid"] == ours.valid and trace.num_branches == 1
+    asked = []
+    for trace, ours in zip(traces, judged_here(traces, run, tokenizer, tiny)):
         if said(trace) == [text for text, *_ in MESSAGES][:trace.num_turns]:  # written as its tokenizer writes it
             asked.append([call.usage.prompt_tokens for call in trace.calls])
             assert asked[-1] == [turn.start for turn in ours.turns]  # the template's prompts are what we would append
@@ -181,17 +228,16 @@ def test_the_weights_on_the_nodes(group, tiny):
 
     compare(trajectories, tiny, "")
     actions = Actions.of(trajectories, batch)
-    w, _ = mgpo_weights(
+    expected, _ = mgpo_weights(
         of_nodes("trainer_logprobs"), batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
-    expected = spread_over_tokens(w, actions.ids)
     assert torch.equal(of_nodes("advantages"), expected) and expected.abs().max() > 0.5
     assert torch.tensor(traces[0].branches[0].advantages).count_nonzero() > 20
     for trace in traces:
         for node in trace.nodes:
             node.trainer_logprobs = None  # then the policy is still the one that sampled
     agentic_proposing.weigh(traces, replace(tiny, gate="off"))
-    w, _ = mgpo_weights(batch.old_logprobs, batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
-    assert torch.equal(of_nodes("advantages"), spread_over_tokens(w, actions.ids))
+    expected, _ = mgpo_weights(batch.old_logprobs, batch.old_logprobs, of_nodes("reference_logprobs"), actions, tiny)
+    assert torch.equal(of_nodes("advantages"), expected)
 
     node = [node for node in traces[1].nodes if node.sampled][1]
     kept, node.reference_logprobs = node.reference_logprobs, None

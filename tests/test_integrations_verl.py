@@ -4,6 +4,7 @@ Skipped without verl 0.9.1 and TransferQueue. What needs GPUs is not run: sampli
 """
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -200,12 +201,12 @@ def trainer_of(settings):
 
 
 def ours_of(trajectories, old, ref, settings):
-    """Our batch of these episodes, its actions, the log-probs of pi_old (B, T), and w' of the actions at pi_old."""
+    """Our batch of these episodes, the log-probs of pi_old (B, T), and w' (B, T) at pi_old."""
     compare(trajectories, settings, "")
     ours = collate(trajectories, 0)
     actions, old = Actions.of(trajectories, ours), whole(trajectories, old)
     weights, _ = mgpo_weights(old, old, whole(trajectories, ref), actions, settings)
-    return ours, actions, old, weights
+    return ours, old, weights
 
 
 def test_weights_loss_and_gradient(batch, scripted, tiny):
@@ -218,11 +219,10 @@ def test_weights_loss_and_gradient(batch, scripted, tiny):
     assert meta.keys == rows.meta.keys and metrics["mgpo/weight_abs"] > 0
 
     trajectories = trajectories_of(outputs, scripted)
-    ours, actions, old, weights = ours_of(trajectories, old, ref, settings)
+    ours, old, weights = ours_of(trajectories, old, ref, settings)
     written = rows.get("advantages").unbind()
     for row, place in enumerate(rows.rows):
-        first, ids = trajectories[row].turns[0].start, actions.ids[row]
-        expected = torch.where(ids >= 0, weights[ids], 0.0)[first:len(trajectories[row].ids)]
+        expected = weights[row, trajectories[row].turns[0].start:len(trajectories[row].ids)]
         assert torch.allclose(written[place], expected, atol=1e-6)
     padding = set(range(len(rows.meta.keys))) - set(rows.rows)
     assert len(padding) == 2 and not any(written[place].any() for place in padding)
@@ -245,7 +245,7 @@ def test_weights_loss_and_gradient(batch, scripted, tiny):
     for row, place in enumerate(rows.rows):
         mine[row, 1:len(trajectories[row].ids)] = flat[place][:-1]
     mine.requires_grad_()
-    expected = mgpo_loss(mine, actions.ids, weights) / ours.num_tokens
+    expected = mgpo_loss(mine, weights) / ours.num_tokens
     expected.backward()
     print(f"verl loss {loss.item():.9f}  ap loss {expected.item():.9f}")
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6) and abs(expected.item()) > 1e-3
@@ -290,8 +290,8 @@ def test_two_updates_a_rollout(batch, scripted, tiny, monkeypatch):
         now = whole(some, [moved[key] for key in keys]) if part else before
         weights, parts = mgpo_weights(now, before, reference, actions, settings)
         for row, key in enumerate(keys):
-            ids = actions.ids[row][some[row].turns[0].start:len(some[row].ids)]
-            assert torch.allclose(theirs[key], torch.where(ids >= 0, weights[ids], 0.0), atol=1e-6)
+            expected = weights[row, some[row].turns[0].start:len(some[row].ids)]
+            assert torch.allclose(theirs[key], expected, atol=1e-6)
         assert bool((parts.gate < 0.99).any()) == bool(part)
 
 
@@ -320,19 +320,27 @@ def test_one_step_of_two_ranks(batch, scripted, tiny, tokenizer, tmp_path):
     found = torch.load(tmp_path / "after-1.pt")
 
     trajectories = trajectories_of(outputs, scripted)
-    ours, actions, old, weights = ours_of(trajectories, old, ref, settings)
+    ours, old, weights = ours_of(trajectories, old, ref, settings)
     lines = []
     for trajectory in trajectories:
         ids = torch.tensor([trajectory.ids])
         line = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
         lines.append(torch.nn.functional.pad(line, (1, old.shape[1] - len(trajectory.ids))))
-    expected = mgpo_loss(torch.stack(lines), actions.ids, weights) / ours.num_tokens
+    expected = mgpo_loss(torch.stack(lines), weights) / ours.num_tokens
     expected.backward()
     print(f"verl loss {found['loss']:.9f}  ap loss {expected.item():.9f}")
     assert found["loss"] == pytest.approx(expected.item(), rel=1e-6) and abs(expected.item()) > 1e-3
     for name, parameter in model.named_parameters():
         assert torch.allclose(found["parameters"][name], parameter - parameter.grad, atol=1e-6), name
         assert parameter.grad.abs().max() > 1e-4, name
+
+    merged = subprocess.run(  # as docs/beyond-one-node.md says: out of verl, into a folder for eval.py and --model
+        [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp", "--local_dir",
+         str(tmp_path / "actor"), "--target_dir", str(tmp_path / "proposer")], capture_output=True, text=True)
+    assert merged.returncode == 0, merged.stderr[-3000:]
+    back = Qwen3ForCausalLM.from_pretrained(tmp_path / "proposer", dtype=torch.float32)
+    for name, parameter in back.named_parameters():
+        assert torch.equal(parameter, found["parameters"][name].bfloat16().float()), name  # the merger's dtype
 
 
 def test_what_is_missing_is_told(batch, tiny, tmp_path):
@@ -365,6 +373,14 @@ def test_the_configuration(tiny, tmp_path):
     rollout = config.actor_rollout_ref.rollout
     assert (rollout.agent.default_agent_loop, rollout.response_length, rollout.n) == ("ap", 16384, 8)
     assert get_trainer_cls("mgpo_sync") is ap_verl.MgpoTrainer
+    page = (folder.parent.parent / "docs" / "beyond-one-node.md").read_text(encoding="utf-8")
+    one, two = re.findall(r"```\n([^`]*trainer\.nnodes=[^`]*)```", page)
+    overrides = [word for word in f"{one} {two}".split() if re.match(r"[+\w.]+=", word)]
+    assert len(overrides) > 8
+    with initialize_config_dir(str(folder), version_base=None):  # refuses a key that verl's configuration lacks
+        config = compose("mgpo", [word.replace("/shared/runs/NAME", str(tiny.folder)) for word in overrides])
+    assert (config.trainer.nnodes, ap_verl.settings_of(config).updates) == (2, 2)
+    assert config.data.train_batch_size == 2 * config.actor_rollout_ref.actor.ppo_mini_batch_size
     elsewhere([str(tiny.folder), "--rows", "3", "--out", str(tmp_path / "starts.parquet")])
     rows = pandas.read_parquet(tmp_path / "starts.parquet")
     assert list(rows["agent_name"]) == ["ap"] * 3 and rows["prompt"][0][1]["role"] == "user"

@@ -95,10 +95,19 @@ def naive_weights(logprobs, old, ref, action_ids, advantages, groups, beta, tau_
     return r, ratio, w, gated
 
 
+def weights_by_action(batch, **settings):
+    """losses.mgpo_weights of a random batch; w' of all tokens (B, T) read as one number for each action."""
+    weights, parts = mgpo_weights(*batch, **settings)
+    action_ids, advantages = batch[3:5]
+    found = torch.stack([weights[action_ids == action][0] for action in range(len(advantages))])
+    assert torch.equal(weights, torch.where(action_ids >= 0, found[action_ids], 0.0))
+    return found, parts
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_mgpo_weights_is_the_naive_formula(seed):
     batch = random_batch(seed)
-    weights, actions = mgpo_weights(*batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
+    weights, actions = weights_by_action(batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
     statistics = weight_statistics(actions)
     r, ratio, w, gated = naive_weights(*batch, beta=0.3, tau_pos=1.0, tau_neg=2.0)
     assert weights.tolist() == pytest.approx(gated, abs=1e-12)
@@ -112,23 +121,23 @@ def test_mgpo_weights_is_the_naive_formula(seed):
 
 def test_mgpo_weights_sum_to_zero_before_the_gate():
     batch = random_batch(0)
-    weights, _ = mgpo_weights(*(x.float() if x.is_floating_point() else x for x in batch), beta=0.3, tau_pos=1.0,
-                              tau_neg=2.0, gate="off")
+    weights, _ = weights_by_action(
+        [x.float() if x.is_floating_point() else x for x in batch], beta=0.3, tau_pos=1.0, tau_neg=2.0, gate="off")
     for group in (0, 1):
         assert abs(weights[batch[-1] == group].sum().item()) < 1e-5
 
 
 def test_mgpo_weights_settings():
     batch, temperatures = random_batch(1), dict(beta=0.3, tau_pos=1.0, tau_neg=2.0)
-    asymmetric, _ = mgpo_weights(*batch, **temperatures)
-    symmetric, _ = mgpo_weights(*batch, **temperatures, gate="symmetric")
-    off, actions = mgpo_weights(*batch, **temperatures, gate="off")
+    asymmetric, _ = weights_by_action(batch, **temperatures)
+    symmetric, _ = weights_by_action(batch, **temperatures, gate="symmetric")
+    off, actions = weights_by_action(batch, **temperatures, gate="off")
     statistics = weight_statistics(actions)
     positive = off > 0
     assert torch.equal(asymmetric[positive], symmetric[positive])  # tau_pos in both
     assert (asymmetric[~positive] > symmetric[~positive]).all()  # less negative: the steeper gate damps more
     assert (symmetric.abs() < off.abs()).all() and statistics["gate_pos"] == statistics["gate_neg"] == 1.0
-    without, actions = mgpo_weights(*batch, **temperatures, gate="off", implicit_reward=False)
+    without, actions = weights_by_action(batch, **temperatures, gate="off", implicit_reward=False)
     advantages, groups = batch[-2:]
     for group in (0, 1):
         mine = advantages[groups == group]
@@ -139,7 +148,8 @@ def test_mgpo_weights_settings():
 def test_on_policy_from_the_reference_mgpo_is_reinforce_with_a_baseline():
     """pi_theta = pi_old = pi_ref: R_theta = 0, ratio = 1, so w' = A - mean A."""
     logprobs, _, _, action_ids, advantages, groups = random_batch(2)
-    weights, actions = mgpo_weights(logprobs, logprobs, logprobs, action_ids, advantages, groups, 0.3, 1.0, 2.0)
+    weights, actions = weights_by_action(
+        (logprobs, logprobs, logprobs, action_ids, advantages, groups), beta=0.3, tau_pos=1.0, tau_neg=2.0)
     statistics = weight_statistics(actions)
     for group in (0, 1):
         mine = advantages[groups == group]
@@ -160,7 +170,7 @@ def test_mgpo_loss_by_hand():
     """Eq. (MGPO loss): tokens -1, -2 | -3 | -1, -1, -1 with weights 1, -2, 0.5: -(1 * -3 + -2 * -3 + 0.5 * -3) = -1.5.
     The gradient of every token is minus the weight of its action."""
     logprobs = torch.tensor([[-9.0, -1, -2, -9, -3, -9], [-9, -1, -1, -1, -9, -9]], requires_grad=True)
-    loss = mgpo_loss(logprobs, ACTION_IDS, torch.tensor([1.0, -2.0, 0.5]))
+    loss = mgpo_loss(logprobs, torch.tensor([[0.0, 1, 1, 0, -2, 0], [0, 0.5, 0.5, 0.5, 0, 0]]))
     loss.backward()
     assert loss.item() == -1.5
     assert logprobs.grad.tolist() == [[0, -1, -1, 0, 2, 0], [0, -0.5, -0.5, -0.5, 0, 0]]
@@ -187,9 +197,8 @@ def test_the_losses_weigh_their_tokens_by_the_correction():
     """MGPO: tokens -2, -3 of w' = 1 and 0.5, corrections 2 and 0.5: -(2 * -2 + 0.25 * -3) = 4.75. GRPO on policy with
     A = 3: the gradient is -A times the correction; where it is 1 the loss has the very same bits as without."""
     logprobs = torch.tensor([[0.0, -2, -3]], requires_grad=True)
-    ids, correction = torch.tensor([[-1, 0, 1]]), torch.tensor([[1.0, 2.0, 0.5]])
-    weights, mask = torch.tensor([1.0, 0.5]), torch.tensor([[0.0, 1, 1]])
-    assert mgpo_loss(logprobs, ids, weights, correction).item() == 4.75
+    correction, weights, mask = torch.tensor([[[1.0, 2, 0.5]], [[0, 1, 0.5]], [[0, 1, 1]]])
+    assert mgpo_loss(logprobs, weights * correction).item() == 4.75
     loss, _ = losses.grpo_loss(
         logprobs, logprobs.detach(), torch.tensor([[3.0]]), mask, Config(), correction=correction)
     loss.backward()
@@ -197,7 +206,6 @@ def test_the_losses_weigh_their_tokens_by_the_correction():
     for seed in range(3):
         new, old, _, ids, advantages, _ = random_batch(seed)
         ones = torch.ones_like(new)
-        assert torch.equal(mgpo_loss(new, ids, advantages), mgpo_loss(new, ids, advantages, ones))
         arguments = new, old, spread_over_tokens(advantages, ids), (ids >= 0).double(), Config()
         assert torch.equal(losses.grpo_loss(*arguments)[0], losses.grpo_loss(*arguments, correction=ones)[0])
 
@@ -217,14 +225,21 @@ def test_token_gates_by_hand():
     ratio = moved.mean().exp().item()
     assert 1 / math.cosh((ratio - 1) / 2) ** 2 == pytest.approx(0.977, abs=5e-4)
     assert 1 / math.cosh((moved.sum().exp().item() - 1) / 2) ** 2 == pytest.approx(0.448, abs=5e-4)
-    for open_everywhere in (Config(), Config(gate_ratio="token", gate="off")):
-        assert token_gates(old + moved, old, ids, up, open_everywhere).tolist() == [[1, 1, 1, 1]]
+    assert token_gates(old + moved, old, ids, up, Config(gate_ratio="token", gate="off")).tolist() == [[1, 1, 1, 1]]
 
 
-def test_with_the_token_gate_the_weights_of_actions_are_not_gated():
+def test_with_the_token_gate_each_token_is_gated_by_its_own_ratio():
+    """w' is the ungated w of the action times the token's gate, which stands in the parts as the action's mean."""
     batch, rest = random_batch(0), dict(beta=0.3, tau_pos=1.0, tau_neg=2.0)
-    by_token, parts = mgpo_weights(*batch, **rest, gate_ratio="token")
-    assert torch.equal(by_token, mgpo_weights(*batch, **rest, gate="off")[0]) and (parts.gate == 1).all()
+    weights, parts = mgpo_weights(*batch, **rest, gate_ratio="token")
+    ungated, _ = mgpo_weights(*batch, **rest, gate="off", gate_ratio="token")
+    assert torch.equal(ungated, mgpo_weights(*batch, **rest, gate="off")[0])
+    logprobs, old, _, action_ids, advantages, _ = batch
+    tau = torch.where(ungated > 0, 1.0, 2.0)
+    gates = 1 / torch.cosh(tau / 2 * ((logprobs - old).exp() - 1)) ** 2
+    assert torch.allclose(weights, ungated * gates, atol=1e-12) and gates[action_ids >= 0].min() < 0.9
+    means = [gates[action_ids == action].mean().item() for action in range(len(advantages))]
+    assert parts.gate.tolist() == pytest.approx(means, abs=1e-12)
 
 
 def test_mgpo_weights_carry_no_gradient():
@@ -232,7 +247,7 @@ def test_mgpo_weights_carry_no_gradient():
     weights, _ = mgpo_weights(logprobs.requires_grad_(), *rest, beta=0.3, tau_pos=1.0, tau_neg=2.0)
     assert not weights.requires_grad
     with pytest.raises(AssertionError):
-        mgpo_loss(logprobs, rest[2], weights.requires_grad_())
+        mgpo_loss(logprobs, weights.requires_grad_())
 
 
 @pytest.mark.parametrize("sign, ratio, gradient", [
@@ -248,7 +263,7 @@ def test_four_cases_of_the_gate(sign, ratio, gradient):
     logprobs = (old + torch.tensor([[math.log(ratio)], [0.0]])).requires_grad_()
     ids, advantages = torch.tensor([[0], [1]]), torch.tensor([2.0 * sign, -2.0 * sign])
     weights, _ = mgpo_weights(logprobs, old, logprobs.detach(), ids, advantages, [0, 0], 0.1, 1.0, 2.0)
-    mgpo_loss(logprobs, ids, weights).backward()
+    mgpo_loss(logprobs, weights).backward()
     assert logprobs.grad[0].item() == pytest.approx(gradient, abs=1e-3)
 
 
@@ -337,7 +352,7 @@ def all_losses(logprobs, old, ref, action_ids, advantages):
     mask = (action_ids >= 0).to(logprobs)
     per_token = spread_over_tokens(advantages, action_ids)
     return [
-        mgpo_loss(logprobs, action_ids, advantages),
+        mgpo_loss(logprobs, per_token),
         grpo_loss(logprobs, old, per_token, mask, 0.2, 0.2, ref, 0.1)[0],
         sft_loss(logprobs, mask),
     ]
@@ -378,4 +393,5 @@ def test_mgpo_weights_of_nothing():
     nothing = torch.zeros(2, 3)
     ids = torch.full((2, 3), -1)
     weights, actions = mgpo_weights(nothing, nothing, nothing, ids, torch.zeros(0), [], 0.1, 1.0, 2.0)
-    assert weights.shape == (0,) and all(math.isfinite(value) for value in weight_statistics(actions).values())
+    assert not weights.any() and weights.shape == (2, 3) and actions.zero_sum.shape == (0,) and all(
+        math.isfinite(value) for value in weight_statistics(actions).values())

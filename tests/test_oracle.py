@@ -58,7 +58,7 @@ def mgpo(advantages, tau_neg: float = 2.0, gate: str = "asymmetric"):
         action_ids = torch.arange(len(arms)).unsqueeze(1)  # (B, 1)
         column = [x.unsqueeze(1) for x in (logprobs, old, ref)]
         weights, _ = mgpo_weights(*column, action_ids, table[arms], [0] * len(arms), BETA, 1.0, tau_neg, gate)
-        return mgpo_loss(column[0], action_ids, weights)
+        return mgpo_loss(column[0], weights)
 
     return loss_of
 
@@ -93,7 +93,7 @@ def test_without_the_implicit_reward_nothing_holds_the_policy_at_the_reference()
     """R_theta left out of w: the best arm takes all, which is the optimum without a KL constraint."""
     def loss_of(logprobs, old, ref, arms):
         weights = zero_sum_weights(REWARDS, [0.0] * 6, [0] * 6)
-        return mgpo_loss(logprobs.unsqueeze(1), ARMS.unsqueeze(1), torch.tensor(weights, dtype=torch.float64))
+        return mgpo_loss(logprobs, torch.tensor(weights, dtype=torch.float64))
 
     assert train(loss_of, rollouts=500, lr=4.0)[0].exp() > 0.99
 
@@ -126,7 +126,7 @@ def test_zero_sum_weights_have_the_gradient_of_gvpo(seed):
     detached_mean = 0.5 * (((r - r.mean().detach()) - (a - a.mean())) ** 2).sum()
     action_ids = torch.arange(5).unsqueeze(1).expand(5, 3)
     weights, _ = mgpo_weights(logprobs, logprobs.detach(), ref, action_ids, a, [0] * 5, BETA, 1.0, 2.0)
-    ours = BETA * mgpo_loss(logprobs, action_ids, weights)
+    ours = BETA * mgpo_loss(logprobs, weights)
     expected, same, gradient = (
         torch.autograd.grad(loss, logprobs, retain_graph=True)[0] for loss in (squared, detached_mean, ours))
     assert torch.allclose(expected, same, rtol=0, atol=1e-14)

@@ -133,7 +133,9 @@ def test_tools_go_through_the_template(server, tokenizer, monkeypatch):
     (hello(response_format={"type": "json_object"}), "response_format is not supported"),
     (hello(presence_penalty=0.5), "presence_penalty is not supported"), (hello(min_p=0.1), "unknown parameter 'min_p'"),
     (hello(n=0), "n must be from 1 to 128"), (hello(n=1.5), "n must be a whole number"),
-    (hello(max_tokens=0), "max_tokens must be at least 1"), (hello(max_tokens="9"), "must be a whole number"),
+    (hello(max_tokens=0), "max_tokens must be at least 1"), (hello(max_tokens="nine"), "must be a whole number"),
+    (hello(seed="[7]"), "seed must be a whole number"), (hello(n='"2"'), "n must be a whole number"),
+    (hello(temperature="NaN"), "temperature must be a number"), (hello(top_k="[" * 99999), "must be a whole number"),
     (hello(temperature=-1), "temperature must be from"), (hello(temperature=float("nan")), "must be a number"),
     (hello(temperature=True), "temperature must be a number"), (hello(top_p=0), "top_p must be above 0"),
     (hello(top_k=10**30), "top_k must be from"), (hello(seed=float("inf")), "seed must be a whole number"),
@@ -149,6 +151,16 @@ def test_what_has_no_influence_is_taken():
     request = read_request(hello(user="me", stream=False, logprobs=None, presence_penalty=0, tool_choice="none",
                                  max_tokens=9, max_completion_tokens=4.0, seed=-7))
     assert (request.most, request.seed, request.n, request.temperature) == (4, -7, 1, 1.0)
+
+
+def test_numbers_may_be_written_as_text():
+    """As vf-eval writes --sampling.seed, which its settings do not know; the limits hold all the same."""
+    request = read_request(hello(seed="7", n="2", max_tokens="9.0", temperature="0.5", top_p="1", top_k="3"))
+    assert (request.seed, request.n, request.most, request.temperature, request.top_p, request.top_k) == (
+        7, 2, 9, 0.5, 1.0, 3)
+    assert type(request.seed) is type(request.most) is int and type(request.top_p) is float
+    with pytest.raises(Refused, match="n must be from 1 to 128"):
+        read_request(hello(n="129"))
 
 
 def test_bad_requests_get_a_sentence_and_the_server_goes_on(server):

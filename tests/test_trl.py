@@ -135,10 +135,10 @@ def test_gated_weights_times_ratio_are_sapo(tokenizer, tmp_path, batch, off_poli
         batch["old"] = logprobs.detach()
     weights, _ = mgpo_weights(logprobs, batch["old"], batch["ref"], action_ids, batch["advantages"][trained],
                               [0] * number, beta=0.1, tau_pos=1.0, tau_neg=2.0, implicit_reward=False)
-    ratio = (logprobs - batch["old"]).detach().exp()[trained]
+    ratio = (logprobs - batch["old"]).detach().exp()
 
     def gradient_of(weights):
-        loss = per_row(batch, lambda rows: mgpo_loss(logprobs[rows], action_ids[rows], weights))
+        loss = per_row(batch, lambda rows: mgpo_loss(logprobs[rows], weights[rows]))
         return torch.autograd.grad(loss, logprobs)[0]
 
     _, sapo = trl_loss(tokenizer, tmp_path, batch, loss_type="sapo", sapo_temperature_pos=1.0, sapo_temperature_neg=2.0)

@@ -1,7 +1,8 @@
 """One rank of two that take one step with verl's FSDP2 worker, without a GPU. Each is a process of its own: verl looks
 for its device while it is imported, and its engine is registered for GPUs, for one of which we pass a CPU.
 
-    python verl_on_cpu.py FOLDER RANK    # rows.pt, model/ -> after-RANK.pt: the loss, the parameters after the step
+    python verl_on_cpu.py FOLDER RANK    # rows.pt, model/ -> after-RANK.pt: the loss, the parameters after the step;
+                                         # actor/: verl's own checkpoint of them
 """
 import os
 import sys
@@ -58,6 +59,7 @@ def main(folder: Path, rank: int) -> None:
     metrics = tu.get(worker.train_mini_batch(data), "metrics")
     after = {name: value.full_tensor() for name, value in worker.engine.module.state_dict().items()}
     torch.save({"loss": metrics["loss"][0], "parameters": after}, folder / f"after-{rank}.pt")
+    worker.save_checkpoint(str(folder / "actor"))
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -107,7 +107,7 @@ class WeightParts(NamedTuple):
     """The parts that the actions' weights w' are made of, each (num_actions,) float64 on the CPU."""
 
     zero_sum: Tensor  # w
-    gate: Tensor
+    gate: Tensor  # with --gate_ratio token, the mean over the action's tokens
     implicit_reward: Tensor  # R_theta
 
 
@@ -115,15 +115,16 @@ class WeightParts(NamedTuple):
 def mgpo_weights(
     logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, actions: Actions, settings: MgpoSettings
 ) -> tuple[Tensor, WeightParts]:
-    """w': the weight of every action in the MGPO loss, (num_actions,), and the parts that it is made of.
+    """w': the weight of every token in the MGPO loss, (B, T), and the parts that it is made of, by actions.
 
     Eq. (gated weight): w'(i,t) = sech^2( (tau/2) * (ratio(i,t) - 1) ) * w(i,t)
 
     with R_theta of Eq. (implicit reward), w of Eq. (zero-sum weight), ratio of Eq. (ratio), the sech^2 of Eq. (gate).
-    logprobs, old_logprobs, ref_logprobs are (B, T) and must hold all actions of each group in them, since w compares
-    within groups. The settings used are beta; tau_pos and tau_neg; gate: "asymmetric", "symmetric" (tau_pos for both
-    signs) or "off" (w' = w); gate_ratio: "token" leaves the gate to token_gates; implicit_reward: False leaves R_theta
-    out of w.
+    Each token has the w' of its action, and 0 where it is not trained. run_mgpo.py and every other engine
+    (tools/columns.py) get their weights here. logprobs, old_logprobs, ref_logprobs are (B, T) and must hold all actions
+    of each group in them, since w compares within groups. The settings used are beta; tau_pos and tau_neg; gate:
+    "asymmetric", "symmetric" (tau_pos for both signs) or "off" (w' = w); gate_ratio: "token" gates by token_gates
+    instead; implicit_reward: False leaves R_theta out of w.
 
     *Choice*: w' is a constant for the gradient (hence no_grad). A gradient through w' leads to another policy than
     pi_ref * exp(A / beta) / Z, as a test shows. w sums to 0 in a group; w' in general does not.
@@ -133,9 +134,13 @@ def mgpo_weights(
     subtracted = r_theta if settings.implicit_reward else torch.zeros_like(r_theta)
     w = torch.tensor(
         zero_sum_weights(actions.advantages.tolist(), subtracted.tolist(), actions.groups), dtype=torch.float64)
+    if settings.gate_ratio == "token":
+        by_token = token_gates(logprobs, old_logprobs, actions.ids, w, settings)
+        gates = mean_by_action(by_token, actions.ids, num_actions).double().cpu()
+        return spread_over_tokens(w.to(logprobs), actions.ids) * by_token, WeightParts(w, gates, r_theta)
     ratio = action_ratios(logprobs, old_logprobs, actions.ids, num_actions).double().cpu()
-    gates = gates_of(ratio, w, settings) if settings.gate_ratio == "action" else torch.ones_like(w)
-    return (gates * w).to(logprobs), WeightParts(w, gates, r_theta)
+    gates = gates_of(ratio, w, settings)
+    return spread_over_tokens((gates * w).to(logprobs), actions.ids), WeightParts(w, gates, r_theta)
 
 
 def gates_of(ratio: Tensor, w: Tensor, settings: MgpoSettings) -> Tensor:
@@ -146,7 +151,6 @@ def gates_of(ratio: Tensor, w: Tensor, settings: MgpoSettings) -> Tensor:
         gate(ratio, w, settings.tau_pos, settings.tau_pos if settings.gate == "symmetric" else settings.tau_neg))
 
 
-@torch.no_grad()
 def token_gates(
     logprobs: Tensor, old_logprobs: Tensor, action_ids: Tensor, w: Tensor, settings: MgpoSettings
 ) -> Tensor:
@@ -155,10 +159,8 @@ def token_gates(
     Eq. (token gate): w'(i,t,j) = sech^2( (tau/2) * (pi_theta(x_j) / pi_old(x_j) - 1) ) * w(i,t)
 
     Source: SAPO, arXiv 2511.20347. w: (num_actions,), for the sign. A mean over an action's tokens hardly ever leaves
-    1; a token that has moved far stops alone. 1 everywhere with --gate_ratio action, whose gate is in w' already.
+    1; a token that has moved far stops alone.
     """
-    if settings.gate_ratio == "action":
-        return torch.ones_like(logprobs)
     ratio = log_ratio(logprobs, old_logprobs).exp()
     return gates_of(ratio.double().cpu(), spread_over_tokens(w, action_ids.cpu()), settings).to(logprobs)
 
@@ -181,17 +183,15 @@ def weight_statistics(parts: WeightParts) -> dict[str, float]:
     return statistics
 
 
-def mgpo_loss(logprobs: Tensor, action_ids: Tensor, weights: Tensor, correction: Tensor | float = 1.0) -> Tensor:
+def mgpo_loss(logprobs: Tensor, weights: Tensor) -> Tensor:
     """The MGPO loss, summed over tokens: raise the log-prob of every token by the weight of its action.
 
     Eq. (MGPO loss): L = - (1/N) * sum_{i,t,j} w'(i,t) * log pi_theta(x_{i,t,j} | ...)
 
-    N = num_tokens, left to the caller; w' = weights (num_actions,), without gradient. correction: further
-    weights of each token, (B, T): Eq. (truncated importance), Eq. (token gate).
+    N = num_tokens, left to the caller; w' = weights (B, T), without gradient, 0 where a token is not trained.
     """
     assert not weights.requires_grad, "w' is a constant for the gradient"
-    token_logprobs = torch.where(action_ids >= 0, logprobs, 0.0)
-    return -(spread_over_tokens(weights, action_ids) * correction * token_logprobs).sum()
+    return -(weights * logprobs).sum()
 
 
 # -------------------------------------------------------------------------------------------- GRPO and SFT

@@ -18,8 +18,8 @@ from ap.engine.model import token_logprobs
 from ap.learn.advantages import fused_advantages, permute_within_groups, stage_advantages, trajectory_advantages
 from ap.learn.batch import Actions, collate
 from ap.learn.losses import (
-    GAP, WeightParts, grpo_loss, importance, k3, mean_by_action, mgpo_loss, mgpo_weights, sampler_gap,
-    spread_over_tokens, token_gates, weight_statistics,
+    GAP, WeightParts, grpo_loss, importance, k3, mgpo_loss, mgpo_weights, sampler_gap, spread_over_tokens,
+    weight_statistics,
 )
 from ap.learn.policy import Policy
 from ap.learn.update import Loss
@@ -96,22 +96,21 @@ def update_once(
     ref_logprobs = reference.logprobs(batch, settings.temperature)
     logprobs = batch.old_logprobs if on_policy else policy.logprobs(batch, settings.temperature)
     weights, parts = mgpo_weights(logprobs, batch.old_logprobs, ref_logprobs, actions, settings)  # w'
-    gates = token_gates(logprobs, batch.old_logprobs, actions.ids, parts.zero_sum, settings)
-    parts = parts._replace(gate=parts.gate * mean_by_action(gates, actions.ids, len(weights)).double().cpu())
     if settings.algorithm == "mgpo":
         show_weights(trajectories, parts)
+    else:
+        weights = spread_over_tokens(actions.advantages, actions.ids)  # A
 
     def loss_of(rows: list[int]) -> Loss:
-        ids, mask, old, ref, action_ids, gate = batch.rows(
-            rows, batch.ids, batch.loss_mask, batch.old_logprobs, ref_logprobs, actions.ids, gates)  # (b, t) each
+        ids, mask, old, ref, weight = batch.rows(
+            rows, batch.ids, batch.loss_mask, batch.old_logprobs, ref_logprobs, weights)  # (b, t) each
         logprobs, entropy = token_logprobs(policy.model, ids, mask, settings.temperature)
         correction = importance(logprobs, old, settings.importance_limit)
         if settings.algorithm == "mgpo":
-            loss = mgpo_loss(logprobs, action_ids, weights, correction * gate)
+            loss = mgpo_loss(logprobs, weight * correction)
         else:
             pi_old = logprobs.detach() if settings.importance_limit else old
-            advantages = spread_over_tokens(actions.advantages, action_ids)
-            loss, _ = grpo_loss(logprobs, pi_old, advantages, mask, settings, ref, correction)
+            loss, _ = grpo_loss(logprobs, pi_old, weight, mask, settings, ref, correction)
         with torch.no_grad():
             log_ratio = (logprobs - old) * mask
             return loss, {

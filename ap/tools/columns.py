@@ -17,7 +17,7 @@ from torch import Tensor
 from ap.config import Config
 from ap.files import UserError
 from ap.learn.batch import Actions, Batch
-from ap.learn.losses import mgpo_weights, spread_over_tokens, token_gates
+from ap.learn.losses import mgpo_weights
 from ap.learn.mgpo import compare
 from ap.trajectory import Trajectory, Turn
 
@@ -64,11 +64,9 @@ def token_weights(columns: Columns, settings: Config, key: str = "") -> Tensor:
     compare(trajectories, settings, key)
     batch = Batch(turn_ids, turn_ids >= 0, columns.old_logprobs[rows], turn_ids, turn_ids.new_zeros(len(rows)))
     actions = Actions.of(trajectories, batch)
-    logprobs = columns.logprobs[rows].detach()
-    w, parts = mgpo_weights(logprobs, batch.old_logprobs, columns.ref_logprobs[rows], actions, settings)
-    gates = token_gates(logprobs, batch.old_logprobs, actions.ids, parts.zero_sum, settings)
     weights = torch.zeros_like(columns.logprobs, requires_grad=False)
-    weights[rows] = spread_over_tokens(w, actions.ids) * gates
+    weights[rows], _ = mgpo_weights(
+        columns.logprobs[rows], batch.old_logprobs, columns.ref_logprobs[rows], actions, settings)
     return weights
 
 

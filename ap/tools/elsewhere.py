@@ -2,6 +2,7 @@
 
     host = host_of("runs/mini")                             # the folder of a run: skills, tokenizer, settings, judges
     trajectory = await host.play(start, write, max_tokens)  # one episode, judged
+    recorder = host.begin(start, max_tokens)                # or message by message: host.step(recorder, text, max_tokens)
     python -m ap.tools.elsewhere runs/mini --rows 6400 --out starts.parquet     # skill sets, as verl's data set
 
 The engine decides which episodes it wants, and writes their messages. It does not get what changes from step to step in
@@ -53,19 +54,29 @@ class Host:
         write: appends the policy's next message to recorder.conversation, with mask 1, and says in `stopped` there
         whether it is whole ("stop") or cut ("length"). It returns the message's text, or None to have it decoded.
         """
-        recorder = Recorder(self.run.env, self.run.tokenizer, start)
-        conversation = recorder.conversation
-        if len(conversation.ids) >= max_tokens:
-            raise UserError(f"the prompt has {len(conversation.ids)} tokens and an episode may have {max_tokens}; "
-                            "allow more tokens.")
-        while True:
+        recorder, ended = self.begin(start, max_tokens), None
+        while ended is None:
             text = await write(recorder)
-            reply = await asyncio.to_thread(recorder.take_action, text)
-            if reply is None or len(conversation.ids) + len(reply) >= max_tokens:
-                break
+            ended = await asyncio.to_thread(self.step, recorder, text, max_tokens)
+        return ended
+
+    def begin(self, start: Start, max_tokens: int) -> Recorder:
+        """An episode that waits for its first message. Raises UserError if the prompt leaves no room for one."""
+        recorder = Recorder(self.run.env, self.run.tokenizer, start)
+        if (length := len(recorder.conversation.ids)) >= max_tokens:
+            raise UserError(f"the prompt has {length} tokens and an episode may have {max_tokens}; allow more tokens.")
+        return recorder
+
+    def step(self, recorder: Recorder, text: str | None, max_tokens: int) -> Trajectory | None:
+        """Take the action of the message that has just been appended, as `write` in `play` does, and append the reply.
+        Returns the judged episode when it has ended, else None."""
+        conversation = recorder.conversation
+        reply = recorder.take_action(text)
+        if reply is not None and len(conversation.ids) + len(reply) < max_tokens:
             conversation.append(reply, mask=0)
+            return None
         trajectory = recorder.trajectory()
-        await asyncio.to_thread(self.judge.judge, trajectory, self.run.known)
+        self.judge.judge(trajectory, self.run.known)
         return trajectory
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
-import trl
 from torch.nn.utils.rnn import pad_sequence
 
 from ap.config import Config
@@ -23,6 +22,8 @@ from ap.tools.elsewhere import needs
 from ap.trajectory import Trajectory
 
 needs("trl", "1.16.0")
+import trl  # noqa: E402
+
 FIXED = {"loss_type": "cispo", "epsilon_high": 1e9, "beta": 1e-12, "num_iterations": 1}
 
 

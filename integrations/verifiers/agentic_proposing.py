@@ -11,9 +11,7 @@ ids. The agent's programs run in the repository's own sandbox, wherever verifier
 from pathlib import Path
 from typing import Sequence
 
-import httpx
 import torch
-import verifiers.v1 as vf
 from torch.nn.utils.rnn import pad_sequence
 
 from ap.compat.chat_format import TOOL_REPLY
@@ -28,8 +26,11 @@ from ap.tools.elsewhere import host_of, needs
 from ap.world.chat import TOOLS, written_ids
 from ap.world.rollout import Recorder, Start
 
-__all__ = ["ProposingTaskset", "ProposingHarness", "ProposingEnv", "weigh"]
 needs("verifiers", "0.4.0")
+import httpx  # noqa: E402
+import verifiers.v1 as vf  # noqa: E402
+
+__all__ = ["ProposingTaskset", "ProposingHarness", "ProposingEnv", "weigh"]
 KEPT = ("role", "content", "tool_calls", "reasoning_content")  # of a reply, when it is sent back
 
 

@@ -16,13 +16,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import torch
-import transfer_queue as tq
-from tensordict import TensorDict
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
-from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
-from verl.trainer.ppo.v1.trainer_base import register_trainer
-from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
-from verl.workers.utils.padding import response_from_nested, response_to_nested
 
 from ap.config import Config
 from ap.files import UserError
@@ -33,6 +26,16 @@ from ap.world.chat import stop_ids
 from ap.world.rollout import Recorder, Start
 
 needs("verl", "0.9.1")
+import transfer_queue as tq  # noqa: E402
+from tensordict import TensorDict  # noqa: E402
+from verl.experimental.agent_loop.agent_loop import (  # noqa: E402
+    AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register,
+)
+from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss  # noqa: E402
+from verl.trainer.ppo.v1.trainer_base import register_trainer  # noqa: E402
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync  # noqa: E402
+from verl.workers.utils.padding import response_from_nested, response_to_nested  # noqa: E402
+
 CARRIED = {"turn_ids": torch.int64, "stages": torch.int64, "process_rewards": torch.float32, "rewards": torch.float32}
 
 
