@@ -39,7 +39,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
-from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, Qwen3Config  # noqa: E402
 
 from ap.config import Config  # noqa: E402
 from ap.engine.generate import Engine  # noqa: E402
@@ -304,9 +304,8 @@ def random_model(sizes: dict, length: int, device: torch.device, dtype: torch.dt
     """A Qwen3 with random weights for rows of `length` tokens, as our engine wants it."""
     shape = Qwen3Config(**sizes, max_position_embeddings=length, tie_word_embeddings=True, bos_token_id=None,
                         eos_token_id=None, **more)
-    shape._attn_implementation = "ap"
     with device:
-        return Qwen3ForCausalLM(shape).to(dtype).eval()
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="ap").eval()
 
 
 def random_prompts(rows: int, length: int) -> list[list[int]]:
