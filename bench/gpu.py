@@ -4,9 +4,9 @@
 
 On one card of 140 GB it is meant to end within 8 minutes. Each part prints its figures with what they must reach or
 what the hardware allows, and is written to OUT as soon as it is there: the same command goes on with the parts that are
-missing or have failed. Delete OUT to begin anew. A part that fails says so in one line, the others go on, and OUT/log.txt
-has the rest. The end is a table for RESULTS.md, also in OUT/table.md. `--shape tiny` is for trying the command, also on
-a CPU.
+missing or have failed. Delete OUT to begin anew. A part that fails says so in one line, the others go on, and
+OUT/log.txt has the rest. The end is a table for RESULTS.md, also in OUT/table.md. `--shape tiny` is for trying the
+command, also on a CPU.
 
 The parts are in gpu_parts.py, which explains them. They run one after the other in one process, so that PyTorch is
 imported once; after a failure a new process takes the parts that are left. None of it has run on a GPU yet.

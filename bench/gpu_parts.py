@@ -13,8 +13,8 @@
     fsdp        FSDP2 with one process, on the device and off-loaded = the plain model
     resume      a policy that was saved and resumed = one that went on
 
-In half precision two right ways of computing differ by rounding. There the measure is what rounding does to one way: how
-far its numbers are from those of the same weights in float32. Twice that is allowed.
+In half precision two right ways of computing differ by rounding. There the measure is what rounding does to one way:
+how far its numbers are from those of the same weights in float32. Twice that is allowed.
 """
 from __future__ import annotations
 
@@ -525,7 +525,8 @@ def resume(b: Bench) -> Iterator[Row]:
                 learn(*back, 1)
                 moved = flat(going[0]) - before
                 far = share(flat(back[0]) - before - moved, moved)
-                yield Row(f"{what}: the next update is the same, relative", f"{far:.1e}", f"{MOVED:.0e}", far < MOVED)
+                yield Row(f"{what}: the next update is the same, relative", f"{far:.1e}", f"{MOVED:.0e}",
+                          far < MOVED)
         finally:
             dist.destroy_process_group()
 
