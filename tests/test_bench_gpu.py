@@ -60,6 +60,20 @@ def test_speed_beside_transformers(parts, monkeypatch):
     assert 0 < float(memory) < 0.9  # logits of half of the tokens
 
 
+def test_the_other_side_may_fail(parts, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no pages\nand more")
+
+    monkeypatch.setattr(parts.engine_bench, "generate_batch", fail)
+    monkeypatch.setitem(parts.PARTS, "decode-3", parts.decode(3))
+    rows = found(parts, monkeypatch, "decode-3")
+    assert rows["transformers' generate_batch, the same"] == ("failed, RuntimeError: no pages", None)
+    monkeypatch.setattr(parts.train_bench, "plain", fail)
+    rows = found(parts, monkeypatch, "training")
+    assert [measured for measured, _ in rows.values() if measured.startswith("failed")] == [
+        "failed, RuntimeError: no pages"] * 2 and len(rows) == 4
+
+
 def test_a_difference_is_seen(parts, monkeypatch):
     """The comparisons can fail: another model's log-probs, other tokens, another gradient."""
     one, other = torch.tensor([-1.0, -2.0]), torch.tensor([-1.0, -2.1])
