@@ -42,6 +42,7 @@ import torch  # noqa: E402
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, Qwen3Config  # noqa: E402
 
 from ap.config import Config  # noqa: E402
+from ap.devices.gpu import device_of  # noqa: E402
 from ap.engine.generate import Engine  # noqa: E402
 from ap.engine.model import build_model, token_logprobs  # noqa: E402
 from ap.engine.rows import Conversation  # noqa: E402
@@ -279,7 +280,7 @@ SHAPES = {  # Qwen3-4B's published sizes; tiny is for trying out the script
 
 
 def bandwidth(options: argparse.Namespace) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(Config())
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if device.type == "cpu":
         print("There is no GPU here: these figures show that the script works, and nothing about the engine on one.")

@@ -8,7 +8,8 @@ import torch
 from conftest import policy_of
 
 import ap.devices.gpu
-from ap.devices.gpu import ALONE, PROMISED, free_memory, prepare
+from ap.config import Config
+from ap.devices.gpu import ALONE, PROMISED, device_of, free_memory, prepare
 from ap.devices.graphs import DecodeGraphs
 from ap.engine.cache import GPU_SHARE, Cache, budget
 from ap.learn.ranks import Ranks
@@ -109,8 +110,14 @@ def test_pytorch_is_set_up_once(monkeypatch, given):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert device_of(Config(device="cpu")).type == "cpu" and not chosen
     try:
-        prepare(GPU)
+        if given:
+            prepare(GPU)
+        else:
+            assert device_of(Config(device="auto")) == GPU
         assert chosen == [GPU] and not torch.backends.cuda.cudnn_sdp_enabled()
         named = os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
         assert named == (None if "PYTORCH_ALLOC_CONF" in given else given.get(

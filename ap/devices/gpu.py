@@ -16,12 +16,14 @@ import weakref
 
 import torch
 
+from ap.config import Config
+
 ALONE = threading.RLock()  # held while a graph is recorded and while memory is given back
 PROMISED: weakref.WeakKeyDictionary[object, int] = weakref.WeakKeyDictionary()  # owner: bytes that it will still take
 
 
 def prepare(device: torch.device) -> None:
-    """Make a GPU this process's own, before anything is on it.
+    """Make a GPU this process's own, before anything is on it; once more does no harm.
 
     *Choice*: no attention by cuDNN, which builds a plan for every shape, in every thread; our shapes change all the
     time. Who sets PYTORCH_CUDA_ALLOC_CONF or PYTORCH_ALLOC_CONF decides about expandable segments.
@@ -30,6 +32,15 @@ def prepare(device: torch.device) -> None:
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     torch.cuda.set_device(device)
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def device_of(config: Config) -> torch.device:
+    """Where --device says that models run: the CPU, or this process's GPU, prepared."""
+    if config.device == "cpu" or config.device == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device())
+    prepare(device)
+    return device
 
 
 def free_memory(device: torch.device) -> int:
