@@ -3,7 +3,7 @@
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
     python bench/engine.py gap        [--conversations 128] [--turns 3]
-    python bench/engine.py bandwidth  [--shape qwen3-4b] [--rows 16,64,256] [--prompt 512] [--new 1024]
+    python bench/engine.py bandwidth  [--shape qwen3-4b] [--rows 16,64,256] [--prompt 960] [--new 128]
 
 tools: conversations of several tool turns on a model of mini's shape with random weights. A tool takes exponential
 time, mean 20 ms, and 500 ms in 5 % of its calls. All sides sample the whole distribution, stop on the same tokens, and
@@ -39,9 +39,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch  # noqa: E402
-from transformers import ContinuousBatchingConfig, GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, Qwen3Config  # noqa: E402
 
 from ap.config import Config  # noqa: E402
+from ap.devices.gpu import device_of  # noqa: E402
 from ap.engine.generate import Engine  # noqa: E402
 from ap.engine.model import build_model, token_logprobs  # noqa: E402
 from ap.engine.rows import Conversation  # noqa: E402
@@ -137,8 +138,9 @@ def run_loop(model, work: Workload) -> tuple[int, dict]:
 
     def generate(texts: list[list[int]]) -> list[list[int]]:
         width = max(map(len, texts))
-        ids = torch.tensor([[PAD] * (width - len(text)) + text for text in texts])
-        mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts])
+        ids, mask = (torch.tensor(rows, device=model.device) for rows in (
+            [[PAD] * (width - len(text)) + text for text in texts],
+            [[0] * (width - len(text)) + [1] * len(text) for text in texts]))
         out = model.generate(ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=CAP,
                              eos_token_id=list(STOPS), pad_token_id=PAD)[:, width:].tolist()
         return [up_to_stop(message) for message in out]
@@ -152,7 +154,7 @@ def run_generate_batch(model, work: Workload) -> tuple[int, dict]:
 
 
 def generate_batch(model, texts: list[list[int]], new: int, stops: list[int]) -> list[list[int]]:
-    """transformers' continuous batching, in the order of the prompts.
+    """transformers' continuous batching, in the order of the prompts. RuntimeError where it failed for one of them.
 
     On a CPU its cache gets a twentieth of the memory, which is plenty; clearing most of the memory takes half a minute.
     """
@@ -161,6 +163,10 @@ def generate_batch(model, texts: list[list[int]], new: int, stops: list[int]) ->
     memory = ContinuousBatchingConfig(max_memory_percent=0.05 if model.device.type == "cpu" else None)
     outputs = model.generate_batch(
         inputs=texts, generation_config=settings, continuous_batching_config=memory).values()
+    failed = [output.error or "" for output in outputs if output.error or not output.generated_tokens]
+    if failed or len(outputs) < len(texts):
+        raise RuntimeError(f"generate_batch answered {len(outputs) - len(failed)} of {len(texts)} prompts: "
+                           f"{(failed or ['nothing more'])[0]}")
     return [output.generated_tokens for output in sorted(outputs, key=lambda o: int(o.request_id.rsplit("_", 1)[-1]))]
 
 
@@ -255,8 +261,8 @@ def gap(options: argparse.Namespace) -> None:
         conversations, _ = converse(model, Workload(options.conversations, options.turns, 0))
         gaps = []
         for c in conversations:
-            logprobs, _ = token_logprobs(model, torch.tensor([c.ids]), torch.tensor([c.loss_mask]))
-            gaps.append((logprobs[0] - torch.tensor(c.logprobs)).abs()[torch.tensor(c.loss_mask) > 0])
+            ids, mask, sampled = (torch.tensor([row], device=model.device) for row in (c.ids, c.loss_mask, c.logprobs))
+            gaps.append((token_logprobs(model, ids, mask)[0] - sampled).abs()[mask > 0])
         gaps = torch.cat(gaps)
         name = str(dtype).removeprefix("torch.")
         print(f"{name:9} {len(gaps)} tokens: |difference of log-probs| mean {gaps.mean():.1e}, "
@@ -274,40 +280,67 @@ SHAPES = {  # Qwen3-4B's published sizes; tiny is for trying out the script
 
 
 def bandwidth(options: argparse.Namespace) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(Config())
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if device.type == "cpu":
         print("There is no GPU here: these figures show that the script works, and nothing about the engine on one.")
-    shape = Qwen3Config(**SHAPES[options.shape], max_position_embeddings=options.prompt + options.new,
-                        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None)
-    shape._attn_implementation = "ap"
-    with device:
-        model = Qwen3ForCausalLM(shape).to(dtype).eval()
+    model = random_model(SHAPES[options.shape], options.prompt + options.new, device, dtype)
     copied = copy_bandwidth(device)
-    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    of_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * dtype.itemsize
-    rng = random.Random(0)
+    weights, of_token = bytes_of(model)
     print(f"{options.shape}: {weights / 1e9:.2f} GB of weights, {of_token / 1e3:.0f} kB of cache a token; "
           f"memory copies {copied / 1e9:.0f} GB/s")
     print("        decoding: tokens/s, limit, share        with prefill: generate_batch, engine (tokens/s)")
     for rows in numbers(options.rows):
-        prompts = [[rng.randrange(len(STOPS), PAD) for _ in range(options.prompt)] for _ in range(rows)]
+        prompts = random_prompts(rows, options.prompt)
         step = step_seconds(model, prompts, options.new)
-        limit = (weights + rows * (options.prompt + options.new / 2) * of_token) / copied  # at the median step
-        ours, theirs = [], []
-        for side, rates in (("ap", ours), ("sdpa", theirs)) * options.repeats:
-            model.set_attn_implementation(side)
-            synchronise(model)
-            began = time.perf_counter()
-            if side == "ap":
-                write(model, prompts, options.new)
-            else:
-                generate_batch(model, prompts, options.new, [])
-            synchronise(model)
-            rates.append(rows * options.new / (time.perf_counter() - began))
-        model.set_attn_implementation("ap")
-        print(f"{rows:6} {rows / step:18.0f} {rows / limit:8.0f} {limit / step:7.0%} {statistics.median(theirs):29.0f} "
-              f"{statistics.median(ours):8.0f}", flush=True)
+        limit = limit_of_step(model, rows, options.prompt, options.new, copied)
+        rates: dict[str, list[float]] = {"ap": [], "sdpa": []}
+        for side in ("ap", "sdpa") * options.repeats:
+            rates[side].append(written_rate(model, side, prompts, options.new))
+        print(f"{rows:6} {rows / step:18.0f} {rows / limit:8.0f} {limit / step:7.0%} "
+              f"{statistics.median(rates['sdpa']):29.0f} {statistics.median(rates['ap']):8.0f}", flush=True)
+
+
+def random_model(sizes: dict, length: int, device: torch.device, dtype: torch.dtype, **more):
+    """A Qwen3 with random weights for rows of `length` tokens, as our engine wants it."""
+    shape = Qwen3Config(**sizes, max_position_embeddings=length, tie_word_embeddings=True, bos_token_id=None,
+                        eos_token_id=None, **more)
+    with device:
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation="ap").eval()
+
+
+def random_prompts(rows: int, length: int) -> list[list[int]]:
+    rng = random.Random(0)
+    return [Workload.tokens(rng, length) for _ in range(rows)]
+
+
+def bytes_of(model) -> tuple[int, int]:
+    """Bytes of a model's weights, and of the keys and values of a token."""
+    shape = model.config
+    return (sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+            2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * model.dtype.itemsize)
+
+
+def limit_of_step(model, rows: int, prompt: int, new: int, copied: float) -> float:
+    """Seconds in which memory gives what the middle one of `new` steps must read; copied: bytes a second."""
+    weights, of_token = bytes_of(model)
+    return (weights + rows * (prompt + new / 2) * of_token) / copied
+
+
+def written_rate(model, side: str, prompts: list[list[int]], new: int) -> float:
+    """Tokens a second that our engine ("ap") or generate_batch ("sdpa") writes after the prompts, prefill included."""
+    model.set_attn_implementation(side)
+    synchronise(model)
+    began = time.perf_counter()
+    if side == "ap":
+        write(model, prompts, new)
+        tokens = len(prompts) * new
+    else:
+        tokens = sum(map(len, generate_batch(model, prompts, new, [])))
+    synchronise(model)
+    seconds = time.perf_counter() - began
+    model.set_attn_implementation("ap")
+    return tokens / seconds
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -364,9 +397,9 @@ def main() -> None:
     command = commands.add_parser("bandwidth")
     command.add_argument("--shape", default="qwen3-4b", choices=SHAPES)
     command.add_argument("--rows", default="16,64,256")
-    command.add_argument("--prompt", type=int, default=512)
-    command.add_argument("--new", type=int, default=1024)
-    command.add_argument("--repeats", type=int, default=3)
+    command.add_argument("--prompt", type=int, default=960)
+    command.add_argument("--new", type=int, default=128)
+    command.add_argument("--repeats", type=int, default=1)
     command.set_defaults(work=bandwidth)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     options = parser.parse_args()

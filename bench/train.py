@@ -110,6 +110,34 @@ class Side:
         return torch.cat([found[row] for row in sorted(found)])
 
 
+def random_model(shape: Qwen3Config, device: torch.device, dtype: torch.dtype, recompute: bool):
+    """With random weights, ready to be trained. Gradients are there from the start, so that no side pays for them."""
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(shape, dtype=dtype)
+    model = ready(model, Config(device=device.type, recompute=recompute))
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    return model
+
+
+def sides_of(model, rows: list[Trajectory], tokens: int) -> dict[str, Side]:
+    sides = {"ours": Side(model, rows, tokens, ours, "ap", packs(model))}
+    if packs(model):
+        sides["padded"] = Side(model, rows, tokens, ours, "ap", False)
+    return sides | {"plain": Side(model, rows, tokens, plain, "sdpa", False)}
+
+
+def measured(sides: dict[str, Side], phase: str, repeats: int, device) -> tuple[dict[str, float], dict[str, int]]:
+    """Median seconds of each side's `update` or `score`, all sides in turn, and the most bytes that it takes."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    memory = {name: most_memory(getattr(side, phase), device) for name, side in sides.items()}  # this also warms up
+    for _ in range(repeats):
+        for name, side in sides.items():
+            times[name].append(seconds(getattr(side, phase), device))
+    return {name: statistics.median(values) for name, values in times.items()}, memory
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of a square matrix product; the best of ten."""
     size, best = 8192 if device.type == "cuda" else 1024, 0.0
@@ -184,19 +212,10 @@ def main() -> None:
     if device.type == "cpu":
         print("There is no GPU here: these figures show that the script works, and nothing about training on one.")
     shape = SHAPES[options.shape]
-    torch.manual_seed(0)
-    with device:
-        model = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    model = ready(model, Config(device=device.type, recompute=options.recompute == "true"))
-    for weight in model.parameters():
-        weight.grad = torch.zeros_like(weight)  # there from the start, so that no side pays for them
+    model = random_model(shape, device, dtype, options.recompute == "true")
     rows = rows_of(shape.vocab_size, options.batches * options.tokens, options.longest)
     lengths, scored = [len(row.ids) for row in rows], sum(sum(row.loss_mask[1:]) for row in rows)
-    sides = {"ours": Side(model, rows, options.tokens, ours, "ap", packs(model))}
-    if packs(model):
-        sides["padded"] = Side(model, rows, options.tokens, ours, "ap", False)
-    sides["plain"] = Side(model, rows, options.tokens, plain, "sdpa", False)
-
+    sides = sides_of(model, rows, options.tokens)
     count, rate = sizes(shape), matmul_rate(device, dtype)
     flops = training_flops(shape, count, lengths, scored)
     print(f"{options.shape}: {count.total / 1e6:,.1f} M parameters, {str(dtype).removeprefix('torch.')} on "
@@ -209,12 +228,7 @@ def main() -> None:
     print(f"{'':8}{'':8}{'seconds':>9}{'MFU':>7}{'MiB':>9}{'padding':>9}{'time, plain = 1':>18}"
           f"{'memory, plain = 1':>20}")
     for phase, share in (("update", 1.0), ("score", 1 / 3)):
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        memory = {name: most_memory(getattr(side, phase), device) for name, side in sides.items()}  # this also warms up
-        for _ in range(options.repeats):
-            for name, side in sides.items():
-                times[name].append(seconds(getattr(side, phase), device))
-        middle = {name: statistics.median(values) for name, values in times.items()}
+        middle, memory = measured(sides, phase, options.repeats, device)
         for name, side in sides.items():
             print(f"{phase:8}{name:8}{middle[name]:9.3f}{share * flops / middle[name] / rate:7.1%}"
                   f"{memory[name] / 2**20:9,.0f}{side.padding:9.1%}{middle[name] / middle['plain']:18.2f}"

@@ -31,6 +31,25 @@ def test_all_sides_carry_the_same_conversations_on(bench, monkeypatch, capsys):
     assert len(shares) == 2 and sum(shares) in (99, 100, 101)
 
 
+def test_a_failure_of_generate_batch_is_not_counted_as_tokens(bench):
+    class Output:
+        request_id, generated_tokens, error = "req_0", [], "out of pages"
+
+    class Model:
+        device = bench.torch.device("cpu")
+        outputs = {"req_0": Output}
+
+        def generate_batch(self, **options):
+            return self.outputs
+
+    with pytest.raises(RuntimeError, match="answered 0 of 2 prompts: out of pages"):
+        bench.generate_batch(Model(), [[1], [2]], 4, [])
+    Output.generated_tokens, Output.error = [5], None
+    with pytest.raises(RuntimeError, match="answered 1 of 2 prompts: nothing more"):
+        bench.generate_batch(Model(), [[1], [2]], 4, [])
+    assert bench.generate_batch(Model(), [[1]], 4, []) == [[5]]
+
+
 def test_growth_fills_its_table(bench, monkeypatch, capsys):
     text = output(bench, monkeypatch, capsys, "growth", "--rows", "1,3", "--lengths", "8,20", "--new", "3")
     assert len(re.findall(r"^ +[13]( +[\d.]+){2}$", text, re.MULTILINE)) == 2 and "worst growth" in text

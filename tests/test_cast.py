@@ -1,10 +1,12 @@
 """The cast of a run: read from a file, and playing its roles in a real step."""
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_endpoint import Server
 
+from ap.devices.gpu import PROMISED
 from ap.engine.model import build_model
 from ap.files import UserError
 from ap.judge.judge import Judge
@@ -43,6 +45,14 @@ def judging(body):
         return rf"\boxed{{{answer or 0}}}"
     return {"right": json.dumps({"valid": True, "answer": answer, "reason": "valid"}),
             "wrong": '{"valid": false, "answer": null, "reason": "ambiguous"}'}.get(kind, "hm")
+
+
+def test_room_is_kept_for_who_speaks_while_others_train(own_tiny, checkpoint, tmp_path):
+    """On the proposer's GPU: for a local auditor, and not for a teacher, whose work is done then."""
+    size = sum(file.stat().st_size for file in Path(checkpoint).glob("*.safetensors"))
+    for role, kept in (("auditor", int(1.25 * size)), ("teacher", 0)):
+        cast = open_cast(with_roles(own_tiny, tmp_path, {role: {"checkpoint": checkpoint}}), Mini())
+        assert PROMISED.get(cast.place, 0) == kept
 
 
 def test_models_in_every_role(own_tiny, checkpoint, tmp_path):

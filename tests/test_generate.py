@@ -596,6 +596,7 @@ def test_a_recorded_step_is_used_again(qwen3, monkeypatch):
 def with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens, cache_batch_idx, softmax_scale, causal):
     """What flash_attn_with_kvcache is said to do, one query at a time: append k and v in place, attend causally."""
     assert causal and cache_seqlens.dtype == cache_batch_idx.dtype == torch.int32
+    assert q.shape[1] > 1 or k_cache.shape[1] == cache_seqlens.max() + 1  # no more than is seen
     out = torch.empty_like(q)  # (B, T, heads, D)
     for b, (row, length) in enumerate(zip(cache_batch_idx.tolist(), cache_seqlens.tolist())):
         k_cache[row, length:length + q.shape[1]], v_cache[row, length:length + q.shape[1]] = k[b], v[b]
@@ -611,10 +612,11 @@ def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
     expected, calls = outcome(run(model, start(prompts()))), []
     monkeypatch.setattr(ap.engine.attention, "kernel", lambda states: "flash-attn")
     monkeypatch.setattr(ap.engine.attention, "flash_attn_with_kvcache", lambda *arguments, **options: (
-        calls.append(1), with_kvcache(*arguments, **options))[1])
+        calls.append(options["cache_seqlens"]), with_kvcache(*arguments, **options))[1])
     assert outcome(run(model, start(prompts()))) == expected
     assert outcome(run(model, start(prompts()), max_rows=2)) == expected
-    assert calls  # attention was computed by them
+    # Attention was computed by them, and where rows begin was converted once for all layers.
+    assert len(calls) == len({id(starts) for starts in calls}) * model.config.num_hidden_layers > 0
 
 
 # ---------------------------------------------------------------- drawing

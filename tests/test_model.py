@@ -355,19 +355,26 @@ def test_flash_attention_is_left_alone_on_the_cpu(monkeypatch):
     token_logprobs(tiny("qwen3"), ids, mask)
 
 
-def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch):
-    """Neither kernel runs on a CPU. On "meta" one is asked for: flash-attn if it is installed, else torch's."""
+@pytest.mark.parametrize("told", [False, True])
+def test_the_kernels_for_packed_rows_are_called_as_they_want(monkeypatch, told):
+    """Neither kernel runs on a CPU. On "meta" one is asked for: flash-attn if it is installed, else torch's, which
+    is told of shared heads where its version has a flag for it."""
     query, key = torch.zeros(1, 4, 7, 8, device="meta"), torch.zeros(1, 2, 7, 8, device="meta")
     bounds, calls = torch.tensor([0, 3, 7], dtype=torch.int32), []
 
     def kernel(*arguments, **options):
-        inspect.signature(varlen_attn).bind(*arguments, **options)
+        if attention.GQA == flag:  # else this torch has another version of it
+            inspect.signature(varlen_attn).bind(*arguments, **options)
+        assert ("enable_gqa" in options) == told
         calls.append([tuple(states.shape) for states in arguments[:3]] + [options["window_size"]])
         return arguments[0]
 
     monkeypatch.setattr(attention, "half_on_gpu", lambda states: True)
     monkeypatch.setattr(attention, "flash_attn_varlen_func", None)
     monkeypatch.setattr(attention, "varlen_attn", kernel)
+    assert bool(attention.GQA) == ("enable_gqa" in inspect.signature(varlen_attn).parameters)
+    flag = attention.GQA
+    monkeypatch.setattr(attention, "GQA", {"enable_gqa": True} if told else {})
     assert attention.packed_attention(query, key, key, 0.5, bounds, 4).shape == (1, 7, 4, 8)
     monkeypatch.setattr(attention, "flash_attn_varlen_func", lambda q, k, v, starts, ends, most, longest,
                         softmax_scale, causal: calls.append([softmax_scale, causal, most, longest]) or q)

@@ -259,6 +259,7 @@ def test_a_whole_update_on_one_gpu_needs_no_more_than_planned(dtype, recompute):
     ids, mask = torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens)
     with Peak(real.parameters()) as update:
         updater = Updater(real, Ranks(), lr=0.1)
+        updater.optimizer.param_groups[0]["fused"] = True  # as on a GPU
         for _ in range(2):
             updater.step([lambda: (-token_logprobs(real, ids, mask)[0].sum(), {})] * 2, 2 * tokens)
     table = memory.gpu_memory(shape, config, gpus=1, recompute=recompute)

@@ -14,6 +14,7 @@ from typing import Callable, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from ap.devices.gpu import ALONE
 from ap.engine.cache import Cache
 
 ROWS, KEYS = 16, 512  # *choice*: rows are rounded up to a multiple of ROWS, keys to KEYS times a power of two
@@ -61,7 +62,8 @@ class DecodeGraphs:
         step.ids.copy_(torch.tensor(ids[:rows]).unsqueeze(0))
         step.starts.copy_(torch.tensor(starts[:rows]))
         if new:
-            self._record(step, *key)
+            with ALONE:
+                self._record(step, *key)
         step.replay()
         return step.logits[:count]
 
@@ -77,7 +79,7 @@ class DecodeGraphs:
                 compute()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # Work of other threads must not be recorded: a judge's model may be running.
+            # Work of other threads must not be recorded: a judge's model may be running. It may not record (ALONE).
             with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
                 compute()
             self.pool, step.replay = graph.pool(), graph.replay

@@ -82,8 +82,12 @@ def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool =
     """
     replica.requires_grad_(not frozen)
     size = number_of_pieces(sum(weight.numel() for weight in replica.parameters()), ranks.world_size, config)
-    if size == 1:
-        return replica
+    return cut(replica, ranks, config, size, frozen) if size > 1 else replica
+
+
+@torch.no_grad()
+def cut(replica: PreTrainedModel, ranks: Ranks, config: Config, size: int, frozen: bool = False) -> PreTrainedModel:
+    """The model in `size` pieces; for `shard`, and for bench/gpu.py, which tries FSDP2 with one process and piece."""
     dtype = replica.dtype if frozen else torch.float32
     copies = ranks.world_size // size
     mesh = init_device_mesh(replica.device.type, (copies, size), mesh_dim_names=("replicate", "shard"))

@@ -24,8 +24,8 @@ except ImportError:
     flash_attn_func = flash_attn_varlen_func = flash_attn_with_kvcache = None
 try:
     from torch.nn.attention.varlen import varlen_attn
-    if "enable_gqa" not in inspect.signature(varlen_attn).parameters:  # older versions lack it
-        varlen_attn = None
+    # It takes fewer key-value heads than query heads; newer versions of torch want to be told so.
+    GQA = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 except ImportError:
     varlen_attn = None
 
@@ -82,10 +82,10 @@ def cached_attention(layer: int, query, key, value, scaling, cache) -> torch.Ten
                        for states in ((query, key, value) if flash else (query,)))  # (b, heads, width, D)
         if flash:
             asked, *new = (states.transpose(1, 2) for states in (asked, *new))  # its layout: (b, width, heads, D)
-            keys, values = (states.transpose(1, 2) for states in cache.slots(layer))
+            upto = piece.seen if piece.width == 1 else None  # what is shown decides how the kernel splits its work
+            keys, values = (states[:, :, :upto].transpose(1, 2) for states in cache.slots(layer))
             out = flash_attn_with_kvcache(  # also writes the new keys and values from each row's start on
-                asked, keys, values, *new, cache_seqlens=piece.starts.int(), cache_batch_idx=piece.index.int(),
-                softmax_scale=scaling, causal=True)
+                asked, keys, values, *new, **piece.small, softmax_scale=scaling, causal=True)
         else:
             keys, values, mask = cache.read(layer, piece)
             # Query heads that share a key-value head are treated as more queries of that head, so no key is copied.
@@ -111,7 +111,7 @@ def packed_attention(query, key, value, scaling, bounds: torch.Tensor, longest: 
     rows = (query, key, value, bounds, bounds, longest, longest)
     if flash_attn_varlen_func:
         return flash_attn_varlen_func(*rows, softmax_scale=scaling, causal=True).unsqueeze(0)
-    return varlen_attn(*rows, scale=scaling, window_size=(-1, 0), enable_gqa=True).unsqueeze(0)  # (-1, 0): causal
+    return varlen_attn(*rows, scale=scaling, window_size=(-1, 0), **GQA).unsqueeze(0)  # (-1, 0): causal
 
 
 AttentionInterface.register("ap", attention)

@@ -20,6 +20,7 @@ from typing import NamedTuple, Sequence
 
 import torch
 
+from ap.devices.gpu import free_memory
 from ap.files import UserError
 
 CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values, or half of the memory; others wait for a row
@@ -31,8 +32,7 @@ def budget(device: torch.device) -> int:
     """The bytes that a new cache on this device may take."""
     if device.type != "cuda":
         return min(CPU_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by PyTorch, but free
-    return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
+    return int(GPU_SHARE * free_memory(device))
 
 
 class Span(NamedTuple):
@@ -77,6 +77,11 @@ class Piece:
     def index(self) -> torch.Tensor:
         """(b,) the rows as indices, even if `rows` is a slice."""
         return torch.arange(len(self.starts), device=self.starts.device) if isinstance(self.rows, slice) else self.rows
+
+    @cached_property
+    def small(self) -> dict[str, torch.Tensor]:
+        """Where rows begin, and which they are, in the numbers that flash-attn takes; made once for all layers."""
+        return {"cache_seqlens": self.starts.int(), "cache_batch_idx": self.index.int()}
 
 
 class Cache:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from ap.compat.model_check import check_model, refuse_other_attention, said
 from ap.config import Config
+from ap.devices.gpu import device_of
 from ap.devices.graphs import may_record
 from ap.engine.attention import has_varlen_kernel, kernel
 from ap.files import UserError
@@ -85,7 +86,7 @@ def ready(model: PreTrainedModel, config: Config) -> PreTrainedModel:
     """The model on the device that the config names, in training mode. This also decides whether it packs rows."""
     if config.recompute:
         checkpoint_layers(model)
-    model.to(_device(config)).train()
+    model.to(device_of(config)).train()
     model.packed = has_varlen_kernel(model.get_input_embeddings().weight)
     return model
 
@@ -108,13 +109,6 @@ def describe(model: PreTrainedModel) -> str:
 
 def _dtype(config: Config) -> torch.dtype:
     return getattr(torch, config.dtype)
-
-
-def _device(config: Config) -> torch.device:
-    kind = config.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 
 def token_logprobs(

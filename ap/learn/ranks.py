@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ap.config import Config
+from ap.devices.gpu import prepare
 from ap.files import UserError
 
 
@@ -44,7 +45,7 @@ class Ranks:
                             f"{torch.cuda.device_count()}); lower torchrun's --nproc_per_node.")
         device = torch.device("cpu") if kind == "cpu" else torch.device("cuda", local_rank)
         if kind == "cuda":
-            torch.cuda.set_device(device)
+            prepare(device)
         # On CPUs, results are bit-identical only for the same number of threads.
         torch.set_num_threads(config.threads or min(torch.get_num_threads(), 4))
         if world > 1:

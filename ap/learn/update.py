@@ -82,10 +82,13 @@ class Updater:
             weight if weight.dtype == torch.float32 else weight.detach().float().requires_grad_()
             for weight in self.weights
         ]
-        # For pieces in the host's memory, whose bandwidth is the limit: a fused step reads them only once.
-        on_host = is_sharded(model) and model.device.type == "cpu"
-        self.optimizer = torch.optim.AdamW(
-            self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=on_host or None)
+        # For pieces in the host's memory, whose bandwidth is the limit: a fused step reads them only once. On a GPU the
+        # other kinds of step take as much memory again as a moment.
+        fused = is_sharded(model) or self.masters[0].is_cuda or None
+        self.optimizer = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=fused)
+        for master in self.masters:  # now, and not at the first step, when a rollout has come and gone (devices/gpu.py)
+            self.optimizer.state[master] |= {"step": torch.zeros((), device=master.device)} | {
+                moment: torch.zeros_like(master, requires_grad=False) for moment in ("exp_avg", "exp_avg_sq")}
 
     def step(
         self, losses: Sequence[Callable[[], Loss]], num_tokens: float, lr: float | None = None
@@ -166,19 +169,13 @@ class Updater:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The masters and Adam's two moments by name (pieces if the model is sharded), to be saved or loaded into."""
-        found = {}
-        for name, master in zip(self.names, self.masters):
-            moments = self.optimizer.state[master]
-            if not moments:  # before the first update
-                moments |= {"step": torch.tensor(0.0)} | {
-                    moment: torch.zeros_like(master, requires_grad=False) for moment in ("exp_avg", "exp_avg_sq")}
-            found |= {f"{name}.master": master.detach(), f"{name}.exp_avg": moments["exp_avg"],
-                      f"{name}.exp_avg_sq": moments["exp_avg_sq"]}
-        return found
+        parts = ({"master": master.detach()} | self.optimizer.state[master] for master in self.masters)
+        return {f"{name}.{part}": tensor for name, own in zip(self.names, parts)
+                for part, tensor in own.items() if part != "step"}
 
     def counts(self) -> dict[str, int]:
         """The counters that the next step depends on, beside `tensors()`."""
-        adam = self.optimizer.state[self.masters[0]].get("step", 0)  # the same for all parameters
+        adam = self.optimizer.state[self.masters[0]]["step"]  # the same for all parameters
         return {"updates": int(adam), "skipped_updates": self.skipped_updates,
                 "skipped_in_a_row": self.skipped_in_a_row}
 

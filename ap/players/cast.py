@@ -101,8 +101,10 @@ def _read(config: Config, asking: Asking) -> Cast:
     place = cast.place = Place(config)
 
     def player(name: str, entry) -> Endpoint | Checkpoint:
-        cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config, place)
-        return cast.players[name]
+        one = cast.players[name] = _player(f"{config.roles}, {name}", name, entry, config, place)
+        if isinstance(one, Checkpoint) and name not in ("teacher", "extractor"):  # they speak when nobody trains
+            place.expect(one.folder)
+        return one
 
     def judge(name: str, entry) -> ChatVerifier:
         one = player(name, entry)

@@ -6,12 +6,14 @@
 Questions join the engine at any time, whoever asks them; equal prompts are read once (engine/rows.py). A model is
 loaded when it is first asked; afterwards it waits in the host's memory while another one answers. The thread begins
 with the first question and ends when no queue holds any, and the engine's cache with it. So the proposer, who may
-decode on the same device at any time, finds its memory, and waits for nobody. What goes wrong in the thread is raised
-where the reply is waited for.
+decode on the same device at any time, finds its memory, and waits for nobody. Its own cache, in turn, leaves a GPU's
+memory for the largest model that is expected here (devices/gpu.py). What goes wrong in the thread is raised where the
+reply is waited for.
 
 *Choices*: a model stays until its queue has run dry, but questions to it may overtake an older one to another
 checkpoint by AHEAD at most, so nobody waits for ever. A cache's rows are as long as its first question needs, rounded
-up to a power of two; a longer question waits until the engine has run dry, and then begins a longer cache.
+up to a power of two; a longer question waits until the engine has run dry, and then begins a longer cache. A model is
+expected to take its files' bytes and a BESIDE of them for its cache.
 """
 from __future__ import annotations
 
@@ -29,12 +31,14 @@ from typing import Iterator, Sequence
 import torch
 
 from ap.config import Config
+from ap.devices.gpu import PROMISED
 from ap.engine.generate import Engine
 from ap.engine.rows import Conversation, Row
 from ap.engine.sampling import Sampling
 
 AHEAD = 256  # *choice*: by so many questions may the model that is here overtake another's oldest one
 ROWS, ROWS_OF_CPU = 256, 64  # *choice*: most conversations at the same time; a CPU gains nothing from more
+BESIDE = 0.25
 SHORTEST = 1024  # *choice*: tokens of a cache's rows, at least
 
 
@@ -83,6 +87,7 @@ class Place:
     def __init__(self, config: Config):
         self.config = config
         self._models: dict[str, torch.nn.Module] = {}
+        self._bytes: dict[str, int] = {}  # of the files of each checkpoint that is expected
         self._here: str | None = None  # folder of the model on the device
         self._device: torch.device | None = None  # that device, once a model was loaded to it
         # Each rank has its own GPU, and a new thread does not know which; -1: no GPU.
@@ -93,6 +98,18 @@ class Place:
         atexit.register(lambda place: place() and place().close(), weakref.ref(self))
         self._tokenizers: dict[str, object] = {}
         self._tokenizing = threading.Lock()  # tokenizers are not made for several threads
+
+    def expect(self, folder: str) -> None:
+        """Announce that a checkpoint will be asked while others decode, so that they leave room for it."""
+        files = [*Path(folder).glob("*.safetensors")] or [*Path(folder).glob("*.bin")]
+        with self._lock:
+            self._bytes[folder] = sum(file.stat().st_size for file in files)
+            self._promise()
+
+    def _promise(self) -> None:
+        """Say what the largest model will take beyond the one that is here already; while the thread works, nothing."""
+        largest, here = max(self._bytes.values(), default=0), self._bytes.get(self._here, 0)
+        PROMISED[self] = 0 if self._working else int((1 + BESIDE) * largest) - here
 
     @contextmanager
     def tokenizer(self, folder: str) -> Iterator:
@@ -112,6 +129,7 @@ class Place:
             self._queues.setdefault(folder, deque()).extend(questions)
             if not self._working and questions:
                 self._working = True
+                self._promise()
                 self._thread = threading.Thread(target=self._work, name="local checkpoints", daemon=True)
                 self._thread.start()
 
@@ -133,6 +151,7 @@ class Place:
             waiting = {folder: queue[0].number for folder, queue in self._queues.items() if queue}
             if not waiting or self._closed:
                 self._working = False
+                self._promise()
                 return None
             folder = min(waiting, key=waiting.get)
             return folder, self._queues[folder].popleft()

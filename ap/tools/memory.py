@@ -150,10 +150,10 @@ def copies(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
         gathered    w times two layers and the root; with --offload their float32 pieces are first copied to the GPU
         gradients   w root + the larger of (w + 8) layer, while a layer's gradient is computed and it and the one before
                     are reduced in float32, and 4 (layer + root), the last ones to be reduced. On one GPU: w P, those of
-                    a micro-batch, and two float32 copies of one matrix, at most a layer or the root
+                    a micro-batch, and two float32 copies of one matrix, at most a layer or the root; of float32
+                    weights just one
 
-    AdamW's copy of its second moments' roots, 4 P/n, is made when all of these and the activations are gone; it counts
-    where there is nothing else.
+    AdamW's step is fused and needs nothing more.
     """
     w, total, layer, root = width_of(config), count.total, count.layer, count.root
     if n > 1:
@@ -164,7 +164,7 @@ def copies(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
             "gradients on their way": Phases(0, 0, w * root + max((w + 8) * layer, 4 * (layer + root))),
         }
     if w == 4:  # the model's own weights are float32, and they decode
-        return {"AdamW's step": Phases(0, 0, 4 * total)}
+        return {"gradients on their way": Phases(0, 0, 4 * max(layer, root))}
     return {
         "replica of the engine": _always(w * total),
         "gradients on their way": Phases(0, 0, w * total + 8 * max(layer, root)),
