@@ -10,20 +10,21 @@ a node.
 """
 from __future__ import annotations
 
-_REAL = {  # whatever the size of a pretrained model
-    "exec_timeout": 10.0, "recompute": True, "mend_messages": True, "lr": 1e-6, "solver_lr": 1e-6, "max_collapsed": 3,
-}
+# Whatever the size of a pretrained model.
+_REAL = {"exec_timeout": 10.0, "recompute": True, "mend_messages": True, "acq_batch": 2, "lr": 1e-6,
+         "solver_lr": 1e-6, "max_collapsed": 3}
 _BIG = _REAL | {
     "dtype": "bfloat16", "threads": 8, "max_tokens": 16384, "micro_batch_tokens": 16384, "max_turns": 24,
-    "reproducible": False, "workers": 32, "sft_lr": 1e-5, "sft_steps": 400, "sft_batch": 32, "save_every": 10,
-    "solver_budget": 10_000, "solver_groups": 128, "solver_max_tokens": 8192,
+    "reproducible": False, "workers": 32, "sft_trajectories": 2000, "sft_steps": 400, "sft_batch": 32,
+    "sft_lr": 1e-5, "save_every": 10, "solver_budget": 10_000, "solver_groups": 128, "solver_max_tokens": 8192,
 }
 PRESETS: dict[str, dict] = {
     "mini": {},
     "small": _REAL | {
         "name": "small", "dtype": "auto", "max_tokens": 4096, "workers": 16, "sft_trajectories": 400, "sft_steps": 150,
-        "sft_lr": 1e-4, "sft_save_every": 50, "groups": 8, "steps": 50, "eval_sets": 64, "save_every": 10,
-        "solver_budget": 400, "solver_steps": 50, "solver_groups": 8, "solver_max_tokens": 2048, "solver_eval": 100},
+        "sft_batch": 8, "sft_lr": 1e-4, "sft_save_every": 50, "groups": 8, "steps": 50, "eval_sets": 64,
+        "save_every": 10, "solver_budget": 400, "solver_steps": 50, "solver_groups": 8, "solver_max_tokens": 2048,
+        "solver_eval": 100},
     "qwen3-4b": _BIG | {"name": "qwen3-4b", "groups": 32, "steps": 200},
     # Its optimiser is in the host's memory (ap/tools/plan.py). Each micro-batch moves all weights: use few.
     "qwen3-30b-a3b": _BIG | {

@@ -240,6 +240,7 @@ TABLES = (
 # A proposer of this size writes a valid problem in about one of twenty episodes, which is enough for the solver's arms.
 QUICK = """\
 --corpus_size 150 --hidden_size 64 --layers 2 --heads 2 --intermediate_size 128 --skills_max 2 --eval_sets 8
---sft_trajectories 300 --sft_steps 500 --sft_lr 5e-3 --groups 8 --group_size 2 --steps 2 --solver_budget 2
+--sft_trajectories 300 --sft_steps 500 --sft_batch 8 --acq_batch 2 --sft_lr 5e-3 --groups 8 --group_size 2
+--steps 2 --solver_budget 2
 --solver_sft_steps 4 --solver_sft_batch 4 --solver_steps 2 --solver_groups 2 --solver_group_size 2 --solver_eval 4
 --solver_eval_k 2 --solver_max_tokens 64""".split()

@@ -27,8 +27,8 @@ from safetensors.torch import load_file  # noqa: E402
 
 SETTINGS = {
     "device": "cpu", "corpus_size": 120, "hidden_size": 64, "layers": 3, "heads": 2, "intermediate_size": 192,
-    "max_tokens": 256, "max_turns": 8, "skills_max": 2, "sft_trajectories": 400, "sft_steps": 800, "sft_lr": 6e-3,
-    "eval_sets": 8, "groups": 4, "group_size": 8, "steps": 12, "save_every": 1,
+    "max_tokens": 256, "max_turns": 8, "skills_max": 2, "sft_trajectories": 400, "sft_steps": 800, "sft_batch": 8,
+    "acq_batch": 2, "sft_lr": 6e-3, "eval_sets": 8, "groups": 4, "group_size": 8, "steps": 12, "save_every": 1,
 }
 
 

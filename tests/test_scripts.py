@@ -36,7 +36,8 @@ ROOT = Path(__file__).parent.parent
 STAGE_1 = {"corpus_size": 120, "device": "cpu"}
 STAGE_2 = {  # it learns enough from the expert that its episodes use the tools and earn different rewards
     "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "max_tokens": 256, "max_turns": 8,
-    "sft_trajectories": 64, "sft_steps": 120, "sft_lr": 1e-2, "sft_save_every": 60, "eval_sets": 8,
+    "sft_trajectories": 64, "sft_steps": 120, "sft_batch": 8, "acq_batch": 2, "sft_lr": 1e-2, "sft_save_every": 60,
+    "eval_sets": 8,
 }
 STAGE_3 = {"groups": 2, "group_size": 4, "steps": 3, "save_every": 1}
 
