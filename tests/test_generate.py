@@ -181,22 +181,22 @@ def test_sampling_leaves_the_global_generator_alone(qwen3):
 
 
 def test_a_group_shares_one_prefill(qwen3):
-    """Two groups of 4: 8 + 5 prompt tokens go through the model, not four times as many. Members differ by key."""
+    """Two groups of 4: 9 + 6 prompt tokens go through the model, not four times as many. Members differ by key."""
     first, second = prompts((9, 6))
     conversations = start([first] * 4 + [second] * 4)
     stats = Engine(qwen3, Sampling({STOP}), max_length=30).run(conversations, no_reply)
-    assert stats["prefill_tokens"] == 8 + 5  # the last token of a prompt belongs to the first decode step
+    assert stats["prefill_tokens"] == 9 + 6  # the others copy all but the last, with which their decoding begins
     assert stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
     assert len({tuple(c.ids) for c in conversations}) > 4
     assert_scored_as_sampled(qwen3, conversations)
 
 
 def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
-    """Two rows, three conversations with one prompt of 9: the third joins later, without a prefill of its 8."""
+    """Two rows, three conversations with one prompt of 9: the third joins later, without a prefill."""
     prompt, long = prompts((9, 27))
     conversations = start([prompt, long, prompt])
     stats = Engine(qwen3, Sampling(set()), max_rows=2, max_length=30).run(conversations, no_reply)
-    assert stats["prefill_tokens"] == 8 + 26  # the long one is cut after 3 tokens, and leaves its row to the third
+    assert stats["prefill_tokens"] == 9 + 27  # the long one is cut after 3 tokens, and leaves its row to the third
     assert_scored_as_sampled(qwen3, conversations)
     assert conversations[0].ids[9:] != conversations[2].ids[9:]
 
@@ -400,7 +400,7 @@ def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
 
 def test_the_states_of_a_conversation_are_those_of_the_picture(qwen3, monkeypatch):
     """By hand: a prompt of 5 is prefilled as 2 + 2 tokens, and the fifth belongs to the first decode pass; a message is
-    cut after 2 tokens; of its reply of 3, the cut token and two more are prefilled as 2 + 1."""
+    cut after 2 tokens; the cut token and the reply of 3 are prefilled as 2 + 2, and the same pass draws a token."""
     monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", 2)
     before, after, a_pass = [], [], Engine._pass
 
@@ -414,9 +414,9 @@ def test_the_states_of_a_conversation_are_those_of_the_picture(qwen3, monkeypatc
     [conversation] = start(prompts((5,)))
     answers = iter([[20, 21, 22], None])
     Engine(qwen3, Sampling(set()), max_length=40).run([conversation], lambda stopped: next(answers), max_turn_tokens=2)
-    joins = ["JOINING"], ["JOINING"], ["DECODING"], ["DECODING"]
-    assert before == [*joins, *joins, []]  # in the last pass the row is free
-    assert after == [*joins[1:], ["PAUSED"], *joins[1:], ["PAUSED"], []]
+    first, second = (*[["JOINING"]] * 2, *[["DECODING"]] * 2), (*[["JOINING"]] * 2, ["DECODING"])
+    assert before == [*first, *second, []]  # in the last pass the row is free
+    assert after == [*first[1:], ["PAUSED"], *second[1:], ["PAUSED"], []]
 
 
 # ---------------------------------------------------------------- faults
@@ -474,18 +474,19 @@ def test_tools_run_while_other_rows_decode(qwen3, monkeypatch):
 
 
 def test_what_joins_together_is_fed_in_one_pass(qwen3, monkeypatch):
-    """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and are prefilled in the same pass."""
+    """Messages of 2 tokens, replies of 3: the 6 rows pause in the same step and are prefilled in the same pass, with the
+    token that was drawn last; what is whole then is drawn from at once."""
     batches, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         batches.append(tuple(positions.shape)), forward(self, cache, ids, positions))[1])
     stats = Engine(qwen3, Sampling(set()), max_length=14).run(
         start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
-    assert batches == [(1, 6 * 4), (1, 6), (1, 6), (1, 6 * 3), (1, 6), (1, 6)]  # a second reply would leave no room
-    assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
+    assert batches == [(1, 6 * 5), (1, 6), (1, 6 * 4), (1, 6)]  # a second reply would leave no room
+    assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 9, 6 * 3, 6 * 4)
 
 
 def test_rows_join_while_others_decode(qwen3, monkeypatch):
-    """The short one's first message has 2 tokens, and its reply of 3 joins a pass in which the long one decodes."""
+    """The short one's first message has 2 tokens; its last one and the reply of 3 join while the long one decodes."""
     passes, forward = [], Engine._forward
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         passes.append([(len(piece.starts), piece.width) for piece in cache.pieces]),
@@ -494,7 +495,7 @@ def test_rows_join_while_others_decode(qwen3, monkeypatch):
     sampling = Sampling(set(), stops=lambda message: len(message) == 2 and message == short.ids[14:16])  # its first
     Engine(qwen3, sampling, max_length=30).run(
         [short, long], lambda c: [20, 21, 22] if c is short and len(c.ids) < 20 else None)
-    assert passes[:3] == [[(2, 13)], [(2, 1)], [(2, 1)]] and passes.count([(1, 1), (1, 3)]) == 1
+    assert passes[:2] == [[(2, 14)], [(2, 1)]] and passes.count([(1, 1), (1, 4)]) == 1
     assert short.loss_mask[14:20] == [1, 1, 0, 0, 0, 1]
     assert_scored_as_sampled(qwen3, [short, long])
 
@@ -534,7 +535,7 @@ def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
     monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
         widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
     Engine(qwen3, Sampling(set()), max_length=20).run(start(prompts((19, 4, 4))), no_reply)
-    assert widths == [18 + 2 * 3, 3] + [2] * 15
+    assert widths == [19 + 2 * 4] + [2] * 15
 
 
 @pytest.mark.parametrize("workers", [1, 4])

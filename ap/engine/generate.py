@@ -16,7 +16,8 @@ separate passes. (The exception is a GPU on which decode steps are recorded as C
 of joining rows are fed in separate passes, and replies are taken only every LOOK_EVERY passes.)
 
 One iteration of the loop in Engine.stream takes the replies that are due, yields the conversations that have ended and
-starts waiting ones (rows.py); then it makes one pass and draws one token for each row that decodes (sampling.py).
+starts waiting ones (rows.py); then it makes one pass and draws a token for each row all of whose tokens have been fed:
+those that decode, and those that have joined in this pass (sampling.py).
 """
 from __future__ import annotations
 
@@ -98,8 +99,7 @@ class Engine:
                 schedule.share_prompts()
                 decoding = schedule.to_front()
                 began = time.perf_counter()
-                stats["prefill_tokens"] += self._pass(schedule, graphs, decoding, max_turn_tokens)
-                stats["decode_tokens"] += len(decoding)
+                self._pass(schedule, graphs, decoding, max_turn_tokens)
                 stats["forward_seconds"] += time.perf_counter() - began
                 schedule.passes += 1
         finally:  # also when the caller closes the stream early
@@ -114,36 +114,40 @@ class Engine:
 
     def _pass(
         self, schedule: Schedule, graphs: DecodeGraphs | None, decoding: Sequence[Row], max_turn_tokens: int | None
-    ) -> int:
+    ) -> None:
         """Feed the last token of each row that decodes, and tokens of rows that join; then draw the next token of each
-        row that decodes. Returns how many tokens of joining rows were fed."""
+        row all of whose tokens have been fed."""
         cache, rows, spans = schedule.cache, schedule.rows, schedule.to_feed(PREFILL_TOKENS)
         together = decoding if graphs is None else []  # rows that decode in the same pass in which others join
-        ids = [row.ids[-1] for row in together]
+        ids, drawn, places = [row.ids[-1] for row in together], [*together], [*range(len(together))]
         for b, start, count in spans:
             ids += rows[b].ids[start:start + count]
+            if count == rows[b].unfed:
+                drawn, places = [*drawn, rows[b]], [*places, len(ids) - 1]
         if ids:
             positions = cache.aim([row.cached for row in together], spans)
             hidden = self._forward(cache, torch.tensor([ids], device=positions.device), positions)
+            logits = self.head(hidden[0, places])
         for span in spans:
             rows[span.row].feed(span.count)
-        if decoding:
-            if graphs is None:
-                logits = self.head(hidden[0, :len(decoding)])
-            else:
-                last, starts = zip(*((row.ids[-1], row.cached) if row is not None else (0, 0) for row in rows))
-                logits = graphs(last, starts, len(decoding))
-            self._write(schedule, decoding, logits, max_turn_tokens)
-        return sum(span.count for span in spans)
+        if decoding and graphs is not None:
+            last, starts = zip(*((row.ids[-1], row.cached) if row is not None else (0, 0) for row in rows))
+            recorded = graphs(last, starts, len(decoding))
+            logits, drawn = torch.cat((recorded, logits)) if drawn else recorded, [*decoding, *drawn]
+        for row in decoding:
+            row.feed(1)
+        if drawn:
+            self._write(schedule, drawn, logits, max_turn_tokens)
+        self.stats["prefill_tokens"] += sum(span.count for span in spans)
+        self.stats["decode_tokens"] += len(drawn)
 
     def _write(
-        self, schedule: Schedule, decoding: Sequence[Row], logits: torch.Tensor, max_turn_tokens: int | None
+        self, schedule: Schedule, rows: Sequence[Row], logits: torch.Tensor, max_turn_tokens: int | None
     ) -> None:
-        """Draw the next token of each row that decodes, from logits (B, V). If it ends the message, the row pauses."""
-        tokens, logprobs = self.draw(decoding, logits)
+        """Draw the next token of each row, from logits (B, V). If it ends the message, the row pauses."""
+        tokens, logprobs = self.draw(rows, logits)
         stop_ids, stops = self.sampling.stop_ids, self.sampling.stops
-        for row, token, logprob in zip(decoding, tokens, logprobs):
-            row.cached += 1  # the token before this one is now in the cache
+        for row, token, logprob in zip(rows, tokens, logprobs):
             row.conversation.append([token], 1, [logprob])
             start = row.conversation.turn_start
             if token in stop_ids or stops and stops(row.ids[start:]):

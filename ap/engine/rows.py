@@ -83,8 +83,8 @@ class Row:
 
     @property
     def unfed(self) -> int:
-        """How many tokens must be fed before it can decode: all but the last, from which the next one is predicted."""
-        return len(self.ids) - 1 - self.cached
+        """How many of its tokens are not in the cache: one while it decodes, from which the next one is predicted."""
+        return len(self.ids) - self.cached
 
     def begin(self, length: int) -> None:
         """WAITING -> JOINING, or DECODING if the prompt is one token. It will have at most `length` tokens."""
@@ -92,9 +92,9 @@ class Row:
         self.feed(0)
 
     def feed(self, count: int) -> None:
-        """`count` more of its tokens are in the cache: JOINING -> DECODING, once all but the last one are."""
+        """`count` more of its tokens are in the cache: JOINING -> DECODING, once all but the last one are, or all."""
         self.cached += count
-        self.state = State.JOINING if self.unfed else State.DECODING
+        self.state = State.JOINING if self.unfed > 1 else State.DECODING
 
     def resume(self, ids: Sequence[int]) -> None:
         """PAUSED -> JOINING, or DECODING if the reply is empty: the environment's tokens are appended."""
@@ -201,7 +201,7 @@ class Schedule:
         for b, row in new:
             if row.prompt in holders:
                 followers.setdefault(holders[row.prompt], []).append(b)
-                row.feed(row.unfed)
+                row.feed(row.unfed - 1)
         for holder, others in followers.items():
             self.cache.copy(holder, others, self.rows[others[0]].cached)
 
