@@ -3,6 +3,7 @@
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
     python bench/engine.py gap        [--conversations 128] [--turns 3]
+    python bench/engine.py model      --folder MODEL [--rows 1,8,32] [--prompt 64] [--new 64] [--repeats 3]
     python bench/engine.py bandwidth  [--shape qwen3-4b] [--rows 16,64,256] [--prompt 960] [--new 128]
 
 tools: conversations of several tool turns on a model of mini's shape with random weights. A tool takes exponential
@@ -19,6 +20,10 @@ growth: milliseconds of a decode step for rows x cached tokens, on the same mode
 
 gap: log-probs as sampled, through the cache and in a batch that changes all the time, against those of one full
 forward over the finished conversation, in float32 and in bfloat16.
+
+model: tokens a second of a real model that writes `new` tokens after each of so many prompts of equal length, and how
+many times as fast the engine is as transformers.generate on the same batch, and as generate_batch. Medians, all sides
+in turn.
 
 bandwidth: tokens a second while decoding, as a share of what the memory allows: a step has to read all weights and the
 cached keys and values once, at the speed at which this machine copies memory. It also runs transformers' generate_batch
@@ -44,7 +49,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 from ap.config import Config  # noqa: E402
 from ap.devices.gpu import device_of  # noqa: E402
 from ap.engine.generate import Engine  # noqa: E402
-from ap.engine.model import build_model, token_logprobs  # noqa: E402
+from ap.engine.model import build_model, load_model, token_logprobs  # noqa: E402
 from ap.engine.rows import Conversation  # noqa: E402
 from ap.engine.sampling import Sampling  # noqa: E402
 
@@ -269,6 +274,24 @@ def gap(options: argparse.Namespace) -> None:
               f"99 % below {gaps.quantile(0.99):.1e}, largest {gaps.max():.1e}")
 
 
+# --------------------------------------------------------------------------------------------------------- model
+
+
+def real_model(options: argparse.Namespace) -> None:
+    model = load_model(options.folder, Config(dtype="float32", device="cpu"))
+    sides = {"ap": "engine", "generate": "generate", "sdpa": "generate_batch"}
+    print(f"{options.new} tokens after each prompt of {options.prompt}; tokens a second")
+    print("  rows" + "".join(f"{name:>16}" for name in sides.values()) + "   engine / generate   / generate_batch")
+    for rows in numbers(options.rows):
+        prompts, rates = random_prompts(rows, options.prompt), {side: [] for side in sides}
+        for _ in range(options.repeats):
+            for side in sides:
+                rates[side].append(written_rate(model, side, prompts, options.new))
+        middle = {side: statistics.median(values) for side, values in rates.items()}
+        print(f"{rows:6}" + "".join(f"{middle[side]:16.1f}" for side in sides)
+              + f"{middle['ap'] / middle['generate']:20.2f}{middle['ap'] / middle['sdpa']:19.2f}", flush=True)
+
+
 # ----------------------------------------------------------------------------------------------------- bandwidth
 
 SHAPES = {  # Qwen3-4B's published sizes; tiny is for trying out the script
@@ -328,12 +351,18 @@ def limit_of_step(model, rows: int, prompt: int, new: int, copied: float) -> flo
 
 
 def written_rate(model, side: str, prompts: list[list[int]], new: int) -> float:
-    """Tokens a second that our engine ("ap") or generate_batch ("sdpa") writes after the prompts, prefill included."""
-    model.set_attn_implementation(side)
+    """Tokens a second that our engine ("ap"), generate_batch ("sdpa") or transformers.generate ("generate") writes after
+    the prompts, prefill included."""
+    model.set_attn_implementation("ap" if side == "ap" else "sdpa")
     synchronise(model)
     began = time.perf_counter()
     if side == "ap":
         write(model, prompts, new)
+        tokens = len(prompts) * new
+    elif side == "generate":  # the prompts are of one length
+        ids = torch.tensor(prompts, device=model.device)
+        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+                       max_new_tokens=new, min_new_tokens=new, pad_token_id=PAD)
         tokens = len(prompts) * new
     else:
         tokens = sum(map(len, generate_batch(model, prompts, new, [])))
@@ -378,7 +407,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="tools|growth|gap|bandwidth")
+    commands = parser.add_subparsers(required=True, metavar="tools|growth|gap|model|bandwidth")
     command = commands.add_parser("tools")
     command.add_argument("--conversations", type=int, default=128)
     command.add_argument("--turns", type=int, default=3)
@@ -394,6 +423,13 @@ def main() -> None:
     command.add_argument("--conversations", type=int, default=128)
     command.add_argument("--turns", type=int, default=3)
     command.set_defaults(work=gap)
+    command = commands.add_parser("model")
+    command.add_argument("--folder", required=True)
+    command.add_argument("--rows", default="1,8,32")
+    command.add_argument("--prompt", type=int, default=64)
+    command.add_argument("--new", type=int, default=64)
+    command.add_argument("--repeats", type=int, default=3)
+    command.set_defaults(work=real_model)
     command = commands.add_parser("bandwidth")
     command.add_argument("--shape", default="qwen3-4b", choices=SHAPES)
     command.add_argument("--rows", default="16,64,256")

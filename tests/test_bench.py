@@ -55,6 +55,25 @@ def test_growth_fills_its_table(bench, monkeypatch, capsys):
     assert len(re.findall(r"^ +[13]( +[\d.]+){2}$", text, re.MULTILINE)) == 2 and "worst growth" in text
 
 
+def test_all_sides_write_with_a_model_of_a_folder(bench, monkeypatch, capsys, tmp_path):
+    """A folder as save_pretrained leaves it; its rates are those of written_rate, and the quotients are of their row."""
+    bench.mini_shape(64).save_pretrained(tmp_path)
+    found, written_rate = [], bench.written_rate
+
+    def watched(model, side, prompts, new):
+        found.append((side, len(prompts), new, written_rate(model, side, prompts, new)))
+        return found[-1][-1]
+
+    monkeypatch.setattr(bench, "written_rate", watched)
+    text = output(bench, monkeypatch, capsys, "model", "--folder", str(tmp_path), "--rows", "1,3", "--prompt", "5",
+                  "--new", "4", "--repeats", "1")
+    assert [one[:3] for one in found] == [(side, rows, 4) for rows in (1, 3) for side in ("ap", "generate", "sdpa")]
+    for row, line in enumerate(text.splitlines()[-2:]):
+        ours, generate, batch = (rate for *_, rate in found[3 * row:3 * row + 3])
+        assert [float(number) for number in line.split()[1:]] == pytest.approx(
+            [ours, generate, batch, ours / generate, ours / batch], abs=0.06)
+
+
 def test_the_gap_is_small_in_float32(bench, monkeypatch, capsys):
     text = output(bench, monkeypatch, capsys, "gap", "--conversations", "3", "--turns", "2")
     largest = [float(value) for value in re.findall(r"largest (\S+)", text)]
