@@ -181,22 +181,22 @@ def test_sampling_leaves_the_global_generator_alone(qwen3):
 
 
 def test_a_group_shares_one_prefill(qwen3):
-    """Two groups of 4: 9 + 6 prompt tokens go through the model, not four times as many. Members differ by key."""
+    """Two groups of 4: 8 + 5 prompt tokens go through the model, not four times as many. Members differ by key."""
     first, second = prompts((9, 6))
     conversations = start([first] * 4 + [second] * 4)
     stats = Engine(qwen3, Sampling({STOP}), max_length=30).run(conversations, no_reply)
-    assert stats["prefill_tokens"] == 9 + 6  # the others copy all but the last, with which their decoding begins
+    assert stats["prefill_tokens"] == 8 + 5  # a token is drawn from the last of a prompt, so it counts there
     assert stats["decode_tokens"] == sum(sum(c.loss_mask) for c in conversations)
     assert len({tuple(c.ids) for c in conversations}) > 4
     assert_scored_as_sampled(qwen3, conversations)
 
 
 def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
-    """Two rows, three conversations with one prompt of 9: the third joins later, without a prefill."""
+    """Two rows, three conversations with one prompt of 9: the third joins later, without a prefill of its 8."""
     prompt, long = prompts((9, 27))
     conversations = start([prompt, long, prompt])
     stats = Engine(qwen3, Sampling(set()), max_rows=2, max_length=30).run(conversations, no_reply)
-    assert stats["prefill_tokens"] == 9 + 27  # the long one is cut after 3 tokens, and leaves its row to the third
+    assert stats["prefill_tokens"] == 8 + 26  # the long one is cut after 3 tokens, and leaves its row to the third
     assert_scored_as_sampled(qwen3, conversations)
     assert conversations[0].ids[9:] != conversations[2].ids[9:]
 
@@ -482,7 +482,8 @@ def test_what_joins_together_is_fed_in_one_pass(qwen3, monkeypatch):
     stats = Engine(qwen3, Sampling(set()), max_length=14).run(
         start(prompts((5,) * 6)), lambda conversation: [20, 21, 22], max_turn_tokens=2)
     assert batches == [(1, 6 * 5), (1, 6), (1, 6 * 4), (1, 6)]  # a second reply would leave no room
-    assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 9, 6 * 3, 6 * 4)
+    assert (stats["prefill_tokens"], stats["env_tokens"], stats["decode_tokens"]) == (6 * 7, 6 * 3, 6 * 4)
+    assert sum(tokens for _, tokens in batches) == stats["prefill_tokens"] + stats["decode_tokens"]
 
 
 def test_rows_join_while_others_decode(qwen3, monkeypatch):

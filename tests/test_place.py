@@ -80,13 +80,13 @@ def test_conversations_join_while_others_decode(model):
 
 
 def test_equal_prompts_are_read_once(model, own_tiny):
-    """Eight equal prompts of 41 tokens feed 41 tokens once, also when they come one after the other."""
+    """Eight equal prompts of 41 tokens feed 40 tokens once, also when they come one after the other."""
     prompt = list(range(10, 51))
     questions = [Question.of(prompt, str(n), Sampling(frozenset({-1})), 5) for n in range(8)]
     coming = [questions[1:3], [], questions[3:]]
     engine = SharedEngine(model, Sampling({-1}), 16, 64, reproducible=False)
     engine.run(questions[:1], lambda _: None, more=lambda: coming.pop(0) if coming else [])
-    assert engine.stats["prefill_tokens"] == 41 and engine.stats["decode_tokens"] == 8 * 5
+    assert engine.stats["prefill_tokens"] == 40 and engine.stats["decode_tokens"] == 8 * 5
 
 
 def test_a_string_ends_one_conversation_only(model, tokenizer):

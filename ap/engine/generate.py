@@ -69,8 +69,9 @@ class Engine:
         more() is asked before a pass for conversations that join while others decode; the stream ends when all that it
         has been given have ended. With it the cache has max_rows rows from the start.
 
-        self.stats holds, as it goes, {prefill, decode, env}_tokens; forward_seconds, the time of the passes and of
-        drawing tokens; and env_seconds, the time that the engine waited for replies. While the stream is open, torch
+        self.stats holds, as it goes, decode_tokens, the tokens that were drawn; prefill_tokens, those that were fed
+        with no draw, so that both together were fed; env_tokens, those of replies; forward_seconds, the time of the
+        passes and of drawing; and env_seconds, the time that the engine waited for replies. While the stream is open, torch
         uses one thread if the model is small and on a CPU. Raises UserError if the cache has no room for even one
         conversation of max_length, and whatever `reply` raises.
         """
@@ -123,7 +124,8 @@ class Engine:
         for b, start, count in spans:
             ids += rows[b].ids[start:start + count]
             if count == rows[b].unfed:
-                drawn, places = [*drawn, rows[b]], [*places, len(ids) - 1]
+                drawn.append(rows[b])
+                places.append(len(ids) - 1)
         if ids:
             positions = cache.aim([row.cached for row in together], spans)
             hidden = self._forward(cache, torch.tensor([ids], device=positions.device), positions)
@@ -138,7 +140,7 @@ class Engine:
             row.feed(1)
         if drawn:
             self._write(schedule, drawn, logits, max_turn_tokens)
-        self.stats["prefill_tokens"] += sum(span.count for span in spans)
+        self.stats["prefill_tokens"] += sum(span.count for span in spans) + len(decoding) - len(drawn)
         self.stats["decode_tokens"] += len(drawn)
 
     def _write(
