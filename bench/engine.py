@@ -40,6 +40,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Iterable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -283,11 +284,7 @@ def real_model(options: argparse.Namespace) -> None:
     print(f"{options.new} tokens after each prompt of {options.prompt}; tokens a second")
     print("  rows" + "".join(f"{name:>16}" for name in sides.values()) + "   engine / generate   / generate_batch")
     for rows in numbers(options.rows):
-        prompts, rates = random_prompts(rows, options.prompt), {side: [] for side in sides}
-        for _ in range(options.repeats):
-            for side in sides:
-                rates[side].append(written_rate(model, side, prompts, options.new))
-        middle = {side: statistics.median(values) for side, values in rates.items()}
+        middle = written_rates(model, sides, random_prompts(rows, options.prompt), options)
         print(f"{rows:6}" + "".join(f"{middle[side]:16.1f}" for side in sides)
               + f"{middle['ap'] / middle['generate']:20.2f}{middle['ap'] / middle['sdpa']:19.2f}", flush=True)
 
@@ -317,11 +314,9 @@ def bandwidth(options: argparse.Namespace) -> None:
         prompts = random_prompts(rows, options.prompt)
         step = step_seconds(model, prompts, options.new)
         limit = limit_of_step(model, rows, options.prompt, options.new, copied)
-        rates: dict[str, list[float]] = {"ap": [], "sdpa": []}
-        for side in ("ap", "sdpa") * options.repeats:
-            rates[side].append(written_rate(model, side, prompts, options.new))
+        middle = written_rates(model, ("ap", "sdpa"), prompts, options)
         print(f"{rows:6} {rows / step:18.0f} {rows / limit:8.0f} {limit / step:7.0%} "
-              f"{statistics.median(rates['sdpa']):29.0f} {statistics.median(rates['ap']):8.0f}", flush=True)
+              f"{middle['sdpa']:29.0f} {middle['ap']:8.0f}", flush=True)
 
 
 def random_model(sizes: dict, length: int, device: torch.device, dtype: torch.dtype, **more):
@@ -348,6 +343,14 @@ def limit_of_step(model, rows: int, prompt: int, new: int, copied: float) -> flo
     """Seconds in which memory gives what the middle one of `new` steps must read; copied: bytes a second."""
     weights, of_token = bytes_of(model)
     return (weights + rows * (prompt + new / 2) * of_token) / copied
+
+
+def written_rates(model, sides: Iterable[str], prompts: list[list[int]], options) -> dict[str, float]:
+    """The median written_rate of each side, all sides in turn."""
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    for side in [*rates] * options.repeats:
+        rates[side].append(written_rate(model, side, prompts, options.new))
+    return {side: statistics.median(values) for side, values in rates.items()}
 
 
 def written_rate(model, side: str, prompts: list[list[int]], new: int) -> float:

@@ -24,6 +24,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from bench.commit import commit  # noqa: E402
+
 PARTS = {  # in the order in which they are worth most; the seconds that each may take on a GPU
     "machine": 30, "parity": 90, "recorders": 60, "packing": 40, "memory": 60, "decode-16": 50, "decode-64": 60,
     "decode-256": 90, "training": 90, "step": 90, "fsdp": 60, "resume": 50,
@@ -109,7 +112,7 @@ class Worker:
 
 def run(parts: list[str], shape: str, results: Results, seconds: float) -> None:
     """Run these parts, as far as the seconds last."""
-    deadline, commit, log = time.monotonic() + seconds, commit_of(), results.folder / "log.txt"
+    deadline, made_by, log = time.monotonic() + seconds, commit() or "unknown", results.folder / "log.txt"
     while parts and deadline - time.monotonic() > LEAST:
         worker, setup, late = Worker(parts, shape, log), "", STARTING
         while parts:
@@ -126,7 +129,7 @@ def run(parts: list[str], shape: str, results: Results, seconds: float) -> None:
                         sys.exit(event.get("stop") or f"the parts cannot begin (exit code {code}); see {log}")
                     error = f"its process ended with exit code {code}; see {log}"
                 elif "setup" in event:
-                    setup = f"{event['setup']}, commit {commit}, --shape {shape}."
+                    setup = f"{event['setup']}, commit {made_by}, --shape {shape}."
                 elif "row" in event:
                     rows.append(event["row"])
                     what, measured, limit, good = event["row"]
@@ -142,11 +145,6 @@ def run(parts: list[str], shape: str, results: Results, seconds: float) -> None:
                 break
         if worker.process.returncode is None:
             worker.end()
-
-
-def commit_of() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True)
-    return asked.stdout.strip() or "unknown"
 
 
 def main() -> int:

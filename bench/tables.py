@@ -17,7 +17,6 @@ to see that all of it runs; its figures mean nothing. Cells whose settings diffe
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from ap.files import UserError, read_jsonl, write_jsonl, write_text  # noqa: E40
 from ap.tools.commandline import FIELDS, Parser, load_config, parse_config, run_main  # noqa: E402
 from ap.tools.evaluation import Interval, bootstrap_interval, holm, paired_difference, sign_test  # noqa: E402
 from bench import runs  # noqa: E402
+from bench.commit import commit  # noqa: E402
 from bench.comparisons import ALPHA, CELLS, QUICK, RULE, TABLES, Cell, Claim, Table  # noqa: E402
 from bench.pictures import Panel, write_picture  # noqa: E402
 
@@ -165,16 +165,6 @@ class Bench:
         except UserError as error:
             print(f"failed: {error}", file=sys.stderr, flush=True)
             self.failures.append(str(error))
-
-
-def commit() -> str | None:
-    """The commit of the code, with + if files differ from it; None without git."""
-    try:
-        done = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=ROOT, text=True,
-                              capture_output=True)
-        return done.stdout.strip() or None
-    except OSError:
-        return None
 
 
 # ------------------------------------------------------------------------------------------------------- results

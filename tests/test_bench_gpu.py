@@ -193,3 +193,8 @@ def test_the_command(tmp_path):
     done = subprocess.run([*run, "--only", "recorders"], capture_output=True, text=True, env=os.environ, timeout=180)
     assert "thread 2 = full forward, float32" in done.stdout and "FAILED" not in done.stdout, done.stdout
     assert done.returncode == 1 and "missing or failed: machine, parity, packing" in done.stdout
+
+
+def test_without_git_nobody_knows_the_commit(gpu, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.commit() is None

@@ -72,7 +72,6 @@ def number_of_pieces(parameters: int, world: int, config: Config) -> int:
     return config.shard_size or world
 
 
-@torch.no_grad()
 def shard(replica: PreTrainedModel, ranks: Ranks, config: Config, frozen: bool = False) -> PreTrainedModel:
     """The model with its weights in pieces of float32, or `replica` itself where nothing is to be sharded.
 
