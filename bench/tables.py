@@ -21,6 +21,8 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Callable, Iterable, NamedTuple, Sequence
@@ -29,12 +31,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.config import PARTS, Config  # noqa: E402
 from ap.files import UserError, read_jsonl, write_jsonl, write_text  # noqa: E402
+from ap.learn.checkpoint import latest  # noqa: E402
 from ap.tools.commandline import FIELDS, Parser, load_config, parse_config, run_main  # noqa: E402
-from ap.tools.evaluation import Interval, bootstrap_interval, holm, paired_difference, sign_test  # noqa: E402
+from ap.tools.evaluation import Interval, holm  # noqa: E402
 from bench import runs  # noqa: E402
 from bench.commit import commit  # noqa: E402
 from bench.comparisons import ALPHA, CELLS, QUICK, RULE, TABLES, Cell, Claim, Table  # noqa: E402
 from bench.pictures import Panel, write_picture  # noqa: E402
+from bench.pooled import Spread  # noqa: E402
 
 PROBLEMS = 3000  # that a proposer writes for the table `data`, beside those of its training
 SOLVER = ("run_solver.py",)
@@ -131,6 +135,21 @@ class Bench:
             raise UserError(f"{where}: {unit} was run with {was}, not {wanted}; give the same settings, or another "
                             "--out.")
 
+    def weights(self, unit: Unit) -> str:
+        """A digest of the weights of its pi_ref; empty before there are any."""
+        found = latest(self.pi_ref(unit.cell, unit.number) / "sft")
+        files = sorted(found.glob("*.safetensors")) if found else []
+        return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16] if files else ""
+
+    def refuse_other_weights(self, unit: Unit) -> None:
+        """UserError if finished cells began from other weights of this pi_ref: another machine may round differently."""
+        name, weights = self.signature(unit)["reference"], self.weights(unit)
+        for record in self.records.values():
+            if record["settings"]["reference"] == name and record.get("weights", weights) != weights:
+                raise UserError(f"{self.log}: {record['cell']}, seed {record['seed']} began from {name} with other weights "
+                                f"than {self.pi_ref(unit.cell, unit.number)} has; give that run as --reference, or "
+                                "another --out.")
+
     # ------------------------------------------------------------------------------------------------ running
 
     def make_reference(self, cell: Cell, number: int) -> None:
@@ -147,6 +166,7 @@ class Bench:
         folder, log = self.folder(unit), self.out / f"{self.folder(unit).name}.log"
         end = folder / "solver" / unit.arm / "evaluation_end.json" if unit.arm else folder / "evaluation_after.json"
         ours = not end.exists()
+        self.refuse_other_weights(unit)
         if ours and not (unit.arm and (folder / "report.html").exists()):  # the page is the last that a proposer writes
             runs.play(("run_mgpo.py",) if unit.arm else unit.cell.script, self.argv(unit), log)
         if ours and unit.arm:
@@ -155,7 +175,7 @@ class Bench:
         with self.lock:
             self.records[unit.key] = {
                 "cell": unit.cell.name, "seed": unit.seed, "pi_ref": unit.number, "settings": self.signature(unit),
-                "commit": commit() if ours else None, "numbers": numbers}
+                "weights": self.weights(unit), "commit": commit() if ours else None, "numbers": numbers}
             write_jsonl(self.log, self.records.values())
 
     def attempt(self, deed: Callable, *arguments) -> None:
@@ -171,8 +191,8 @@ class Bench:
 
 
 class Result(NamedTuple):
-    """What a claim came to. differences: {measure: Interval} over the pairs that have it. p: of the sign test in the
-    first measure; adjusted: Holm's."""
+    """What a claim came to. differences: {measure: Interval} over the pairs that have it. p: of Student's t in the first
+    measure; adjusted: Holm's."""
 
     claim: Claim
     pairs: list[tuple[str, float]]  # (name of the pair, difference in the first measure)
@@ -182,14 +202,12 @@ class Result(NamedTuple):
     verdict: str
 
 
-def verdict_of(interval: Interval, adjusted: float, means: Iterable[float]) -> str:
+def verdict_of(adjusted: float, means: Iterable[float]) -> str:
     """RULE, for a claim whose pairs are all there. means: the mean difference with each pi_ref."""
     means = list(means)
-    if adjusted <= ALPHA and interval.low > 0 and min(means) > 0:
+    if adjusted <= ALPHA and min(means) > 0:
         return "seen"
-    if adjusted <= ALPHA and interval.high < 0 and max(means) < 0:
-        return "opposite"
-    return "not seen"
+    return "opposite" if adjusted <= ALPHA and max(means) < 0 else "not seen"
 
 
 class Sheet:
@@ -218,27 +236,30 @@ class Sheet:
                 found[pair] = sum(numbers)
         return found
 
+    def spread(self, measure: str) -> Spread:
+        """Of the runs in a measure, over all cells of the table."""
+        return Spread.of({(cell.name, pair): value for cell in self.cells
+                          for pair, value in self.values([cell.name], measure).items()})
+
     def results(self) -> list[Result]:
         """Of the claims that this version can test. A claim without pairs counts as p = 1 in Holm's correction."""
         claims = [claim for claim in self.table.claims if not {*claim.plus, *claim.minus} & set(self.lacking)]
-        found = []
+        spreads, found = {measure: self.spread(measure) for measure in self.table.measures}, []
         for claim in claims:
-            differences, sides = {}, {}
-            for measure in self.table.measures:
+            differences, pairs, count, p = {}, {}, len(claim.plus) + len(claim.minus), 1.0
+            for measure, spread in spreads.items():
                 plus, minus = self.values(claim.plus, measure), self.values(claim.minus, measure)
-                both = [pair for pair in self.pairs if pair in plus and pair in minus]
-                # Rounded, so that the sums of an interaction tie where they should.
-                sides[measure] = {pair: (round(plus[pair], 9), round(minus[pair], 9)) for pair in both}
-                if both:
-                    differences[measure] = paired_difference(*zip(*sides[measure].values()), seed=0)
-            first = sides[self.table.measures[0]]
-            found.append((claim, {pair: a - b for pair, (a, b) in first.items()}, differences,
-                          sign_test(*zip(*first.values())) if first else 1.0))
+                leads = {pair: plus[pair] - minus[pair] for pair in self.pairs if pair in plus and pair in minus}
+                if leads:
+                    differences[measure] = spread.interval(fmean(leads.values()), count, len(leads))
+                if leads and measure == self.table.measures[0]:
+                    pairs, p = leads, spread.p(fmean(leads.values()), count, len(leads))
+            found.append((claim, pairs, differences, p))
         results = []
         for (claim, pairs, differences, p), adjusted in zip(found, holm([p for *_, p in found])):
             verdict = f"unfinished ({len(pairs)} of {len(self.pairs)} pairs)"
             if len(pairs) == len(self.pairs):
-                verdict = verdict_of(differences[self.table.measures[0]], adjusted, means_of(pairs))
+                verdict = verdict_of(adjusted, means_of(pairs))
             results.append(Result(
                 claim, [(named(*pair), value) for pair, value in pairs.items()], differences, p, adjusted, verdict))
         return results
@@ -261,8 +282,8 @@ class Sheet:
             row = [cell.name, f"`{words}`" if (words := ' '.join((*cell.script[1:], *cell.options))) else "",
                    str(len(self.values([cell.name], measures[0])))]
             for measure in measures:
-                row.append(shown(bootstrap_interval(list(values.values())))
-                           if (values := self.values([cell.name], measure)) else "")
+                values = list(self.values([cell.name], measure).values())
+                row.append(shown(self.spread(measure).interval(fmean(values), 1, len(values))) if values else "")
             hours = self.values([cell.name], "hours").values()
             lines.append(f"| {' | '.join([*row, f'{fmean(hours):.2f}' if hours else ''])} |")
         lines += ["", f"| claim | {' | '.join(measures)} | p | Holm's p | verdict |",
@@ -272,7 +293,9 @@ class Sheet:
                                         for measure in measures),
                    f"{result.p:.4f}", f"{result.adjusted:.4f}", result.verdict]
             lines.append(f"| {' | '.join(row)} |")
-        lines += ["", "Means with 95 % bootstrap intervals over runs; of claims, the mean difference over pairs."]
+        sigma, freedom = self.spread(measures[0])
+        lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread of runs, "
+                  f"which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
         lines += [f"Not run: {name} ({why})." for name, why in self.lacking.items()]
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"
@@ -299,8 +322,9 @@ def named(seed: int, number: int) -> str:
 
 
 def shown(interval: Interval, sign: str = "") -> str:
+    """The mean with its interval, where there is one."""
     mean, low, high = (f"{value:{sign}.3f}" for value in interval)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if isfinite(interval.low) else mean
 
 
 # ---------------------------------------------------------------------------------------------------------- main

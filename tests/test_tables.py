@@ -1,19 +1,21 @@
 """bench/tables.py: the comparisons as data, their statistics by hand, and a tiny table from its runs to its picture."""
 import importlib
 import json
+import math
 import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ap.files import UserError, read_jsonl, write_json, write_jsonl
 from ap.tools.commandline import FIELDS
-from ap.tools.evaluation import Interval
 from bench import runs, tables
 from bench.comparisons import ALPHA, CELLS, QUICK, TABLES, Cell, Claim, Table
 from bench.pictures import Panel, ticks_of, write_picture
+from bench.pooled import Spread, quantile, student
 from bench.tables import Bench, Sheet, main, run_tables, verdict_of
 
 TINY = """--device cpu --corpus_size 120 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32 --eval_sets 4
@@ -42,12 +44,15 @@ def test_every_cell_has_settings_of_its_own(table, tmp_path):
 
 
 def test_claims_are_about_cells_that_the_table_runs_and_can_be_seen():
-    """A table has so many pairs that Holm's p can fall to ALPHA: it is 2^(1 - n) * claims for n pairs on one side."""
+    """A table has so many runs that a lead of three times their spread is seen, for two cells and the first of all
+    claims."""
     for table in TABLES:
         assert len({claim.text for claim in table.claims}) == len(table.claims)
         assert all({*claim.plus, *claim.minus} <= set(table.cells) for claim in table.claims)
         assert all(len(claim.plus) == len(claim.minus) for claim in table.claims)
-        assert len(table.claims) * 2 ** (1 - table.seeds * table.references) <= ALPHA
+        pairs = table.seeds * table.references
+        spread = Spread(1.0, (len(table.cells) - 1) * (pairs - 1))
+        assert len(table.claims) * spread.p(3.0, 2, pairs) <= ALPHA
     assert len({table.name for table in TABLES}) == len(TABLES)
 
 
@@ -72,36 +77,85 @@ def finished(bench, values):
 
 
 def test_the_rule_of_verdicts_by_hand():
-    above, below, around = Interval(0.1, 0.05, 0.2), Interval(-0.1, -0.2, -0.05), Interval(0.1, -0.01, 0.2)
-    assert verdict_of(above, 0.05, [0.1, 0.2]) == "seen" and verdict_of(below, 0.05, [-0.1]) == "opposite"
-    assert verdict_of(above, 0.051, [0.1]) == verdict_of(below, 0.051, [-0.1]) == "not seen"  # p
-    assert verdict_of(around, 0.01, [0.1]) == "not seen"  # interval
-    assert verdict_of(above, 0.01, [0.3, -0.1]) == verdict_of(below, 0.01, [-0.3, 0.1]) == "not seen"  # one pi_ref
+    assert verdict_of(0.05, [0.1, 0.2]) == "seen" and verdict_of(0.05, [-0.1]) == "opposite"
+    assert verdict_of(0.051, [0.1]) == verdict_of(0.051, [-0.1]) == "not seen"  # p
+    assert verdict_of(0.01, [0.3, -0.1]) == verdict_of(0.01, [-0.3, 0.1]) == "not seen"  # one pi_ref
+
+
+def test_the_spread_of_two_cells_is_that_of_a_paired_t_test():
+    """Differences 1, 2, 3: mean 2, standard deviation 1, t = 2 sqrt(3) = 3.46 with 2 degrees of freedom, for which
+    P(|T| > t) = 1 - t / sqrt(2 + t^2), and t_0.975 = 4.303 of any table."""
+    values = {("a", 0): 5.0, ("b", 0): 4.0, ("a", 1): 2.0, ("b", 1): 0.0, ("a", 2): 9.0, ("b", 2): 6.0}
+    spread = Spread.of(values)
+    assert spread.freedom == 2 and spread.sigma == pytest.approx(1 / math.sqrt(2))
+    t = 2 * math.sqrt(3)
+    assert spread.p(2, 2, 3) == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert spread.interval(2, 2, 3) == pytest.approx((2, 2 - 4.303 / math.sqrt(3), 2 + 4.303 / math.sqrt(3)), abs=1e-3)
+
+
+def test_the_spread_of_many_cells_by_double_centring_and_with_holes():
+    """e = y - mean of its cell - mean of its pair + mean of all; with a value missing, the fit of what is left."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(4, 5))
+    residual = y - y.mean(1, keepdims=True) - y.mean(0) + y.mean()
+    values = {(c, s): y[c, s] for c in range(4) for s in range(5)}
+    spread = Spread.of(values)
+    assert spread.freedom == 12 and spread.sigma == pytest.approx(math.sqrt((residual ** 2).sum() / 12))
+    shifted = {(c, s): value + 10 * c - 7 * s for (c, s), value in values.items()}
+    assert Spread.of(shifted) == pytest.approx(spread)
+    # A hole costs one degree of freedom, and its value is that which the others predict (found by iteration).
+    filled = y.copy()
+    for _ in range(2000):
+        filled[1, 2] = (filled.mean(1)[1] + filled.mean(0)[2] - filled.mean())
+    residual = filled - filled.mean(1, keepdims=True) - filled.mean(0) + filled.mean()
+    values.pop((1, 2))
+    assert Spread.of(values) == pytest.approx((math.sqrt((residual ** 2).sum() / 11), 11), rel=1e-4)
+
+
+def test_student_by_the_tables_of_textbooks_and_by_drawing():
+    for freedom, t in ((1, 12.706), (4, 2.776), (12, 2.179), (30, 2.042)):
+        assert quantile(0.05, freedom) == pytest.approx(t, abs=5e-4) and student(t, freedom) == pytest.approx(0.05, 1e-3)
+    # Where nothing differs, p is uniform: of 2,000 tables of 3 cells and 4 pairs, a twentieth has p below 0.05.
+    rng, below = np.random.default_rng(1), 0
+    for _ in range(2000):
+        y = rng.normal(size=(3, 4)) + rng.normal(size=4)
+        spread = Spread.of({(c, s): y[c, s] for c in range(3) for s in range(4)})
+        below += spread.p((y[0] - y[1]).mean(), 2, 4) < 0.05
+    assert 70 <= below <= 130
+
+
+def test_runs_that_cannot_tell():
+    """Values of one cell, or of one pair; values without any spread."""
+    for values in ({("a", 0): 1.0, ("a", 1): 3.0}, {("a", 0): 1.0, ("b", 0): 3.0}):
+        spread = Spread.of(values)
+        assert spread.freedom == 0 and spread.p(2, 2, 1) == 1 and spread.interval(2, 2, 1) == (2, -math.inf, math.inf)
+    assert tables.shown(spread.interval(2, 2, 1)) == "2.000"
+    exact = Spread.of({("a", 0): 1.0, ("a", 1): 2.0, ("b", 0): 3.0, ("b", 1): 4.0})
+    assert exact.p(2, 2, 2) == 0 and exact.p(0, 2, 2) == 1
 
 
 def test_claims_are_paired_and_corrected_by_hand(tmp_path):
-    """Six pairs: the sign tests of 6 : 0, 0 : 6 and 3 : 3 have p = 1/32, 1/32, 1, and Holm makes 3/32 of the first two.
-    With nine they are 1/256 and Holm's 3/256."""
-    for seeds, verdicts in ((6, ["not seen"] * 3), (9, ["seen", "opposite", "not seen"])):
-        table = replace(TABLE, cells=("mgpo", "grpo", "omega-2", "off-2"), seeds=seeds, measures=("x",), claims=tuple(
-            Claim(f"mgpo > {other}", ("mgpo",), (other,)) for other in ("grpo", "omega-2", "off-2")))
-        bench = Bench(tmp_path)
-        for seed in range(seeds):
-            sign = (-1) ** seed if seed < seeds // 2 * 2 else 0
-            finished(bench, {("mgpo", seed, 0): {"x": seed}, ("grpo", seed, 0): {"x": seed - 0.5},
-                             ("omega-2", seed, 0): {"x": seed + 0.25}, ("off-2", seed, 0): {"x": seed + sign}})
-        sheet = Sheet(table, bench)
-        results = sheet.results()
-        p = 2 ** (1 - seeds)
-        assert [result.p for result in results] == pytest.approx([p, p, 1])
-        assert [result.adjusted for result in results] == pytest.approx([3 * p, 3 * p, 1])
-        assert [result.verdict for result in results] == verdicts
-        assert results[0].differences["x"] == pytest.approx((0.5, 0.5, 0.5))
-        bench.records.pop(("off-2", 0, 0))
-        assert sheet.results()[2].verdict == f"unfinished ({seeds - 1} of {seeds} pairs)"
-        assert [result.verdict for result in sheet.results()[:2]] == verdicts[:2]  # others do not wait for it
-        text = sheet.text(sheet.results())
-        assert "| mgpo > off-2 |" in text and "unfinished" in text and "Commits: abc." in text
+    """Three pairs of four cells. mgpo leads by 0.5, -0.25 and 0; e is 0 but in the last cell, (0.1, -0.2, 0.1), of which
+    double centring leaves 3/4 there and -1/4 in each other cell: sigma^2 = 0.06 * (9 + 3) / 16 / 6 = 0.0075."""
+    table = replace(TABLE, cells=("mgpo", "grpo", "omega-2", "off-2"), seeds=3, measures=("x",), claims=tuple(
+        Claim(f"mgpo > {other}", ("mgpo",), (other,)) for other in ("grpo", "omega-2", "off-2")))
+    bench = Bench(tmp_path)
+    for seed, noise in enumerate((0.1, -0.2, 0.1)):
+        finished(bench, {("mgpo", seed, 0): {"x": seed}, ("grpo", seed, 0): {"x": seed - 0.5},
+                         ("omega-2", seed, 0): {"x": seed + 0.25}, ("off-2", seed, 0): {"x": seed + noise}})
+    sheet = Sheet(table, bench)
+    results, error = sheet.results(), math.sqrt(0.0075 * 2 / 3)
+    p = [student(lead / error, 6) for lead in (0.5, 0.25, 0)]
+    assert [result.p for result in results] == pytest.approx([*p[:2], 1])
+    assert [result.adjusted for result in results] == pytest.approx([3 * p[0], 2 * p[1], 1])
+    assert [result.verdict for result in results] == ["seen", "opposite", "not seen"]
+    half = 2.447 * error  # t_0.975 of 6 degrees of freedom
+    assert results[0].differences["x"] == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-3)
+    bench.records.pop(("off-2", 0, 0))
+    assert sheet.results()[2].verdict == "unfinished (2 of 3 pairs)"
+    assert sheet.results()[0].verdict == "seen"  # others do not wait for it
+    text = sheet.text(sheet.results())
+    assert "| mgpo > off-2 |" in text and "unfinished" in text and "Commits: abc." in text
 
 
 def test_both_pi_ref_must_say_the_same(tmp_path):
@@ -247,6 +301,19 @@ def test_other_settings_are_refused_and_nothing_is_lost(own, played, change, tol
 def test_settings_that_were_left_out_are_other_settings(own, played):
     with pytest.raises(UserError, match="with --device cpu --hidden_size 16 .*, not --device auto --hidden_size 128 "):
         run_small(own, [])
+
+
+def test_cells_of_another_pi_ref_are_not_mixed(own, played, capsys):
+    """As where a log goes on on another machine, whose pi_ref of the same seed has other weights."""
+    records = read_jsonl(own / "cells.jsonl")
+    assert len({record["weights"] for record in records}) == 1 and len(records[0]["weights"]) == 16
+    write_jsonl(own / "cells.jsonl", records[:1])
+    [path] = (own / "pi_ref-0").glob("sft/step-*/model.safetensors")
+    path.write_bytes(path.read_bytes()[::-1])
+    run_small(own)
+    assert f"{records[0]['cell']}, seed {records[0]['seed']} began from pi_ref-0 with other weights than" in (
+        capsys.readouterr().err)
+    assert read_jsonl(own / "cells.jsonl") == records[:1]
 
 
 # ------------------------------------------------------------------------------------------- the command line
