@@ -142,13 +142,13 @@ class Bench:
         return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16] if files else ""
 
     def refuse_other_weights(self, unit: Unit) -> None:
-        """UserError if finished cells began from other weights of this pi_ref: another machine may round differently."""
+        """UserError if finished cells began from other weights of this pi_ref, as another machine may make them."""
         name, weights = self.signature(unit)["reference"], self.weights(unit)
         for record in self.records.values():
             if record["settings"]["reference"] == name and record.get("weights", weights) != weights:
-                raise UserError(f"{self.log}: {record['cell']}, seed {record['seed']} began from {name} with other weights "
-                                f"than {self.pi_ref(unit.cell, unit.number)} has; give that run as --reference, or "
-                                "another --out.")
+                raise UserError(
+                    f"{self.log}: {record['cell']}, seed {record['seed']} began from {name} with other weights than "
+                    f"{self.pi_ref(unit.cell, unit.number)} has; give that run as --reference, or another --out.")
 
     # ------------------------------------------------------------------------------------------------ running
 
@@ -191,8 +191,8 @@ class Bench:
 
 
 class Result(NamedTuple):
-    """What a claim came to. differences: {measure: Interval} over the pairs that have it. p: of Student's t in the first
-    measure; adjusted: Holm's."""
+    """What a claim came to. differences: {measure: Interval} over the pairs that have it. p: of Student's t in the
+    first measure; adjusted: Holm's."""
 
     claim: Claim
     pairs: list[tuple[str, float]]  # (name of the pair, difference in the first measure)
@@ -294,8 +294,8 @@ class Sheet:
                    f"{result.p:.4f}", f"{result.adjusted:.4f}", result.verdict]
             lines.append(f"| {' | '.join(row)} |")
         sigma, freedom = self.spread(measures[0])
-        lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread of runs, "
-                  f"which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
+        lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread of "
+                  f"runs, which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
         lines += [f"Not run: {name} ({why})." for name, why in self.lacking.items()]
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"

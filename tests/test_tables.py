@@ -114,7 +114,8 @@ def test_the_spread_of_many_cells_by_double_centring_and_with_holes():
 
 def test_student_by_the_tables_of_textbooks_and_by_drawing():
     for freedom, t in ((1, 12.706), (4, 2.776), (12, 2.179), (30, 2.042)):
-        assert quantile(0.05, freedom) == pytest.approx(t, abs=5e-4) and student(t, freedom) == pytest.approx(0.05, 1e-3)
+        assert quantile(0.05, freedom) == pytest.approx(t, abs=5e-4)
+        assert student(t, freedom) == pytest.approx(0.05, rel=1e-3)
     # Where nothing differs, p is uniform: of 2,000 tables of 3 cells and 4 pairs, a twentieth has p below 0.05.
     rng, below = np.random.default_rng(1), 0
     for _ in range(2000):
@@ -135,8 +136,8 @@ def test_runs_that_cannot_tell():
 
 
 def test_claims_are_paired_and_corrected_by_hand(tmp_path):
-    """Three pairs of four cells. mgpo leads by 0.5, -0.25 and 0; e is 0 but in the last cell, (0.1, -0.2, 0.1), of which
-    double centring leaves 3/4 there and -1/4 in each other cell: sigma^2 = 0.06 * (9 + 3) / 16 / 6 = 0.0075."""
+    """Three pairs of four cells. mgpo leads by 0.5, -0.25 and 0; e is 0 but in the last cell, (0.1, -0.2, 0.1), of
+    which double centring leaves 3/4 there and -1/4 in each other cell: sigma^2 = 0.06 * (9 + 3) / 16 / 6 = 0.0075."""
     table = replace(TABLE, cells=("mgpo", "grpo", "omega-2", "off-2"), seeds=3, measures=("x",), claims=tuple(
         Claim(f"mgpo > {other}", ("mgpo",), (other,)) for other in ("grpo", "omega-2", "off-2")))
     bench = Bench(tmp_path)
