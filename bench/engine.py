@@ -12,7 +12,8 @@ run their tools in as many threads:
 
     engine          Engine.run
     loop            transformers.generate on the padded batch, then all tools, then generate again, turn by turn
-    generate_batch  the same with transformers' continuous batching, on its paged cache
+    generate_batch  the same with transformers' continuous batching, on its paged cache (on a CPU `pip install psutil`,
+                    with which it sees how much memory there is; without, a larger model gets no room)
 
 Medians over the repeats, with all sides in turn, and where the engine's time goes.
 

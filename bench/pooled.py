@@ -5,8 +5,8 @@
     d       = mean over S pairs of a claim's difference, of k cells;   se = sigma sqrt(k / S)
     p       = P(|T| > |d| / se),  interval  d +- t_0.975 se            T is Student's with nu degrees of freedom
 
-*Choice*: pooled, since three runs of a cell know little about their own spread, and all runs of a table do. Two costs: a
-cell that collapses widens the intervals of all others, and that e is normal is assumed, not shown.
+*Choice*: pooled, since three runs of a cell know little about their own spread, and all runs of a table do. Two costs:
+a cell that collapses widens the intervals of all others, and that e is normal is assumed, not shown.
 """
 from __future__ import annotations
 

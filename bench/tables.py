@@ -294,8 +294,8 @@ class Sheet:
                    f"{result.p:.4f}", f"{result.adjusted:.4f}", result.verdict]
             lines.append(f"| {' | '.join(row)} |")
         sigma, freedom = self.spread(measures[0])
-        lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread of "
-                  f"runs, which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
+        lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread "
+                  f"of runs, which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
         lines += [f"Not run: {name} ({why})." for name, why in self.lacking.items()]
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"
