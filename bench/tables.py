@@ -300,15 +300,19 @@ class Sheet:
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"
 
-    def write(self) -> None:
-        """TABLE.md and TABLE.svg."""
-        measure, out, results = self.table.measures[0], self.bench.out, self.results()
+    def draw(self) -> None:
+        """TABLE.svg: every run as a dot, and every pair of a claim."""
+        measure, name = self.table.measures[0], self.table.name
         cells = {cell.name: [(named(*pair), value) for pair, value in self.values([cell.name], measure).items()]
                  for cell in self.cells}
-        claims = {result.claim.text: result.pairs for result in results}
-        write_picture(out / f"{self.table.name}.svg", self.table.title, [
+        claims = {result.claim.text: result.pairs for result in self.results()}
+        write_picture(self.bench.out / f"{name}.svg", self.table.title, [
             Panel(measure, cells), Panel(f"difference in {measure}", claims, zero=True)])
-        write_text(out / f"{self.table.name}.md", self.text(results))
+
+    def write(self) -> None:
+        """TABLE.md and TABLE.svg."""
+        self.draw()
+        write_text(self.bench.out / f"{self.table.name}.md", self.text(self.results()))
 
 
 def means_of(pairs: dict[tuple[int, int], float]) -> list[float]:
