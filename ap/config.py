@@ -137,12 +137,12 @@ class EpisodeSettings:
 @dataclass
 class SftSettings:
     """stage 2: supervised fine-tuning (SFT) on expert episodes"""
-    sft_trajectories: int = setting(2000, EXPERT, help="number of expert episodes whose problem is valid, V(q) = 1")
-    sft_steps: int = setting(2600, SFT, least=0, help="number of optimiser updates; 0: --model is pi_ref as it is")
-    sft_batch: int = setting(8, SFT, help="expert episodes in each update")
+    sft_trajectories: int = setting(1500, EXPERT, help="number of expert episodes whose problem is valid, V(q) = 1")
+    sft_steps: int = setting(2800, SFT, least=0, help="number of optimiser updates; 0: --model is pi_ref as it is")
+    sft_batch: int = setting(4, SFT, help="expert episodes in each update")
     sft_lr: float = setting(3e-3, SFT, help="peak learning rate, after a short warm-up; a cosine lowers it to a tenth")
     sft_save_every: int = setting(300, also=SOLVER, help="updates between two checkpoints")
-    acq_batch: int = setting(2, SFT, help="examples of skill extraction in each update")
+    acq_batch: int = setting(1, SFT, help="examples of skill extraction in each update")
     acq_weight: float = setting(0.1, SFT, help="weight of L_acq, the loss of skill extraction, beside L_SFT")
 
 
