@@ -8,17 +8,20 @@ import time
 
 import pytest
 import torch
-from test_generate import STOP, assert_scored_as_sampled, outcome, prompts, replies, start
+from test_generate import STOP, assert_scored_as_sampled, outcome, prompts, replies, start, with_kvcache
 from test_model import VOCAB, tiny
 from transformers import AutoModelForCausalLM, Qwen3Config
 
+import ap.compat.model_check
 import ap.devices.pages
+import ap.engine.attention
 import ap.engine.cache
 import ap.engine.generate
 import ap.engine.rows
 from ap.devices.gpu import PROMISED
 from ap.devices.pages import Mapped, Pages, Resident, pages_for
 from ap.engine.generate import Engine
+from ap.engine.model import logprobs_of_tokens
 from ap.engine.sampling import Sampling
 
 SHAPE = (5, 2, 2, 2, 40, 8)  # rows, layers, keys and values, heads, tokens, D
@@ -398,6 +401,26 @@ def test_pages_are_mapped_where_rows_hold_memory(monkeypatch):
     assert kept.sum() and driver.mapped  # as long as a tensor shows it
     del kept
     assert not driver.reserved and not driver.pages and not driver.mapped
+
+
+def test_a_kernel_that_writes_padding_behind_what_rows_hold(qwen3, monkeypatch):
+    """flash-attn appends keys for a whole piece: those of its shorter spans' padding go to the blank page."""
+    expected, conversations = start(prompts((3, 9, 30, 1))), start(prompts((3, 9, 30, 1)))
+    run(qwen3, expected)
+    emulate(monkeypatch)
+    monkeypatch.setattr(ap.engine.attention, "kernel", lambda states: "flash-attn")
+    monkeypatch.setattr(ap.engine.attention, "flash_attn_with_kvcache", with_kvcache)
+    run(qwen3, conversations, watch=check)
+    assert outcome(conversations) == outcome(expected)
+    for one, other in zip(conversations, expected):
+        assert torch.allclose(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-5)
+
+
+def test_a_loaded_model_is_checked_in_memory_that_its_rows_hold(qwen3, monkeypatch):
+    emulate(monkeypatch)
+    assert ap.compat.model_check._compare(qwen3, logprobs_of_tokens) == ""
+    monkeypatch.setattr(Pages, "hold", lambda self, row, tokens: True)  # all rows in the blank page: another answer
+    assert "with our KV cache its logits differ" in ap.compat.model_check._compare(qwen3, logprobs_of_tokens)
 
 
 def test_memory_that_is_refused_leaves_nothing(monkeypatch):
