@@ -28,8 +28,8 @@ sys.path.insert(0, str(HERE.parent))
 from bench.commit import commit  # noqa: E402
 
 PARTS = {  # in the order in which they are worth most; the seconds that each may take on a GPU
-    "machine": 30, "parity": 90, "recorders": 60, "packing": 40, "memory": 60, "decode-16": 50, "decode-64": 60,
-    "decode-256": 90, "training": 90, "step": 90, "fsdp": 60, "resume": 50,
+    "machine": 30, "parity": 90, "recorders": 60, "packing": 40, "pages": 60, "memory": 60, "decode-16": 50,
+    "decode-64": 60, "decode-256": 90, "training": 90, "step": 90, "fsdp": 60, "resume": 50,
 }
 STARTING = 60  # *choice*: seconds for a process to import PyTorch, on top of those of its first part
 LEAST = 10  # *choice*: seconds that must be left for a process to begin

@@ -6,6 +6,8 @@
                 changes all the time, eagerly and by CUDA graphs = those of one full forward
     recorders   two threads whose engines record CUDA graphs at the same time = each alone
     packing     log-probs and gradients of packed rows = those of padded rows
+    pages       memory that follows the conversations: the same bits as with rows of full length, how much is held, and
+                what rows that lost theirs go on with
     memory      a cache of 80 % of what is free, freed; a whole update; the cache again: as many rows as before?
     decode-N    tokens/s of N rows as a share of what copying memory allows, and beside transformers' generate_batch
     training    forward and backward, as a share of the rate of matrix products, beside plain transformers
@@ -44,9 +46,11 @@ import torch.nn.functional as F  # noqa: E402
 import train as train_bench  # noqa: E402
 import transformers  # noqa: E402
 
+import ap.engine.cache  # noqa: E402
 import ap.learn.policy  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.devices.gpu import prepare  # noqa: E402
+from ap.devices.pages import Mapped, Pages  # noqa: E402
 from ap.devices.shard import cut  # noqa: E402
 from ap.engine.attention import has_varlen_kernel, kernel  # noqa: E402
 from ap.engine.cache import Cache  # noqa: E402
@@ -327,6 +331,73 @@ def share(part: torch.Tensor, of: torch.Tensor) -> float:
     return float(part.norm() / of.norm())
 
 
+class Held(NamedTuple):
+    """What a cache holds in one pass. It does not keep the cache."""
+
+    kind: type
+    page: int  # tokens of a page, of a row, and of all memory
+    length: int
+    room: int
+    token: int  # bytes of a token
+    held: int  # tokens of memory that rows hold
+    used: int  # their tokens
+
+
+def played(b: Bench, model, **replaced) -> tuple[list[Conversation], dict, list[Held], float]:
+    """`play` by recorded steps, with functions of ap.engine.cache replaced: conversations, counts, what is held in each
+    pass, and seconds."""
+    passes, a_pass, own = [], Engine._pass, {name: getattr(ap.engine.cache, name) for name in replaced}
+
+    def watched(engine, schedule, *rest):
+        pages = schedule.cache.pages
+        token = pages.store[0].numel() // pages.length * pages.store.itemsize
+        passes.append(Held(type(pages), pages.page, pages.length, pages.room, token, sum(pages.held),
+                           sum(row.cached for row in schedule.rows if row)))
+        return a_pass(engine, schedule, *rest)
+
+    try:
+        Engine._pass = watched
+        for name, other in replaced.items():
+            setattr(ap.engine.cache, name, other)
+        b.synchronise()
+        began = time.perf_counter()
+        conversations, stats = play(model, b.size, True, b.size.rows)
+        b.synchronise()
+        return conversations, stats, passes, time.perf_counter() - began
+    finally:
+        Engine._pass = a_pass
+        for name, mine in own.items():
+            setattr(ap.engine.cache, name, mine)
+
+
+def rows_of_full_length(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, budget: int) -> Pages:
+    return Pages(torch.zeros(shape, dtype=dtype, device=device), shape[4], shape[0] * shape[4])
+
+
+def pages(b: Bench) -> Iterator[Row]:
+    model = b.small(b.dtype)
+    played(b, model)  # kernels are chosen
+    followed, _, passes, seconds = played(b, model)
+    full, _, fixed, longer = played(b, model, pages_for=rows_of_full_length)
+    first = passes[0]
+    yield Row("memory behind the rows", first.kind.__name__, "Mapped", first.kind is Mapped if b.gpu else None)
+    same = sum((one.ids, one.logprobs) == (other.ids, other.logprobs) for one, other in zip(followed, full))
+    yield Row("the same bits as with rows of full length", f"{same} of {len(full)} conversations", "all",
+              same == len(full))
+    shares, most = [each.held / each.used for each in passes if each.used], max(each.held for each in passes)
+    yield Row("memory held, by what the tokens need", f"{sum(shares) / len(shares):.2f} times, mean of {len(shares)} "
+              f"passes; {first.page} tokens a page")
+    yield Row("most that was held", amount(most * first.token),
+              f"{amount(fixed[0].room * first.token)} in rows of full length", most <= fixed[0].room)
+    yield Row("seconds of the rollout, with pages and without", f"{seconds:.2f}, {longer:.2f}")
+    exact = b.small()
+    plenty, _, passes, _ = played(b, exact)
+    less = max(first.length, most // 3) * passes[0].token
+    scarce, stats, *_ = played(b, exact, budget=lambda device: less)
+    yield same_row(f"with a third of that memory, {stats['evictions']:.0f} evictions, float32", scarce, plenty, 0.9)
+    yield gap_row("the same = full forward, float32", sampled(scarce, b.device), scored(exact, scarce))
+
+
 def memory(b: Bench) -> Iterator[Row]:
     config, model = b.config(recompute=True), b.large(trained=True)
     policy = Policy(model, None, config, b.ranks).optimise(config.lr)
@@ -335,7 +406,9 @@ def memory(b: Bench) -> Iterator[Row]:
     yield Row("weights, float32 copies and moments", amount(weights))
 
     def rows_of_cache() -> int:
-        return Cache(policy.model, 1 << 30, b.size.longest).rows
+        """Rows that get memory for their full length, of 512."""
+        pages = Cache(policy.model, 512, b.size.longest).pages
+        return sum(pages.hold(row, b.size.longest) for row in range(len(pages.held)))
 
     first = rows_of_cache()
     row, = train_bench.rows_of(model.config.vocab_size, b.size.longest, 2 * b.size.longest)[:1]
@@ -544,7 +617,7 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------------------------------------- the process
 
 PARTS = {
-    "machine": machine, "parity": parity, "recorders": recorders, "packing": packing, "memory": memory,
+    "machine": machine, "parity": parity, "recorders": recorders, "packing": packing, "pages": pages, "memory": memory,
     "decode-16": decode(16), "decode-64": decode(64), "decode-256": decode(256), "training": training, "step": step,
     "fsdp": fsdp, "resume": resume,
 }

@@ -36,8 +36,8 @@ def found(parts, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name, demands", [
-    ("machine", 2), ("parity", 6), ("recorders", 4), ("packing", 2), ("memory", 1), ("step", 2), ("fsdp", 3),
-    ("resume", 4),
+    ("machine", 2), ("parity", 6), ("recorders", 4), ("packing", 2), ("pages", 4), ("memory", 1), ("step", 2),
+    ("fsdp", 3), ("resume", 4),
 ])
 def test_what_must_be_equal_is(parts, monkeypatch, name, demands):
     rows = found(parts, monkeypatch, name)

@@ -554,12 +554,14 @@ def test_an_error_in_a_tool_is_raised(qwen3, workers):
     assert not set(threading.enumerate()) - before
 
 
-def test_rows_are_as_many_as_the_cache_holds(qwen3, monkeypatch):
-    """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half."""
+def test_memory_is_shared_by_as_many_rows_as_are_wanted(qwen3, monkeypatch):
+    """A row of 40 tokens: 40 * 2 layers * 2 (keys, values) * 2 heads * 8 numbers * 4 bytes. Room for two and a half; a
+    page of 128 tokens of a head is longer than a row."""
     reference = outcome(run(qwen3, start(prompts(MANY))))
     row = 40 * 2 * 2 * 2 * 8 * 4
     monkeypatch.setattr(ap.engine.cache, "CPU_BYTES", row * 5 // 2)
-    assert Cache(qwen3, 256, 40).rows == 2
+    cache = Cache(qwen3, 256, 40)
+    assert (cache.rows, cache.pages.room, cache.pages.page) == (256, 2 * 40, 40)
     assert outcome(run(qwen3, start(prompts(MANY)))) == reference
     monkeypatch.setattr(ap.engine.cache, "CPU_BYTES", row - 1)
     with pytest.raises(UserError, match="a conversation of 40 tokens needs"):

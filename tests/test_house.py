@@ -16,7 +16,7 @@ SCRIPTS = [ROOT / name for name in house.SCRIPTS]
 # Lowest first. Each may import what stands in its own line or in one before it.
 LAYERS = (
     ("ap.files", "ap.config", "ap.presets", "ap.trajectory", "ap.metrics"),
-    ("ap.engine", "ap.compat", "ap.devices.gpu", "ap.devices.graphs"), ("ap.sandbox",), ("ap.answers",),
+    ("ap.engine", "ap.compat", "ap.devices.gpu", "ap.devices.graphs", "ap.devices.pages"), ("ap.sandbox",), ("ap.answers",),
     ("ap.learn", "ap.devices.shard"), ("ap.world",), ("ap.judge",), ("ap.domains",), ("ap.mini",), ("ap.players",),
     ("ap.catalog", "ap.run"), ("ap.tools", "ap.arms"), ("ap.prepare",),
 )

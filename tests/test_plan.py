@@ -147,14 +147,18 @@ def test_the_cache_is_the_bytes_of_a_real_cache(dtype):
 
 
 def test_cache_by_hand():
-    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. Of 10 free
-    GiB 8 are taken: 3 rows."""
+    """Qwen3-4B: 2 * 36 layers * 8 heads * 128 * 2 bytes = 144 KiB a token, 2.25 GiB for 16,384. On the average a row
+    holds a fifth and half a page, 3,276.8 + 128 tokens, 0.4676 GiB. Of 10 free GiB 8 are taken: 17
+    rows, or 3 of full length."""
     shape, config = plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b")
     assert memory.row_bytes(shape, 1, 2) == 144 * 1024
     assert memory.row_bytes(shape, 16384, 2) == 2.25 * GIB
     assert memory.wanted_rows(config, 8) == 50  # 400 / 8 episodes of an evaluation; 32 of a step: 32 groups / 8 * 8
     assert memory.cache_rows(shape, config, 8) == 50
-    assert memory.cache_rows(shape, config, 8, free=10 * GIB) == 3
+    assert memory.mean_bytes(shape, config) == pytest.approx(144 * 1024 * 3404.8)
+    assert memory.mean_bytes(shape, config) / GIB == pytest.approx(0.4676, abs=1e-4)
+    assert memory.cache_rows(shape, config, 8, free=10 * GIB) == 17
+    assert memory.cache_rows(shape, config, 8, free=10 * GIB, full=True) == 3
     assert memory.row_bytes(plan.PUBLISHED["qwen3-30b-a3b"], 1, 2) == 96 * 1024
 
 
@@ -316,22 +320,24 @@ def test_fsdp2_of_eight_ranks_needs_no_more_than_planned(name, tokens):
 def test_the_plan_of_qwen3_4b_by_hand():
     """P = 4.022 G on 8 GPUs: 4 P / 8 = 1.873 GiB of weights, twice that of moments, 2 P = 7.493 of replica, 2 P / 8 of
     pi_ref. Gathered: 2 * (2 * 0.1009 G + 0.3890 G) = 1.101. Being reduced: 2 * 0.3890 G + 4 * 0.4899 G = 2.549.
-    80 - 21.35 GiB are free in the rollout; 0.8 of that holds 20 rows of 2.25."""
+    80 - 21.35 GiB are free in the rollout; 0.8 of that would hold 100 rows of 0.4676 GiB, and 50 are wanted."""
     table = memory.gpu_memory(plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b"), gpus=8)
     got = {what: [round(amount / GIB, 2) for amount in amounts] for what, amounts in table.items()}
     assert got == {
         "trained weights, float32": [1.87] * 3, "AdamW's two moments": [3.75] * 3, "gradients, float32": [0, 0, 1.87],
         "pi_ref": [0.94] * 3, "replica of the engine": [7.49, 7.49, 0],
         "two layers and the root, gathered": [0, 0, 1.10], "gradients on their way": [0, 0, 2.55],
-        "KV cache, 20 rows of 16,384 tokens": [45.0, 0, 0], "activations of 16,384 tokens, logits": [1.30, 2.68, 6.87],
-        "reserve": [6.0] * 3,
+        "KV cache, 50 rows of 3,277 tokens on the average": [23.38, 0, 0],
+        "activations of 16,384 tokens, logits": [1.30, 2.68, 6.87], "reserve": [6.0] * 3,
     }
-    assert [round(peak / GIB, 1) for peak in memory.peaks(table)] == [66.3, 22.7, 24.9]
+    assert [round(peak / GIB, 1) for peak in memory.peaks(table)] == [44.7, 22.7, 24.9]
 
 
 def test_what_fits_and_what_does_not(capsys):
     plan.dry_run(preset("qwen3-4b"))
-    assert "peak with --recompute false" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "peak with --recompute false" in said and "50 rows wanted; in 80% of what is free fit 50 with 3,277 " in said
+    assert " tokens on the average, or 20 at full length" in said
     plan.dry_run(preset("qwen3-30b-a3b"))
     assert "PCIe: 748 GB a GPU, 15.0 s at 50 GB/s" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"rollout needs 114.1, log-probs needs 124.8, .* would with --offload true"):
@@ -344,7 +350,7 @@ def test_what_fits_and_what_does_not(capsys):
 
 def test_the_offloaded_30b_model_by_hand():
     """P = 30.53 G. On a GPU 2 P = 56.87 GiB of replica; gathered (2 + 4 / 8) * (2 * 0.6231 G + 0.6223 G); nothing of
-    the optimiser. 80 - 56.87 - 6 - 1.48 GiB are free while it decodes; 0.8 of that holds 8 rows of 96 KiB * 16,384."""
+    the optimiser. 80 - 56.87 - 6 - 1.48 GiB are free while it decodes; 0.8 of that: 40 rows of 96 KiB * 3,404.8."""
     shape, config = plan.PUBLISHED["qwen3-30b-a3b"], preset("qwen3-30b-a3b", micro_batch_tokens=16384)
     count = flops.sizes(shape)
     assert (count.layer, count.root) == (623_120_640, 2 * 151_936 * 2048 + 2048)
@@ -352,7 +358,7 @@ def test_the_offloaded_30b_model_by_hand():
     got = {what: [round(amount / GIB, 2) for amount in amounts] for what, amounts in table.items()}
     assert got == {
         "replica of the engine": [56.87, 56.87, 0], "two layers and the root, gathered": [0, 0, 4.35],
-        "gradients on their way": [0, 0, 6.96], "KV cache, 8 rows of 16,384 tokens": [12.0, 0, 0],
+        "gradients on their way": [0, 0, 6.96], "KV cache, 40 rows of 3,277 tokens on the average": [12.47, 0, 0],
         "activations of 16,384 tokens, logits": [1.48, 3.03, 7.58], "reserve": [6.0] * 3,
     }
 
@@ -388,6 +394,22 @@ def test_refused_in_one_sentence_that_names_the_settings(changes, words, capsys)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_card_must_hold_one_conversation_of_full_length():
+    """On 26 GiB, 0.8 * (26 - 21.35) hold 7 rows as they are on the average, 1 at full length; on 24, none."""
+    shape, config = plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b", card_gb=26.0)
+    free = 26 * GIB - memory.peaks(memory.gpu_memory(shape, config, 8, rows=0)).rollout
+    assert [memory.cache_rows(shape, config, 8, free, full) for full in (False, True)] == [7, 1]
+    assert plan.fits(shape, config) and not plan.fits(shape, replace(config, micro_batch_tokens=16384, card_gb=24.0))
+
+
+def test_a_rollout_waits_for_its_memory_by_hand():
+    """8 GPUs, 32 episodes each, all in one wave: 16,384 steps that read 2 P bytes of weights and 32 average rows."""
+    shape, config = plan.PUBLISHED["qwen3-4b"], preset("qwen3-4b")
+    count = flops.sizes(shape)
+    each = 2 * 4_022_468_096 + 32 * 144 * 1024 * 3404.8
+    assert plan.rollout_seconds(shape, config, count) == pytest.approx(16384 * each / 3.35e12)
 
 
 def test_what_the_remedy_says_fits():

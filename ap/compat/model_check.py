@@ -125,6 +125,8 @@ class _Watched(Cache):
     def __init__(self, *sizes):
         super().__init__(*sizes)
         self.layers: set[int] = set()
+        for row in range(self.rows):
+            self.pages.hold(row, self.length)
 
     def write(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         room = (self.store.shape[3], self.store.shape[5])

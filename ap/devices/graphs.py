@@ -4,7 +4,7 @@ On a GPU, a step of few rows spends more time on launching kernels than on runni
 one. A graph replays the same kernels on the same addresses. So the step works on tensors that stay at their addresses,
 with numbers of rows and of keys that are rounded up, and each such pair of numbers is recorded when it is first used.
 The extra rows are the next ones in the cache: what the step writes there lies behind the ends of their conversations,
-where nobody reads it and their next tokens overwrite it.
+where nobody reads it and their next tokens overwrite it, or in the blank page of rows without memory (pages.py).
 """
 from __future__ import annotations
 

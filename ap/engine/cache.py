@@ -7,12 +7,12 @@ tokens behind them, and lets each query see the keys at its own and earlier posi
 end, (1, N), in pieces whose attention is computed in one call each: first a piece with one token of each row that
 decodes, then pieces with the tokens of rows that join (rows whose tokens are prefilled), several rows in a piece.
 
-*Choice*: rows, not the pages of vLLM. Attention reads rows in place as a slice, without a page table and without a
-special kernel. The price is that every row reserves room for the longest conversation that is allowed.
+*Choice*: rows, not vLLM's tables of pages. Attention reads rows in place as a slice, without a special kernel. A row
+reserves addresses for the longest conversation that is allowed, but has memory only for the tokens that it holds
+(devices/pages.py), so there are as many rows as are wanted, and who goes on depends on what is free (rows.py).
 """
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from typing import NamedTuple, Sequence
 import torch
 
 from ap.devices.gpu import free_memory
+from ap.devices.pages import pages_for
 from ap.files import UserError
 
 CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values, or half of the memory; others wait for a row
@@ -85,9 +86,9 @@ class Piece:
 
 
 class Cache:
-    """Room for `rows` conversations of `length` tokens each, or for fewer if the budget does not suffice.
+    """`rows` conversations of at most `length` tokens each, which share the memory of the budget (`pages`).
 
-    Raises UserError if there is no room for even one.
+    Raises UserError if it does not suffice for even one of full length.
     """
 
     def __init__(self, model, rows: int, length: int):
@@ -101,14 +102,10 @@ class Cache:
         if row_bytes > room:
             raise UserError(f"a conversation of {length} tokens needs {row_bytes / 2**30:.1f} GiB of KV cache, "
                             f"more than the {room / 2**30:.1f} GiB there are; allow fewer tokens.")
-        self.rows, self.length = min(rows, room // row_bytes), length
+        self.pages = pages_for((rows, layers, 2, heads, length, dim), model.dtype, model.device, room)
+        # Zeros where nothing was written yet: values behind a row's end get the attention weight 0, and 0 * NaN is NaN.
+        self.store, self.rows, self.length = self.pages.store, len(self.pages.held), length
         self.groups = shape.num_attention_heads // heads  # query heads that share a key-value head
-        # Zeros, not empty memory: values behind a row's end get the attention weight 0, and 0 * NaN is NaN.
-        if model.device.type == "cpu" and self.rows:  # pages of zeros, which take memory once they are written to
-            pages = mmap.mmap(-1, self.rows * row_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self.store = torch.frombuffer(pages, dtype=model.dtype).view(self.rows, layers, 2, heads, length, dim)
-        else:
-            self.store = torch.zeros(self.rows, layers, 2, heads, length, dim, dtype=model.dtype, device=model.device)
 
     def aim(self, starts: Sequence[int], joining: Sequence[Span]) -> torch.Tensor:
         """Set where the next pass writes and reads. Returns the positions (1, N) of its tokens in their rows.
@@ -171,10 +168,3 @@ class Cache:
     def copy(self, source: int, targets: list[int], length: int) -> None:
         """Copy the first `length` tokens of one row to other rows."""
         self.store[targets, ..., :length, :] = self.store[source, ..., :length, :]
-
-    def swap(self, a: int, b: int, length: int) -> None:
-        """Exchange the first `length` tokens of two rows."""
-        one, other = self.store[a, ..., :length, :], self.store[b, ..., :length, :]
-        kept = one.clone()
-        one.copy_(other)
-        other.copy_(kept)

@@ -6,14 +6,16 @@ environment's reply ("chunked prefill", as in Sarathi-Serve, arXiv 2403.02310). 
 (rows.State):
 
     WAITING  --a row is free-->  JOINING: its tokens are fed  -->  DECODING: one token a pass
-                                    ^                                  | the message ends
+                                    ^  ^--------memory runs out--------+     | the message ends
                                     +--the environment's tokens--  PAUSED: reply(...) runs in a worker thread
-                                                                       | None, no room for the reply, or a timeout
+                                                                             | None, no room for it, or a timeout
                                                                    ENDED: the stream yields it, and its row is free
 
 A prompt that leaves no room for a token is PAUSED at once. Tools run while other rows decode, and prefill needs no
 separate passes. (The exception is a GPU on which decode steps are recorded as CUDA graphs, see graphs.py: there, tokens
-of joining rows are fed in separate passes, and replies are taken only every LOOK_EVERY passes.)
+of joining rows are fed in separate passes, and replies are taken only every LOOK_EVERY passes.) All rows share one
+memory: a row is free if its conversation's tokens fit, too. When it runs out, the longest rows lose what they hold,
+paused ones as well; their tokens are fed again when all of them fit, and nothing is drawn again.
 
 One iteration of the loop in Engine.stream takes the replies that are due, yields the conversations that have ended and
 starts waiting ones (rows.py); then it makes one pass and draws a token for each row all of whose tokens have been fed:
@@ -71,11 +73,11 @@ class Engine:
 
         self.stats holds, as it goes, decode_tokens, the tokens that were drawn; prefill_tokens, those that were fed
         with no draw, so that both together were fed; env_tokens, those of replies; forward_seconds, the time of the
-        passes and of drawing; and env_seconds, the time that the engine waited for replies. While the stream is open, torch
-        uses one thread if the model is small and on a CPU. Raises UserError if the cache has no room for even one
-        conversation of max_length, and whatever `reply` raises.
+        passes and of drawing; env_seconds, the time that the engine waited for replies; and evictions, how often a row
+        lost its memory to others. While the stream is open, torch uses one thread if the model is small and on a CPU.
+        Raises UserError if the cache has no room for even one conversation of max_length, and whatever `reply` raises.
         """
-        counts = ("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds")
+        counts = ("prefill_tokens", "decode_tokens", "env_tokens", "forward_seconds", "env_seconds", "evictions")
         (stats := self.stats).update(dict.fromkeys(counts, 0.0))
         cache = Cache(self.model, self.max_rows if more else min(self.max_rows, len(conversations)), self.max_length)
         graphs = None
@@ -97,6 +99,7 @@ class Engine:
                         if self.sampling.cuts_tail:  # no loss may use them
                             conversation.logprobs = []
                         yield conversation
+                stats["evictions"] += schedule.make_room()
                 schedule.share_prompts()
                 decoding = schedule.to_front()
                 began = time.perf_counter()

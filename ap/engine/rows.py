@@ -62,6 +62,9 @@ class State(Enum):
     ENDED = "ended"  # its row can be given to another conversation
 
 
+GOING = (State.JOINING, State.DECODING)  # the model has something to do
+
+
 @dataclass
 class Row:
     """A conversation in the engine. Its index in Schedule.rows is the row of the cache that it owns.
@@ -102,6 +105,10 @@ class Row:
         self.conversation.stopped, self.reply = "", None
         self.feed(0)
 
+    def evict(self) -> None:
+        """DECODING -> JOINING, or still JOINING or PAUSED: all of its tokens must be fed again."""
+        self.cached, self.state = 0, State.JOINING if self.state in GOING else self.state
+
     def end(self, stopped: str) -> None:
         """PAUSED -> ENDED."""
         self.state, self.conversation.stopped, self.reply = State.ENDED, stopped, None
@@ -127,7 +134,11 @@ class Schedule:
     @property
     def idle(self) -> bool:
         """Is there nothing for the model to do, because no row joins or decodes?"""
-        return not any(row is not None and row.state in (State.JOINING, State.DECODING) for row in self.rows)
+        return not self.going()
+
+    def going(self) -> dict[int, int]:
+        """The rows that join or decode, {index in the cache: number of tokens}."""
+        return {b: len(row.ids) for b, row in enumerate(self.rows) if row is not None and row.state in GOING}
 
     def in_state(self, state: State) -> list[tuple[int, Row]]:
         """The rows in this state, each with its index in the cache."""
@@ -177,22 +188,33 @@ class Schedule:
     # ------------------------------------------------------------------------------------------ rows of the cache
 
     def exchange(self) -> list[Conversation]:
-        """Return the conversations that have ended and free their rows; give free rows to those that wait."""
-        ended = []
-        for b, row in enumerate(self.rows):
-            if row is not None and row.state is State.ENDED:
-                ended.append(row.conversation)
-                self.rows[b] = None
-            if self.rows[b] is None and self.waiting:
-                self.rows[b] = new = self.waiting.popleft()
-                new.begin(self.cache.length)
-                if len(new.ids) >= self.cache.length:  # a prompt that leaves no room
-                    self.pause(new, "length")
-        return ended
+        """Return the conversations that have ended and free their rows; give free rows to those that wait, in the order
+        in which they came, as far as there is memory for them."""
+        ended = [(b, row.conversation) for b, row in self.in_state(State.ENDED)]
+        for b, _ in ended:
+            self.rows[b] = None
+            self.cache.pages.release(b)
+        for b in [b for b, row in enumerate(self.rows) if row is None]:
+            if not self.waiting or not self.cache.pages.admits(self.going(), len(self.waiting[0].ids)):
+                break
+            self.rows[b] = new = self.waiting.popleft()
+            new.begin(self.cache.length)
+            if len(new.ids) >= self.cache.length:  # a prompt that leaves no room
+                self.pause(new, "length")
+        return [conversation for _, conversation in ended]
+
+    def make_room(self) -> int:
+        """Give rows that go on memory for all of their tokens. Returns how many others lost theirs to them: the longest
+        rows lose it if there is too little, and are fed again when all of their tokens fit (Pages.serve)."""
+        lost = [self.rows[b] for b in self.cache.pages.serve(self.going())]
+        evicted = sum(row.cached > 0 for row in lost)
+        for row in lost:
+            row.evict()
+        return evicted
 
     def share_prompts(self) -> None:
-        """Let new rows copy their prompt from another row with the same prompt, if that is already in the cache."""
-        new = [(b, row) for b, row in self.in_state(State.JOINING) if row.cached == 0]
+        """Let rows of which nothing is cached copy their prompt from another row with the same one, if that has it."""
+        new = [(b, row) for b, row in self.in_state(State.JOINING) if row.cached == 0 and self.cache.pages.held[b]]
         if not new:
             return
         holders = {row.prompt: b for b, row in enumerate(self.rows)
@@ -201,7 +223,7 @@ class Schedule:
         for b, row in new:
             if row.prompt in holders:
                 followers.setdefault(holders[row.prompt], []).append(b)
-                row.feed(row.unfed - 1)
+                row.feed(len(row.prompt) - 1)
         for holder, others in followers.items():
             self.cache.copy(holder, others, self.rows[others[0]].cached)
 
@@ -213,10 +235,7 @@ class Schedule:
         behind = [b for b in decoding if b >= count]  # as many as there are gaps
         for gap, b in zip(gaps, reversed(behind)):
             row, other = self.rows[b], self.rows[gap]
-            if other is not None:
-                self.cache.swap(gap, b, max(other.cached, row.cached))
-            elif row.cached:
-                self.cache.copy(b, [gap], row.cached)
+            self.cache.pages.swap(gap, b, other.cached if other else 0, row.cached)
             self.rows[gap], self.rows[b] = row, other
         return self.rows[:count]
 
@@ -228,10 +247,10 @@ class Schedule:
         joining = self.in_state(State.JOINING)
         if not joining:  # true in most passes, and comparing long prompts takes time
             return []
-        begun = {row.prompt for row in self.rows if row is not None and row.cached}
+        begun = {row.prompt for row in self.rows if row is not None and row.cached and len(row.prompt) > 1}
         spans = []
         for b, row in joining:
-            if most and (row.cached or row.prompt not in begun):
+            if most and self.cache.pages.held[b] and (row.cached or row.prompt not in begun):
                 begun.add(row.prompt)
                 spans.append(Span(b, row.cached, min(row.unfed, most)))
                 most -= spans[-1].count

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ap.config import Config
 from ap.devices.shard import number_of_pieces
+from ap.devices.pages import TOKENS
 from ap.engine.cache import GPU_SHARE
 from ap.engine.generate import PREFILL_TOKENS
 from ap.tools.flops import Sizes, attention_heads, sizes
@@ -23,6 +24,7 @@ RESERVE = 6 * GIB  # *choice*: CUDA's context, NCCL's buffers, fragments, and wh
 MAX_ROWS = 256  # of the engine
 LOGITS_CHUNK = 1 << 26  # logits that token_logprobs makes at once
 BACKWARD = 1.5  # *choice*: one layer's activations and, in its backward pass, the gradients of some of them
+MEAN = 1 / 5  # *assumption*: tokens that a row of the KV cache holds on the average, as a share of --max_tokens
 NODE = 8  # *assumption*: GPUs whose processes share a host's memory, at most
 
 
@@ -105,9 +107,15 @@ def wanted_rows(config: Config, gpus: int) -> int:
     return min(MAX_ROWS, episodes)
 
 
-def cache_rows(shape: PretrainedConfig, config: Config, gpus: int, free: float = math.inf) -> int:
-    """Rows of the cache: those wanted, as far as GPU_SHARE of `free` bytes holds them. Others wait for their turn."""
-    each = row_bytes(shape, config.max_tokens, width_of(config))
+def mean_bytes(shape: PretrainedConfig, config: Config) -> float:
+    """KV cache of a conversation on the average: MEAN * max_tokens, and half a page that it does not fill."""
+    return row_bytes(shape, 1, width_of(config)) * (MEAN * config.max_tokens + TOKENS / 2)
+
+
+def cache_rows(shape: PretrainedConfig, config: Config, gpus: int, free: float = math.inf, full: bool = False) -> int:
+    """Rows of the cache: those wanted, as far as GPU_SHARE of `free` bytes holds what they hold on the average, or with
+    `full` all --max_tokens of each. Others wait for their turn."""
+    each = row_bytes(shape, config.max_tokens, width_of(config)) if full else mean_bytes(shape, config)
     return int(min(wanted_rows(config, gpus), GPU_SHARE * max(free, 0) // each))
 
 
@@ -172,13 +180,14 @@ def copies(count: Sizes, config: Config, n: int) -> dict[str, Phases]:
 
 
 def passes(shape: PretrainedConfig, config: Config, rows: int, recompute: bool) -> dict[str, Phases]:
-    """The KV cache of `rows` conversations, and the activations and logits of each phase's passes."""
+    """The KV cache of `rows` conversations that hold what they do on the average, and the activations and logits of
+    each phase's passes."""
     w = width_of(config)
     tokens = max(config.micro_batch_tokens, config.max_tokens)  # a micro-batch has one row at least
     drawing = 32 * rows * shape.vocab_size  # a token is drawn in float64
     return {
-        f"KV cache, {rows} rows of {config.max_tokens:,} tokens":
-            Phases(rows * row_bytes(shape, config.max_tokens, w), 0, 0),
+        f"KV cache, {rows} rows of {MEAN * config.max_tokens:,.0f} tokens on the average":
+            Phases(rows * mean_bytes(shape, config), 0, 0),
         f"activations of {tokens:,} tokens, logits": Phases(
             max(PREFILL_TOKENS * layer_activations(shape, w), drawing), scoring_activations(shape, tokens, w),
             activations(shape, tokens, w, recompute)),

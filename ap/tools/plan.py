@@ -20,10 +20,10 @@ nothing is spread or gathered. memory.py has the sums; flops.py and traffic.py g
 what models in the roles are asked.
 
 *Choice*: Qwen3-30B-A3B trains on 8 x 80 GB by --offload true. With P parameters, replica and training state of a GPU
-are 2 P + 16 P / 8 bytes = 114 GiB; offloaded, 2 P = 57 GiB, which leaves room for a cache of 8 rows of 16,384 tokens,
-and 16 P + 2 P = 512 GiB of a node's memory, 587 as pinned memory is rounded up. We offload and
-do not use LoRA, which would need no such memory, because LoRA trains 2 % as many numbers and is not the full
-fine-tuning of the paper. Neither the plan nor its assumptions have been tested on such a node.
+are 2 P + 16 P / 8 bytes = 114 GiB; offloaded, 2 P = 57 GiB, which leaves room for a cache of 40 rows that hold 3,277
+tokens on the average (8 of 16,384), and 16 P + 2 P = 512 GiB of a node's memory, 587 as pinned memory is rounded up. We
+offload and do not use LoRA, which would need no such memory, because LoRA trains 2 % as many numbers and is not the
+full fine-tuning of the paper. Neither the plan nor its assumptions have been tested on such a node.
 """
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ from ap.engine.cache import GPU_SHARE
 from ap.files import UserError, first_line
 from ap.tools.asked import asked_lines
 from ap.tools.flops import PEAK, Sizes, sizes, training_flops
-from ap.tools.memory import GIB, NODE, cache_rows, gpu_memory, host_memory, peaks, row_bytes, wanted_rows, width_of
+from ap.tools.memory import (
+    GIB, MEAN, NODE, cache_rows, gpu_memory, host_memory, mean_bytes, peaks, row_bytes, wanted_rows, width_of,
+)
 from ap.tools.traffic import HOST, LINK, PCIE, host_bytes, link_bytes, pcie_bytes, weak_scaling
 
 PHASES = ("rollout", "log-probs", "update")
@@ -100,9 +102,10 @@ def dry_run(config: Config) -> None:
 
 
 def fits(shape: PretrainedConfig, config: Config) -> bool:
-    """Does each phase fit on the card, with the rows that the engine would take, one at least, and on the host?"""
+    """Does each phase fit on the card, with the rows that the engine would take, one of full length at least, and on
+    the host?"""
     limit, rest = config.card_gb * GIB, peaks(gpu_memory(shape, config, config.gpus, rows=0))
-    return (max(rest) <= limit and cache_rows(shape, config, config.gpus, limit - rest.rollout) > 0
+    return (max(rest) <= limit and cache_rows(shape, config, config.gpus, limit - rest.rollout, full=True) > 0
             and max(host_memory(shape, config, config.gpus).values()) <= config.host_gb * GIB)
 
 
@@ -140,9 +143,10 @@ def memory_lines(shape: PretrainedConfig, config: Config) -> list[str]:
     each = row_bytes(shape, config.max_tokens, width_of(config))
     free = config.card_gb * GIB - peaks(gpu_memory(shape, config, gpus, rows=0)).rollout
     host = ", ".join(f"{need / GIB:.0f} while {when}" for when, need in host_memory(shape, config, gpus).items())
-    return [*lines, "", f"KV cache: {each / config.max_tokens / 1024:.0f} KiB a token, {each / GIB:.2f} GiB a row; "
-            f"{wanted_rows(config, gpus)} rows wanted, {cache_rows(shape, config, gpus, free)} fit "
-            f"in {GPU_SHARE:.0%} of what is free",
+    rows, full = (cache_rows(shape, config, gpus, free, full) for full in (False, True))
+    return [*lines, "", f"KV cache: {each / config.max_tokens / 1024:.0f} KiB a token, {each / GIB:.2f} GiB a row at "
+            f"full length; {wanted_rows(config, gpus)} rows wanted; in {GPU_SHARE:.0%} of what is free fit {rows} with "
+            f"{MEAN * config.max_tokens:,.0f} tokens on the average, or {full} at full length",
             f"host: GiB of a node of {min(gpus, NODE)} GPUs: {host}; of {config.host_gb:g}"]
 
 
@@ -169,29 +173,31 @@ def update_lines(shape: PretrainedConfig, config: Config, count: Sizes, n: int) 
 
 
 def rollout_seconds(shape: PretrainedConfig, config: Config, count: Sizes) -> float:
-    """Seconds in which a GPU decodes its episodes of a step, all of --max_tokens, if it only waits for its memory.
+    """Seconds in which a GPU decodes its episodes of a step, if it only waits for its memory.
 
-        waves * max_tokens * (P w + rows * half of a row's cache) / BANDWIDTH,  waves = episodes / rows, rounded up
+        waves * max_tokens * (P w + rows * average cache of a row) / BANDWIDTH,  waves = episodes / rows, rounded up
 
-    Each step of decoding reads all weights (many rows choose all experts) and the cache of all rows, on the average half
-    full. Observations, which are not decoded, would make it less; tools and judges more.
+    A wave takes as many steps of decoding as its longest episode has tokens, max_tokens at most. Each reads all
+    weights (many rows choose all experts) and what all rows hold. Observations, which are not decoded, would make it
+    less; tools and judges more.
     """
     free = config.card_gb * GIB - peaks(gpu_memory(shape, config, config.gpus, rows=0)).rollout
     episodes = episodes_of_gpu(config)
     rows = max(1, min(episodes, cache_rows(shape, config, config.gpus, free)))
-    w = width_of(config)
-    each = count.total * w + rows * row_bytes(shape, config.max_tokens, w) / 2
+    each = count.total * width_of(config) + rows * mean_bytes(shape, config)
     return -(-episodes // rows) * config.max_tokens * each / BANDWIDTH
 
 
 def time_lines(shape: PretrainedConfig, config: Config, count: Sizes) -> list[str]:
-    """How long the steps of reinforcement learning take, if all episodes have full length and nothing else is slow."""
+    """How long the steps of reinforcement learning take, if updates are on episodes of full length and nothing else is
+    slow."""
     rollout, episodes = rollout_seconds(shape, config, count), episodes_of_gpu(config)
     flops = training_flops(shape, count, [config.max_tokens] * episodes, episodes * config.max_tokens)
     update = flops / (PEAK["H100"] * MFU)
     tokens, shown = config.groups * config.group_size * config.max_tokens, -(-config.sft_batch // config.gpus)
     sft = training_flops(shape, count, [config.max_tokens] * shown, shown * config.max_tokens) / (PEAK["H100"] * MFU)
-    return [f"rollout of a step, all episodes at full length: {tokens / 1e6:,.2f} M tokens, {rollout:.1f} s if only the "
+    return [f"rollout of a step: {tokens / 1e6:,.2f} M tokens at most; {rollout:.1f} s if rows hold "
+            f"{MEAN * config.max_tokens:,.0f} tokens on the average, the longest {config.max_tokens:,}, and only the "
             f"memory is waited for, at {BANDWIDTH / 1e12:.2f} TB/s (H100)",
             f"SFT, {config.sft_steps} updates on {config.sft_batch} episodes at full length: "
             f"{config.sft_steps * sft / 3600:.2f} hours on H100s, without links",
