@@ -3,7 +3,8 @@
     python bench/engine.py tools      [--conversations 128] [--turns 3] [--repeats 3] [--sides engine,loop]
     python bench/engine.py growth     [--rows 1,8,64,512] [--lengths 128,512,1024,4096]
     python bench/engine.py gap        [--conversations 128] [--turns 3]
-    python bench/engine.py model      --folder MODEL [--rows 1,8,32] [--prompt 64] [--new 64] [--repeats 3]
+    python bench/engine.py model      [--folder MODEL] [--rows 1,8,32] [--prompt 64] [--new 64] [--repeats 3]
+                                      [--sides engine,generate,generate_batch]
     python bench/engine.py bandwidth  [--shape qwen3-4b] [--rows 16,64,256] [--prompt 960] [--new 128]
 
 tools: conversations of several tool turns on a model of mini's shape with random weights. A tool takes exponential
@@ -22,9 +23,9 @@ growth: milliseconds of a decode step for rows x cached tokens, on the same mode
 gap: log-probs as sampled, through the cache and in a batch that changes all the time, against those of one full
 forward over the finished conversation, in float32 and in bfloat16.
 
-model: tokens a second of a real model that writes `new` tokens after each of so many prompts of equal length, and how
-many times as fast the engine is as transformers.generate on the same batch, and as generate_batch. Medians, all sides
-in turn.
+model: tokens a second of a real model (without --folder: of mini's shape with random weights) that writes `new` tokens
+after each of so many prompts of equal length, and how many times as fast the engine, the first of the sides, is as
+transformers.generate on the same batch, and as generate_batch. Medians, all sides in turn.
 
 bandwidth: tokens a second while decoding, as a share of what the memory allows: a step has to read all weights and the
 cached keys and values once, at the speed at which this machine copies memory. It also runs transformers' generate_batch
@@ -280,14 +281,17 @@ def gap(options: argparse.Namespace) -> None:
 
 
 def real_model(options: argparse.Namespace) -> None:
-    model = load_model(options.folder, Config(dtype="float32", device="cpu"))
-    sides = {"ap": "engine", "generate": "generate", "sdpa": "generate_batch"}
+    length = options.prompt + options.new
+    model = load_model(options.folder, Config(dtype="float32", device="cpu")) if options.folder else mini_shape(length)
+    known, sides = {"engine": "ap", "generate": "generate", "generate_batch": "sdpa"}, options.sides.split(",")
     print(f"{options.new} tokens after each prompt of {options.prompt}; tokens a second")
-    print("  rows" + "".join(f"{name:>16}" for name in sides.values()) + "   engine / generate   / generate_batch")
+    print("  rows" + "".join(f"{side:>16}" for side in sides)
+          + "".join(f"{'engine / ' + side:>25}" for side in sides[1:]))
     for rows in numbers(options.rows):
-        middle = written_rates(model, sides, random_prompts(rows, options.prompt), options)
-        print(f"{rows:6}" + "".join(f"{middle[side]:16.1f}" for side in sides)
-              + f"{middle['ap'] / middle['generate']:20.2f}{middle['ap'] / middle['sdpa']:19.2f}", flush=True)
+        rates = written_rates(model, [known[side] for side in sides], random_prompts(rows, options.prompt), options)
+        first, *others = rates.values()
+        print(f"{rows:6}" + "".join(f"{rate:16.1f}" for rate in (first, *others))
+              + "".join(f"{first / other:25.2f}" for other in others), flush=True)
 
 
 # ----------------------------------------------------------------------------------------------------- bandwidth
@@ -428,7 +432,8 @@ def main() -> None:
     command.add_argument("--turns", type=int, default=3)
     command.set_defaults(work=gap)
     command = commands.add_parser("model")
-    command.add_argument("--folder", required=True)
+    command.add_argument("--folder", default="")
+    command.add_argument("--sides", default="engine,generate,generate_batch")
     command.add_argument("--rows", default="1,8,32")
     command.add_argument("--prompt", type=int, default=64)
     command.add_argument("--new", type=int, default=64)

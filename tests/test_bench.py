@@ -74,6 +74,16 @@ def test_all_sides_write_with_a_model_of_a_folder(bench, monkeypatch, capsys, tm
             [ours, generate, batch, ours / generate, ours / batch], abs=0.06)
 
 
+def test_two_sides_write_with_minis_shape(bench, monkeypatch, capsys):
+    """Without a folder, and with `new` tokens behind a prompt that the shape just has room for."""
+    text = output(bench, monkeypatch, capsys, "model", "--rows", "2", "--prompt", "30", "--new", "3", "--repeats", "1",
+                  "--sides", "engine,generate")
+    head, row = text.splitlines()[-2:]
+    assert head.split() == ["rows", "engine", "generate", "engine", "/", "generate"]
+    rows, ours, other, ratio = map(float, row.split())
+    assert rows == 2 and ratio == pytest.approx(ours / other, rel=0.01)
+
+
 def test_the_gap_is_small_in_float32(bench, monkeypatch, capsys):
     text = output(bench, monkeypatch, capsys, "gap", "--conversations", "3", "--turns", "2")
     largest = [float(value) for value in re.findall(r"largest (\S+)", text)]
