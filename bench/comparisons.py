@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from ap.config import Config
 from ap.tools.commandline import FIELDS
 
-RULE = """\
-Rule: a claim is *seen* where the mean difference is above 0 with each pi_ref and Holm's adjusted p is at most 0.05, by
-Student's t beside the spread of runs pooled over the table (bench/pooled.py). It is *opposite* where the same holds
-below 0, and else *not seen*. Until every planned pair is there it is *unfinished*."""
+RULE = (
+    "Rule: a claim is *seen* where the mean difference is above 0 with each pi_ref and Holm's adjusted p is at most "
+    "0.05, by Student's t beside the spread of runs pooled over the table (bench/pooled.py). It is *opposite* where the "
+    "same holds below 0, and else *not seen*. Until every planned pair is there it is *unfinished*.")
 ALPHA = 0.05
 
 
