@@ -54,10 +54,10 @@ def test_programs_are_not_asked_and_roles_without_a_file_are_planned(tmp_path, c
 
 
 def test_the_rollout_waits_for_the_memory():
-    """All rows fit, so there is one wave: 100 steps, each with P weights of 4 bytes and 6 rows of a half-full cache,
-    2 * layers * kv heads * head width * 100 tokens * 4 bytes a row."""
+    """All rows fit, so there is one wave: 100 steps, each with P weights of 4 bytes and 6 rows that hold a fifth of 100
+    tokens and half a page, which is no longer than a row: 2 * layers * kv heads * head width * 70 * 4 bytes."""
     config = Config(gpus=1, **SMALL)
     shape = shape_of(config)
     count = sizes(shape)
-    row = 2 * 4 * 2 * 32 * 100 * 4
-    assert rollout_seconds(shape, config, count) == pytest.approx(100 * (count.total * 4 + 6 * row / 2) / 3.35e12)
+    row = 2 * 4 * 2 * 32 * 70 * 4
+    assert rollout_seconds(shape, config, count) == pytest.approx(100 * (count.total * 4 + 6 * row) / 3.35e12)

@@ -109,7 +109,8 @@ def wanted_rows(config: Config, gpus: int) -> int:
 
 def mean_bytes(shape: PretrainedConfig, config: Config) -> float:
     """KV cache of a conversation on the average: MEAN * max_tokens, and half a page that it does not fill."""
-    return row_bytes(shape, 1, width_of(config)) * (MEAN * config.max_tokens + TOKENS / 2)
+    page = min(TOKENS, config.max_tokens)
+    return row_bytes(shape, 1, width_of(config)) * (MEAN * config.max_tokens + page / 2)
 
 
 def cache_rows(shape: PretrainedConfig, config: Config, gpus: int, free: float = math.inf, full: bool = False) -> int:
