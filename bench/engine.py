@@ -286,7 +286,7 @@ def real_model(options: argparse.Namespace) -> None:
     known, sides = {"engine": "ap", "generate": "generate", "generate_batch": "sdpa"}, options.sides.split(",")
     print(f"{options.new} tokens after each prompt of {options.prompt}; tokens a second")
     print("  rows" + "".join(f"{side:>16}" for side in sides)
-          + "".join(f"{'engine / ' + side:>25}" for side in sides[1:]))
+          + "".join(f"{sides[0] + ' / ' + side:>25}" for side in sides[1:]))
     for rows in numbers(options.rows):
         rates = written_rates(model, [known[side] for side in sides], random_prompts(rows, options.prompt), options)
         first, *others = rates.values()

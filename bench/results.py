@@ -75,7 +75,8 @@ def main(argv: list[str]) -> None:
         page = put(page, table, block(table, kept))
     for table, kept in found.items():
         write_jsonl(KEPT / f"{table.name}.jsonl", kept)
-        sheet_of(table, kept, KEPT).draw()
+        sheet = sheet_of(table, kept, KEPT)
+        sheet.draw(sheet.results())
     write_text(RESULTS, page)
 
 

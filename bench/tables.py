@@ -269,7 +269,7 @@ class Sheet:
         table, measures = self.table, self.table.measures
         records = [self.bench.records[unit.key] for unit in self.units if unit.key in self.bench.records]
         planned = f"{self.seeds} seeds" + ("" if self.seeds == table.seeds else f" (planned: {table.seeds})")
-        numbers = len({number for _, number in self.pairs})
+        numbers, spreads = len({number for _, number in self.pairs}), {name: self.spread(name) for name in measures}
         lines = [
             f"## {table.title}", "", f"Written down beforehand. Hypothesis: {table.hypothesis}", "",
             f"Stopping rule: {planned} with each of {numbers} pi_ref, paired; {measures[0]} decides. {RULE}", "",
@@ -283,7 +283,7 @@ class Sheet:
                    str(len(self.values([cell.name], measures[0])))]
             for measure in measures:
                 values = list(self.values([cell.name], measure).values())
-                row.append(shown(self.spread(measure).interval(fmean(values), 1, len(values))) if values else "")
+                row.append(shown(spreads[measure].interval(fmean(values), 1, len(values))) if values else "")
             hours = self.values([cell.name], "hours").values()
             lines.append(f"| {' | '.join([*row, f'{fmean(hours):.2f}' if hours else ''])} |")
         lines += ["", f"| claim | {' | '.join(measures)} | p | Holm's p | verdict |",
@@ -293,26 +293,27 @@ class Sheet:
                                         for measure in measures),
                    f"{result.p:.4f}", f"{result.adjusted:.4f}", result.verdict]
             lines.append(f"| {' | '.join(row)} |")
-        sigma, freedom = self.spread(measures[0])
+        sigma, freedom = spreads[measures[0]]
         lines += ["", "Means over runs; of claims, the mean difference over pairs. 95 % intervals by the pooled spread "
                   f"of runs, which is {sigma:.3f} in {measures[0]} ({freedom} degrees of freedom)."]
         lines += [f"Not run: {name} ({why})." for name, why in self.lacking.items()]
         lines += [f"Left out: {table.left_out}"] if table.left_out else []
         return "\n".join(lines) + "\n"
 
-    def draw(self) -> None:
+    def draw(self, results: Sequence[Result]) -> None:
         """TABLE.svg: every run as a dot, and every pair of a claim."""
         measure, name = self.table.measures[0], self.table.name
         cells = {cell.name: [(named(*pair), value) for pair, value in self.values([cell.name], measure).items()]
                  for cell in self.cells}
-        claims = {result.claim.text: result.pairs for result in self.results()}
+        claims = {result.claim.text: result.pairs for result in results}
         write_picture(self.bench.out / f"{name}.svg", self.table.title, [
             Panel(measure, cells), Panel(f"difference in {measure}", claims, zero=True)])
 
     def write(self) -> None:
         """TABLE.md and TABLE.svg."""
-        self.draw()
-        write_text(self.bench.out / f"{self.table.name}.md", self.text(self.results()))
+        results = self.results()
+        self.draw(results)
+        write_text(self.bench.out / f"{self.table.name}.md", self.text(results))
 
 
 def means_of(pairs: dict[tuple[int, int], float]) -> list[float]:

@@ -134,7 +134,7 @@ class Schedule:
     @property
     def idle(self) -> bool:
         """Is there nothing for the model to do, because no row joins or decodes?"""
-        return not self.going()
+        return not any(row is not None and row.state in GOING for row in self.rows)
 
     def going(self) -> dict[int, int]:
         """The rows that join or decode, {index in the cache: number of tokens}."""

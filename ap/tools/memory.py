@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from ap.config import Config
-from ap.devices.shard import number_of_pieces
 from ap.devices.pages import TOKENS
+from ap.devices.shard import number_of_pieces
 from ap.engine.cache import GPU_SHARE
 from ap.engine.generate import PREFILL_TOKENS
 from ap.tools.flops import Sizes, attention_heads, sizes
