@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from ap.files import UserError, read_jsonl, write_jsonl, write_text  # noqa: E402
-from ap.tools.commandline import run_main  # noqa: E402
+from ap.tools.commandline import as_typed, run_main  # noqa: E402
 from bench.comparisons import TABLES, Table  # noqa: E402
 from bench.tables import Bench, Sheet  # noqa: E402
 
@@ -35,7 +35,8 @@ def sheet_of(table: Table, records: list[dict], folder: Path) -> Sheet:
     bench = Bench(folder)
     bench.records = {(record["cell"], record["seed"], record["pi_ref"]): record for record in records}
     common = set.intersection(*({*record["settings"].items()} for record in records))
-    bench.extra = [word for name, value in sorted(common) if name != "reference" for word in (f"--{name}", str(value))]
+    bench.extra = [word for name, value in sorted(common) if name != "reference"
+                   for word in (f"--{name}", as_typed(value))]
     return Sheet(table, bench)
 
 

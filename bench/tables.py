@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from ap.config import PARTS, Config  # noqa: E402
 from ap.files import UserError, read_jsonl, write_jsonl, write_text  # noqa: E402
 from ap.learn.checkpoint import latest  # noqa: E402
-from ap.tools.commandline import FIELDS, Parser, load_config, parse_config, run_main  # noqa: E402
+from ap.tools.commandline import FIELDS, Parser, as_typed, load_config, parse_config, run_main  # noqa: E402
 from ap.tools.evaluation import Interval, holm  # noqa: E402
 from bench import runs  # noqa: E402
 from bench.commit import commit  # noqa: E402
@@ -129,7 +129,7 @@ class Bench:
         else:
             return
         differ = [name for name in FIELDS if then.get(name) != now.get(name)]
-        was, wanted = (" ".join(f"--{name} {some.get(name, getattr(Config, name))}" for name in differ)
+        was, wanted = (" ".join(f"--{name} {as_typed(some.get(name, getattr(Config, name)))}" for name in differ)
                        for some in (then, now))
         if differ:
             raise UserError(f"{where}: {unit} was run with {was}, not {wanted}; give the same settings, or another "

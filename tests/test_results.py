@@ -37,7 +37,8 @@ def test_finished_cells_are_kept_and_put_on_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "KEPT", kept)
     [omega] = [table for table in TABLES if table.name == "omega"]
     write_jsonl(tmp_path / "cells.jsonl", [
-        {"cell": cell, "seed": seed, "pi_ref": 0, "settings": {"eval_sets": 200, "reference": "pi_ref-0"},
+        {"cell": cell, "seed": seed, "pi_ref": 0, "settings": {
+            "eval_sets": 200, "reproducible": False, "reference": "pi_ref-0"},
          "commit": "abc", "numbers": {"after/valid_rate": value + seed / 100, "after/other": 1.0, "hours": 0.1}}
         for cell, value in (("mgpo", 0.8), ("omega-2", 0.7), ("grpo", 0.6)) for seed in (0, 1)])
     page.write_text("Before.\n")
@@ -49,7 +50,7 @@ def test_finished_cells_are_kept_and_put_on_the_page(tmp_path, monkeypatch):
     main([str(tmp_path), "--only", "omega"])
     text = page.read_text()
     assert text.startswith("Before.\n<!-- table omega") and text.endswith("-->\nBehind.\n") and "As it was" not in text
-    assert "### The weight of the stage advantage" in text and "Settings of all: --eval_sets 200." in text
+    assert "### The weight of the stage advantage" in text and "Settings of all: --eval_sets 200 --reproducible false." in text
     assert "| mgpo |  | 2 | 0.805 [" in text and "](docs/tables/omega.svg)" in text and "grpo" not in text
     records = read_jsonl(kept / "omega.jsonl")
     assert len(records) == 4 and records[0]["numbers"] == {"after/valid_rate": 0.8, "hours": 0.1}

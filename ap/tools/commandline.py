@@ -117,7 +117,7 @@ def _parser(uses: tuple[type | Product, ...], description: str, defaults: Config
         for field in (each for each in fields(part) if each.name in used):
             choices = PRESETS if field.name == "preset" else field.metadata["choices"]
             default = getattr(defaults, field.name)
-            shown = str(default).lower() if isinstance(default, bool) else default if default != "" else "none"
+            shown = as_typed(default) or "none"
             group.add_argument(f"--{field.name}", metavar="|".join(choices) or kinds[field.type],
                                help=f"{field.metadata['help']} (default: {shown})".replace("%", "%%"))
     return parser
@@ -183,6 +183,11 @@ def save_config(config: Config) -> None:
     write_json(path, dataclasses.asdict(config) | ({"costs": costs} if costs else {}))
 
 
+def as_typed(value: object) -> str:
+    """The value of a setting as one types it: true, not True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def load_config(folder: Path) -> Config:
     """Read the settings that a run was made with. UserError when FOLDER/config.json is missing or spoilt."""
     path = Path(folder) / "config.json"
@@ -194,8 +199,7 @@ def load_config(folder: Path) -> Config:
         if name not in FIELDS:
             raise UserError(f"{path}: unknown setting {name!r}{_close(name, FIELDS)}; "
                             "correct it or use another --name.")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        record[name] = _convert(FIELDS[name], text, f"{path}, {name}")
+        record[name] = _convert(FIELDS[name], as_typed(value), f"{path}, {name}")
     return dataclasses.replace(_preset_config(record.get("preset", Config.preset), {}), **record)
 
 
