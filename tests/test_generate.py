@@ -204,8 +204,9 @@ def test_a_late_member_of_a_group_copies_the_prompt_of_a_running_one(qwen3):
 def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
     many = prompts((3, 30, 1, 17, 9, 25))
     reference = outcome(run(qwen3, start(many)))
-    for tokens in (1, 7, 20):
-        monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", tokens)
+    for tokens, together in ((1, 1024), (7, 1024), (20, 1024), (20, 8), (16384, 6)):
+        monkeypatch.setitem(ap.engine.generate.PREFILL_TOKENS, "cpu", tokens)
+        monkeypatch.setattr(ap.engine.cache, "TOGETHER", together)
         widths, forward = [], Engine._forward
         monkeypatch.setattr(Engine, "_forward", lambda self, cache, ids, positions: (
             widths.append(positions.numel()), forward(self, cache, ids, positions))[1])
@@ -401,7 +402,7 @@ def test_who_need_not_be_reproducible_waits_for_no_tool(qwen3):
 def test_the_states_of_a_conversation_are_those_of_the_picture(qwen3, monkeypatch):
     """By hand: a prompt of 5 is prefilled as 2 + 2 tokens, and the fifth belongs to the first decode pass; a message is
     cut after 2 tokens; the cut token and the reply of 3 are prefilled as 2 + 2, and the same pass draws a token."""
-    monkeypatch.setattr(ap.engine.generate, "PREFILL_TOKENS", 2)
+    monkeypatch.setitem(ap.engine.generate.PREFILL_TOKENS, "cpu", 2)
     before, after, a_pass = [], [], Engine._pass
 
     def watched(engine, schedule, *rest):
@@ -528,6 +529,10 @@ def test_rows_are_read_together_while_their_padding_is_little_and_within_the_cac
     assert widths(1024, [(1, 0, 10), (2, 6, 4)]) == [(1, 1, 8), (1, 10, 10), (1, 4, 10)]
     assert widths(1024, [(1, 0, 5), (2, 6, 4), (3, 2, 3)]) == [(1, 1, 8), (3, 5, 10)]
     assert widths(12, [(1, 0, 5), (2, 6, 4), (3, 2, 3)]) == [(1, 1, 8), (2, 5, 10), (1, 3, 5)]
+    # A long span goes in pieces, each of which reads no key behind its last token; not where it begins its row.
+    assert widths(4, [(1, 1, 13), (2, 6, 1)]) == [(1, 1, 8), (1, 4, 5), (1, 4, 9), (1, 4, 13), (2, 1, 14)]
+    assert widths(4, [(1, 0, 13), (2, 6, 1)]) == [(1, 1, 8), (1, 13, 13), (1, 1, 7)]
+    assert widths(4, [(1, 0, 5), (2, 2, 5)]) == [(1, 1, 8), (1, 5, 5), (1, 4, 6), (1, 1, 7)]
 
 
 def test_only_rows_that_decode_are_computed(qwen3, monkeypatch):
@@ -619,6 +624,8 @@ def test_flash_attention_is_given_the_cache_in_place(model, monkeypatch):
         calls.append(options["cache_seqlens"]), with_kvcache(*arguments, **options))[1])
     assert outcome(run(model, start(prompts()))) == expected
     assert outcome(run(model, start(prompts()), max_rows=2)) == expected
+    monkeypatch.setattr(ap.engine.cache, "TOGETHER", 4)
+    assert outcome(run(model, start(prompts()))) == expected
     # Attention was computed by them, and where rows begin was converted once for all layers.
     assert len(calls) == len({id(starts) for starts in calls}) * model.config.num_hidden_layers > 0
 

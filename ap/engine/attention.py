@@ -89,8 +89,9 @@ def cached_attention(layer: int, query, key, value, scaling, cache) -> torch.Ten
         else:
             keys, values, mask = cache.read(layer, piece)
             # Query heads that share a key-value head are treated as more queries of that head, so no key is copied.
-            folded = asked.reshape(*keys.shape[:2], -1, keys.shape[-1])  # (b, kv heads, groups * width, D)
-            out = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+            folded = asked if piece.causal else asked.reshape(*keys.shape[:2], -1, keys.shape[-1])
+            out = F.scaled_dot_product_attention(  # folded: (b, kv heads, groups * width, D)
+                folded, keys, values, attn_mask=mask, is_causal=piece.causal, scale=scaling, enable_gqa=piece.causal)
             out = out.reshape(asked.shape).transpose(1, 2)  # (b, width, heads, D)
         outs.append(out.flatten(0, 1)[piece.real])
     return torch.cat(outs).unsqueeze(0)

@@ -5,7 +5,7 @@
 A row holds the keys and values of the tokens 0 .. cached - 1 of its conversation. A forward pass writes those of new
 tokens behind them, and lets each query see the keys at its own and earlier positions. The tokens of a pass lie end to
 end, (1, N), in pieces whose attention is computed in one call each: first a piece with one token of each row that
-decodes, then pieces with the tokens of rows that join (rows whose tokens are prefilled), several rows in a piece.
+decodes, then pieces with the tokens of rows that join (rows whose tokens are prefilled), several rows or part of one.
 
 *Choice*: rows, not vLLM's tables of pages. Attention reads rows in place as a slice, without a special kernel. A row
 reserves addresses for the longest conversation that is allowed, but has memory only for the tokens that it holds
@@ -26,7 +26,7 @@ from ap.files import UserError
 
 CPU_BYTES = 32 << 30  # *choice*: most bytes of keys and values, or half of the memory; others wait for a row
 GPU_SHARE = 0.8  # *choice*: share of the memory that is free when a rollout begins; the rest is for activations
-TOGETHER = 1024  # *choice*: most tokens, padding included, in a piece of several joining rows
+TOGETHER = 1024  # *choice*: most tokens, padding included, in a piece of joining rows; a longer span makes several
 
 
 def budget(device: torch.device) -> int:
@@ -54,6 +54,7 @@ class Piece:
     seen: int  # keys that are read of each row: at least all that its new tokens may see
     padded: slice | torch.Tensor  # (b * width,) places of the piece's tokens in the pass, padding included
     real: slice | torch.Tensor  # (n,) which of these are not padding
+    causal: bool = False  # all begin their rows, so that the t-th new token of a row sees its first t keys
     mask: torch.Tensor | None = None  # see Cache.read
 
     @classmethod
@@ -72,7 +73,8 @@ class Piece:
             begin += span.count
         index, starts, _ = torch.tensor(spans, device=device).T
         seen = max(span.start + span.count for span in spans)
-        return cls(index, starts, width, seen, *(torch.tensor(places, device=device) for places in (padded, real)))
+        return cls(index, starts, width, seen, *(torch.tensor(places, device=device) for places in (padded, real)),
+                   causal=not any(span.start for span in spans))
 
     @cached_property
     def index(self) -> torch.Tensor:
@@ -121,12 +123,15 @@ class Cache:
         if starts:
             self.pieces.append(Piece.decode(self.at[1, :len(starts)], max(starts) + 1))
         parts: list[list[Span]] = []  # each becomes a piece, as wide as its first span
-        for span in joining:
-            width = parts[-1][0].count if parts else 0  # padding must lie within the cache, too
-            if parts and (len(parts[-1]) + 1) * width <= TOGETHER and span.start + width <= self.length:
-                parts[-1].append(span)
-            else:
-                parts.append([span])
+        for row, start, count in joining:
+            most = TOGETHER if start else count  # a mask costs time for all keys; causal attention skips the later ones
+            for first in range(start, start + count, most):
+                span = Span(row, first, min(most, start + count - first))
+                width = parts[-1][0].count if parts else 0  # padding must lie within the cache, too
+                if span.count <= width and (len(parts[-1]) + 1) * width <= TOGETHER and first + width <= self.length:
+                    parts[-1].append(span)
+                else:
+                    parts.append([span])
         begin = len(starts)
         for part in parts:
             self.pieces.append(Piece.join(part, begin, self.store.device))
@@ -150,15 +155,15 @@ class Cache:
         rows, positions = self.at
         self.store[rows, layer, :, :, positions] = torch.cat((key, value)).permute(2, 0, 1, 3)  # (N, 2, kv heads, D)
 
-    def read(self, layer: int, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def read(self, layer: int, piece: Piece) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """What the tokens of a piece may see: keys and values, (b, kv heads, seen, D) each, and a mask.
 
         The mask, of 0 and -inf, is added to the attention scores: (b, 1, groups * width, seen) or, where width is 1,
-        (b, 1, 1, seen). It is built once for all layers. It holds numbers, because attention would convert booleans to
-        numbers again in each layer.
+        (b, 1, 1, seen); none is needed where the piece is causal. It is built once for all layers. It holds numbers,
+        because attention would convert booleans to numbers again in each layer.
         """
         keys, values = (slots[piece.rows, :, :piece.seen] for slots in self.slots(layer))
-        if piece.mask is None:
+        if piece.mask is None and not piece.causal:
             last = piece.starts.unsqueeze(1) + torch.arange(piece.width, device=keys.device)  # (b, width)
             hidden = torch.arange(piece.seen, device=keys.device) > last.unsqueeze(2)  # (b, width, seen)
             mask = keys.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf).unsqueeze(1)

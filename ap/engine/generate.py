@@ -34,7 +34,9 @@ from ap.engine.rows import Conversation, Row, Schedule
 from ap.engine.sampling import Sampling
 from ap.engine.workers import Workers
 
-PREFILL_TOKENS = 8192  # most tokens that joining rows feed in one pass; longer prompts take several
+# Most tokens that joining rows feed in one pass; longer prompts take several. *Choice*: what begins a row needs no
+# mask, so a long prompt is faster in one pass, but on a GPU its activations take memory from the rows.
+PREFILL_TOKENS = {"cpu": 16384, "cuda": 8192}
 LOOK_EVERY = 8  # *choice*: passes between two checks for replies, where decode steps are recorded
 SMALL = 10_000_000  # *choice*: up to so many weights, a pass on a CPU uses one thread; tools need the other cores
 
@@ -121,7 +123,7 @@ class Engine:
     ) -> None:
         """Feed the last token of each row that decodes, and tokens of rows that join; then draw the next token of each
         row all of whose tokens have been fed."""
-        cache, rows, spans = schedule.cache, schedule.rows, schedule.to_feed(PREFILL_TOKENS)
+        cache, rows, spans = schedule.cache, schedule.rows, schedule.to_feed(PREFILL_TOKENS[self.model.device.type])
         together = decoding if graphs is None else []  # rows that decode in the same pass in which others join
         ids, drawn, places = [row.ids[-1] for row in together], [*together], [*range(len(together))]
         for b, start, count in spans:

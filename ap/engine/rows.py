@@ -244,11 +244,9 @@ class Schedule:
 
         Of new rows with the same prompt, only the first is fed, since the others will copy it (share_prompts).
         """
-        joining = self.in_state(State.JOINING)
-        if not joining:  # true in most passes, and comparing long prompts takes time
-            return []
-        begun = {row.prompt for row in self.rows if row is not None and row.cached and len(row.prompt) > 1}
-        spans = []
+        joining, begun, spans = self.in_state(State.JOINING), set(), []
+        if joining:  # not in most passes, and comparing long prompts takes time
+            begun = {row.prompt for row in self.rows if row is not None and row.cached and len(row.prompt) > 1}
         for b, row in joining:
             if most and self.cache.pages.held[b] and (row.cached or row.prompt not in begun):
                 begun.add(row.prompt)

@@ -190,7 +190,7 @@ def passes(shape: PretrainedConfig, config: Config, rows: int, recompute: bool) 
         f"KV cache, {rows} rows of {MEAN * config.max_tokens:,.0f} tokens on the average":
             Phases(rows * mean_bytes(shape, config), 0, 0),
         f"activations of {tokens:,} tokens, logits": Phases(
-            max(PREFILL_TOKENS * layer_activations(shape, w), drawing), scoring_activations(shape, tokens, w),
+            max(PREFILL_TOKENS["cuda"] * layer_activations(shape, w), drawing), scoring_activations(shape, tokens, w),
             activations(shape, tokens, w, recompute)),
     }
 
