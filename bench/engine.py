@@ -42,7 +42,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -186,9 +186,19 @@ def up_to_stop(ids: list[int]) -> list[int]:
 SIDES = {"engine": run_engine, "loop": run_loop, "generate_batch": run_generate_batch}
 
 
+def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """For argparse: names from a list with commas, all of them known."""
+    def parse(text: str) -> list[str]:
+        if unknown := [name for name in text.split(",") if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return text.split(",")
+
+    return parse
+
+
 def tools(options: argparse.Namespace) -> None:
     model = mini_shape(2048)
-    sides = options.sides.split(",")
+    sides = options.sides
     rates: dict[str, list[float]] = {side: [] for side in sides}
     parts: dict[str, list[float]] = {}
     for repeat in range(-1, options.repeats):  # the first one warms up
@@ -280,15 +290,18 @@ def gap(options: argparse.Namespace) -> None:
 # --------------------------------------------------------------------------------------------------------- model
 
 
+MODEL_SIDES = {"engine": "ap", "generate": "generate", "generate_batch": "sdpa"}  # names of written_rates
+
+
 def real_model(options: argparse.Namespace) -> None:
     length = options.prompt + options.new
     model = load_model(options.folder, Config(dtype="float32", device="cpu")) if options.folder else mini_shape(length)
-    known, sides = {"engine": "ap", "generate": "generate", "generate_batch": "sdpa"}, options.sides.split(",")
+    sides = options.sides
     print(f"{options.new} tokens after each prompt of {options.prompt}; tokens a second")
     print("  rows" + "".join(f"{side:>16}" for side in sides)
           + "".join(f"{sides[0] + ' / ' + side:>25}" for side in sides[1:]))
     for rows in numbers(options.rows):
-        rates = written_rates(model, [known[side] for side in sides], random_prompts(rows, options.prompt), options)
+        rates = written_rates(model, [MODEL_SIDES[side] for side in sides], random_prompts(rows, options.prompt), options)
         first, *others = rates.values()
         print(f"{rows:6}" + "".join(f"{rate:16.1f}" for rate in (first, *others))
               + "".join(f"{first / other:25.2f}" for other in others), flush=True)
@@ -420,7 +433,7 @@ def main() -> None:
     command.add_argument("--conversations", type=int, default=128)
     command.add_argument("--turns", type=int, default=3)
     command.add_argument("--repeats", type=int, default=3)
-    command.add_argument("--sides", default=",".join(SIDES))
+    command.add_argument("--sides", type=some_of(SIDES), default=",".join(SIDES))
     command.set_defaults(work=tools)
     command = commands.add_parser("growth")
     command.add_argument("--rows", default="1,8,64,512")
@@ -433,7 +446,7 @@ def main() -> None:
     command.set_defaults(work=gap)
     command = commands.add_parser("model")
     command.add_argument("--folder", default="")
-    command.add_argument("--sides", default="engine,generate,generate_batch")
+    command.add_argument("--sides", type=some_of(MODEL_SIDES), default=",".join(MODEL_SIDES))
     command.add_argument("--rows", default="1,8,32")
     command.add_argument("--prompt", type=int, default=64)
     command.add_argument("--new", type=int, default=64)

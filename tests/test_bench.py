@@ -31,6 +31,12 @@ def test_all_sides_carry_the_same_conversations_on(bench, monkeypatch, capsys):
     assert len(shares) == 2 and sum(shares) in (99, 100, 101)
 
 
+def test_an_unknown_side_is_named(bench, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        output(bench, monkeypatch, capsys, "tools", "--sides", "engine,lop")
+    assert "argument --sides: 'lop' is none of engine, loop, generate_batch" in capsys.readouterr().err
+
+
 def test_a_failure_of_generate_batch_is_not_counted_as_tokens(bench):
     class Output:
         request_id, generated_tokens, error = "req_0", [], "out of pages"
