@@ -217,6 +217,17 @@ def test_long_prompts_go_in_pieces(qwen3, monkeypatch):
         monkeypatch.undo()
 
 
+def test_a_prompt_that_fits_into_a_pass_is_not_cut(qwen3, monkeypatch):
+    """By hand, at most 12 tokens a pass: 12 and 12 of the 30, whose other 6 wait behind the 10 and the 9 and go with the
+    5, for the longest are fed first; meanwhile rows that are fed decode."""
+    monkeypatch.setitem(ap.engine.generate.PREFILL_TOKENS, "cpu", 12)
+    joining, aim = [], Cache.aim
+    monkeypatch.setattr(Cache, "aim", lambda cache, starts, spans: (
+        joining.append([len(starts), *(tuple(span[1:]) for span in spans)]), aim(cache, starts, spans))[1])
+    Engine(qwen3, Sampling(set()), max_length=40).run(start(prompts((9, 5, 30, 10))), no_reply)
+    assert joining[:5] == [[0, (0, 12)], [0, (12, 12)], [0, (0, 10)], [1, (0, 9)], [2, (24, 6), (0, 5)]]
+
+
 # ---------------------------------------------------------------- turns
 
 

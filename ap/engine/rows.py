@@ -215,10 +215,8 @@ class Schedule:
     def share_prompts(self) -> None:
         """Let rows of which nothing is cached copy their prompt from another row with the same one, if that has it."""
         new = [(b, row) for b, row in self.in_state(State.JOINING) if row.cached == 0 and self.cache.pages.held[b]]
-        if not new:
-            return
-        holders = {row.prompt: b for b, row in enumerate(self.rows)
-                   if row is not None and row.cached >= len(row.prompt) - 1}
+        holders = {row.prompt: b for b, row in enumerate(self.rows)  # comparing long prompts takes time
+                   if new and row is not None and row.cached >= len(row.prompt) - 1}
         followers: dict[int, list[int]] = {}
         for b, row in new:
             if row.prompt in holders:
@@ -242,14 +240,16 @@ class Schedule:
     def to_feed(self, most: int) -> list[Span]:
         """The spans of joining rows that the next pass feeds, the longest first, with at most `most` tokens in all.
 
-        Of new rows with the same prompt, only the first is fed, since the others will copy it (share_prompts).
+        Only the first may be a part of what its row lacks, since what is left then would need a mask. Of new rows with
+        the same prompt, only the first is fed, since the others will copy it (share_prompts).
         """
-        joining, begun, spans = self.in_state(State.JOINING), set(), []
-        if joining:  # not in most passes, and comparing long prompts takes time
-            begun = {row.prompt for row in self.rows if row is not None and row.cached and len(row.prompt) > 1}
+        joining, spans = sorted(self.in_state(State.JOINING), key=lambda place: -place[1].unfed), []
+        begun = {row.prompt for row in self.rows
+                 if joining and row is not None and row.cached and len(row.prompt) > 1}
         for b, row in joining:
-            if most and self.cache.pages.held[b] and (row.cached or row.prompt not in begun):
+            whole = row.unfed <= most or not spans
+            if whole and self.cache.pages.held[b] and (row.cached or row.prompt not in begun):
                 begun.add(row.prompt)
                 spans.append(Span(b, row.cached, min(row.unfed, most)))
                 most -= spans[-1].count
-        return sorted(spans, key=lambda span: -span.count)
+        return spans
