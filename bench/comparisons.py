@@ -198,7 +198,7 @@ TABLES = (
         "rewards", "The rewards of the proposer",
         "The paper's r_T makes more problems that are valid and hard (0 < rho < 0.5) than other systems' rewards.",
         ("mgpo", *REWARDS), _above("mgpo", *REWARDS),
-        measures=("after/hard_yield", "after/valid_rate", "after/pass_rate", "last/repeated_rate"),
+        measures=("after/hard_yield", "after/valid_rate", "after/pass_rate", "after/skills_kept", "last/repeated_rate"),
         left_out="" if REWARDS else "This version has no other reward (--reward)."),
     Table(
         "harder", "A world in which a problem can be made harder at no risk",
