@@ -301,7 +301,8 @@ def real_model(options: argparse.Namespace) -> None:
     print("  rows" + "".join(f"{side:>16}" for side in sides)
           + "".join(f"{sides[0] + ' / ' + side:>25}" for side in sides[1:]))
     for rows in numbers(options.rows):
-        rates = written_rates(model, [MODEL_SIDES[side] for side in sides], random_prompts(rows, options.prompt), options)
+        prompts = random_prompts(rows, options.prompt)
+        rates = written_rates(model, [MODEL_SIDES[side] for side in sides], prompts, options)
         first, *others = rates.values()
         print(f"{rows:6}" + "".join(f"{rate:16.1f}" for rate in (first, *others))
               + "".join(f"{first / other:25.2f}" for other in others), flush=True)

@@ -215,8 +215,10 @@ class Schedule:
     def share_prompts(self) -> None:
         """Let rows of which nothing is cached copy their prompt from another row with the same one, if that has it."""
         new = [(b, row) for b, row in self.in_state(State.JOINING) if row.cached == 0 and self.cache.pages.held[b]]
-        holders = {row.prompt: b for b, row in enumerate(self.rows)  # comparing long prompts takes time
-                   if new and row is not None and row.cached >= len(row.prompt) - 1}
+        if not new:
+            return
+        holders = {row.prompt: b for b, row in enumerate(self.rows)
+                   if row is not None and row.cached >= len(row.prompt) - 1}
         followers: dict[int, list[int]] = {}
         for b, row in new:
             if row.prompt in holders:
@@ -244,8 +246,7 @@ class Schedule:
         the same prompt, only the first is fed, since the others will copy it (share_prompts).
         """
         joining, spans = sorted(self.in_state(State.JOINING), key=lambda place: -place[1].unfed), []
-        begun = {row.prompt for row in self.rows
-                 if joining and row is not None and row.cached and len(row.prompt) > 1}
+        begun = {row.prompt for row in self.rows if joining and row is not None and row.cached and len(row.prompt) > 1}
         for b, row in joining:
             whole = row.unfed <= most or not spans
             if whole and self.cache.pages.held[b] and (row.cached or row.prompt not in begun):

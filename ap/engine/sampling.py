@@ -51,9 +51,9 @@ def inverse(logprobs: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
     """Tokens (B,) by inverse transform sampling: the first token of each row with u < F(token), where F is the
     cumulative distribution and u the row's uniform random number.
 
-    Summed in float64, so that rare tokens keep their probability. The clamp is for u * F(last) rounding up to F(last).
+    In float64, so that rare tokens keep their exact probability. The clamp is for u * F(last) rounding up to F(last).
     """
-    below = logprobs.exp().double().cumsum_(-1)  # (B, V)
+    below = logprobs.double().exp_().cumsum(-1)  # (B, V)
     threshold = torch.tensor(uniforms, dtype=torch.float64, device=below.device).unsqueeze(1) * below[:, -1:]
     return torch.searchsorted(below, threshold, right=True).squeeze(1).clamp(max=below.shape[1] - 1)
 
