@@ -35,6 +35,7 @@ from ap.tools.evaluation import load_problems  # noqa: E402
 STEPS, PROBLEMS, ATTEMPTS, COUNT = 200, 32, 8, 1000
 MINI = Mini()
 KINDS = {kind: index for index, kind in enumerate(MINI.skills)}
+WRONG = np.array([], dtype=int)  # a problem with a wrong answer: no attempt differs in reward, so none teaches
 START = np.array([step_risk(kind, SLIPS[0]) for kind in KINDS])  # how often a step of each kind goes wrong
 
 
@@ -86,7 +87,7 @@ def learn(problems: list[np.ndarray], lr: float, carry: float, seed: int) -> np.
             np.add.at(gradient, kinds, raised)
             gradient[shared] += carry * raised.sum()
             tokens += slipped.size
-        gradient /= tokens
+        gradient /= max(tokens, 1)
         first, second = 0.9 * first + 0.1 * gradient, 0.99 * second + 0.01 * gradient ** 2
         scale = np.sqrt(second / (1 - 0.99 ** (step + 1))) + 1e-8
         moved += warmup_cosine(step, STEPS, lr) * first / (1 - 0.9 ** (step + 1)) / scale
@@ -102,7 +103,8 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=6000, help="random problems of which the hardest are taken")
     options = parser.parse_args()
     pool = draws((2, 3, 4), options.pool, "pool")
-    arms = {"random": pool[:COUNT]}
+    third = COUNT // 3
+    arms = {"random": pool[:COUNT], "a third right": [*pool[:third], *[WRONG] * (COUNT - third)]}
     if options.problems:
         written = [steps_of(problem["question"]) for problem in load_problems(Path(options.problems))]
         arms |= {"proposer, last": written[-COUNT:], "proposer, hardest": hardest(written)}

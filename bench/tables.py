@@ -1,7 +1,7 @@
 """Every comparison of the paper in the miniature: its runs, its tables and its pictures.
 
     python bench/tables.py [--only rl,gates] [--out runs/tables] [--seeds 8] [--jobs 2] [--reference RUN,RUN]
-                           [--data FOLDER] [--quick] [any setting of run_mgpo.py]
+                           [--quick] [any setting of run_mgpo.py]
 
 What is compared, and which claims are tested, stands in bench/comparisons.py. One cell (a system, a seed, a pi_ref)
 after the other is run, seed by seed, so that what is finished is a result already. Stop it whenever you like: the same
@@ -10,12 +10,14 @@ command goes on where it was. After each cell it writes
     OUT/cells.jsonl             a line for each finished cell: its options, the commit of the code, and all its numbers
     OUT/TABLE.md, TABLE.svg     the table with its claims, and every seed as a dot
 
-pi_ref is made by run_sft.py in OUT, with the seeds 0, 1, ..., unless --reference names finished runs. --data: each
-NAME.jsonl in that folder, of {question, answer}, is an arm of the table `data` more. --quick: one seed of a tiny size,
-to see that all of it runs; its figures mean nothing. Cells whose settings differ from the finished ones' are refused.
+pi_ref is made by run_sft.py in OUT, with the seeds 0, 1, ..., unless --reference names finished runs. All seeds with
+one pi_ref share a start of the solver, and for each seed bench/data.py writes what other systems would give it. --quick:
+one seed of a tiny size, to see that all of it runs; its figures mean nothing. Cells whose settings differ from the
+finished ones' are refused.
 """
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -36,12 +38,11 @@ from ap.tools.commandline import FIELDS, Parser, as_typed, load_config, parse_co
 from ap.tools.evaluation import Interval, holm  # noqa: E402
 from bench import runs  # noqa: E402
 from bench.commit import commit  # noqa: E402
-from bench.comparisons import ALPHA, CELLS, QUICK, RULE, TABLES, Cell, Claim, Table  # noqa: E402
+from bench.comparisons import ALPHA, CELLS, QUICK, RULE, SOLVER, TABLES, Cell, Claim, Table  # noqa: E402
 from bench.pictures import Panel, write_picture  # noqa: E402
 from bench.pooled import Spread  # noqa: E402
 
 PROBLEMS = 3000  # that a proposer writes for the table `data`, beside those of its training
-SOLVER = ("run_solver.py",)
 UNUSED = "-"  # the name of no run: the settings of a cell are read as those of a new one
 
 
@@ -73,7 +74,8 @@ class Bench:
 
     def __init__(self, out: Path, extra: Sequence[str] = (), references: Sequence[str] = (), problems: int = PROBLEMS):
         self.out, self.extra, self.references, self.problems = Path(out), list(extra), list(references), problems
-        self.log, self.lock, self.failures = self.out / "cells.jsonl", threading.Lock(), []
+        self.log, self.failures = self.out / "cells.jsonl", []
+        self.lock, self.making = threading.Lock(), threading.Lock()
         found = read_jsonl(self.log) if self.log.exists() else []
         self.records = {(record["cell"], record["seed"], record["pi_ref"]): record for record in found}
 
@@ -170,13 +172,40 @@ class Bench:
         if ours and not (unit.arm and (folder / "report.html").exists()):  # the page is the last that a proposer writes
             runs.play(("run_mgpo.py",) if unit.arm else unit.cell.script, self.argv(unit), log)
         if ours and unit.arm:
-            runs.play(unit.cell.script, ["--out", str(self.out), "--name", folder.name, *unit.cell.options], log)
+            self.play_arm(unit, log)
         numbers = runs.solver_numbers_of(folder, unit.arm) if unit.arm else runs.numbers_of(folder)
         with self.lock:
             self.records[unit.key] = {
                 "cell": unit.cell.name, "seed": unit.seed, "pi_ref": unit.number, "settings": self.signature(unit),
                 "weights": self.weights(unit), "commit": commit() if ours else None, "numbers": numbers}
             write_jsonl(self.log, self.records.values())
+
+    def arm_argv(self, unit: Unit) -> list[str]:
+        """The words of run_solver.py. The file that its arm learns from, if a cell names one, is written here."""
+        argv = ["--out", str(self.out), "--name", self.folder(unit).name, *unit.cell.options]
+        if not unit.cell.file:
+            return argv
+        path = self.out / f"data-{unit.seed}" / unit.cell.file
+        with self.making:
+            if not path.exists():
+                runs.play(("bench/data.py",), [str(path.parent), "--seed", str(unit.seed)],
+                          self.out / f"{path.parent.name}.log")
+        return [*argv, "--solver_problems", str(path)]
+
+    def play_arm(self, unit: Unit, log: Path) -> None:
+        """Run run_solver.py for an arm. The first one makes the start of the solver for all seeds with its pi_ref."""
+        folder, argv = self.folder(unit), self.arm_argv(unit)
+        start = Path("solver", "start", f"step-{load_config(folder).solver_sft_steps:06d}")
+        with self.making:
+            others = [path for path in self.out.glob(f"solver-*/{start}")
+                      if path.parents[2].name.partition("-pi")[2] == folder.name.partition("-pi")[2]]
+            if not others:
+                return runs.play(SOLVER, argv, log)
+            if not (folder / start).exists():
+                shutil.copytree(others[0], part := folder / "start.part", dirs_exist_ok=True)
+                (folder / start).parent.mkdir(parents=True, exist_ok=True)
+                part.rename(folder / start)
+        runs.play(SOLVER, argv, log)
 
     def attempt(self, deed: Callable, *arguments) -> None:
         """Do it; a failure is told, and the others go on."""
@@ -335,22 +364,6 @@ def shown(interval: Interval, sign: str = "") -> str:
 # ---------------------------------------------------------------------------------------------------------- main
 
 
-def add_data(folder: str, tables: Sequence[Table]) -> list[Table]:
-    """The tables, where `data` has an arm more for each file of the folder."""
-    files = sorted(Path(folder).glob("*.jsonl"))
-    if not files:
-        raise UserError(f"--data {folder}: no NAME.jsonl there.")
-    for path in files:
-        if path.stem in CELLS:
-            raise UserError(f"{path}: there is a cell {path.stem} already; give the file another name.")
-        CELLS[path.stem] = Cell(
-            path.stem, ("--solver_arm", path.stem, "--solver_problems", str(path)), SOLVER)
-    names = tuple(path.stem for path in files)
-    more = tuple(Claim(f"proposer > {name}", ("proposer",), (name,)) for name in names)
-    return [replace(table, cells=table.cells + names, claims=table.claims + more) if table.name == "data" else table
-            for table in tables]
-
-
 def run_tables(sheets: Sequence[Sheet], bench: Bench, jobs: int) -> None:
     """Run what is not finished, table by table, and write each table whenever one of its cells is finished."""
     planned = {unit.key: unit for sheet in sheets for unit in sheet.units}.values()
@@ -400,14 +413,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--reference", default="", help="finished runs whose pi_ref to take, instead of making some")
     parser.add_argument("--seeds", type=int, help="seeds 0 .. n-1, instead of what each table plans")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each with one thread (default: 2)")
-    parser.add_argument("--data", default="", help="folder of NAME.jsonl for the table data")
     parser.add_argument("--quick", action="store_true", help="a tiny copy with one seed and one pi_ref")
     options, extra = parser.parse_known_args(argv)
     if unknown := [name for name in options.only.split(",") if name not in names]:
         raise UserError(f"--only {unknown[0]}: no such table; choose among {', '.join(names)}.")
     tables = [table for table in TABLES if table.name in options.only.split(",")]
-    if options.data:
-        tables = add_data(options.data, tables)
     if owned := [word for word in extra if word.split("=")[0] in ("--seed", "--name")]:
         raise UserError(f"{owned[0]}: each cell has its own; use --seeds and --out.")
     out = options.out or ("runs/quick-tables" if options.quick else "runs/tables")

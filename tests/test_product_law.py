@@ -22,6 +22,13 @@ def test_a_solver_learns_the_steps_that_it_practises():
     assert (bench.learn([np.array([2, 2])], lr=0.02, carry=1.0, seed=0) < before).all()
 
 
+def test_a_problem_with_a_wrong_answer_teaches_nothing():
+    """Adam's steps are as long after all, so half of the problems teach nearly as much."""
+    good = [np.array([2, 2])]
+    [whole, half, little] = [bench.learn(good + n * [bench.WRONG], lr=0.02, carry=0.0, seed=0)[2] for n in (0, 1, 99)]
+    assert whole < half < little < bench.START[2] and half - whole < 0.3 * (bench.START[2] - whole)
+
+
 def test_random_problems_are_sound_and_shallow_ones_frequent():
     sizes = [len(problem) for problem in bench.draws((2, 3, 4), 200, "test")]
     assert set(sizes) <= {2, 3, 4} and sizes.count(2) > sizes.count(3) > sizes.count(4)

@@ -6,17 +6,19 @@ import shutil
 import threading
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ap.files import UserError, read_jsonl, write_json, write_jsonl
-from ap.tools.commandline import FIELDS
+from ap.config import Config
+from ap.files import UserError, read_jsonl, write_json, write_jsonl, write_text
+from ap.tools.commandline import FIELDS, save_config
 from bench import runs, tables
-from bench.comparisons import ALPHA, CELLS, QUICK, TABLES, Cell, Claim, Table
+from bench.comparisons import ALPHA, CELLS, QUICK, SOLVER, TABLES, Cell, Claim, Table
 from bench.pictures import Panel, ticks_of, write_picture
 from bench.pooled import Spread, quantile, student
-from bench.tables import Bench, Sheet, main, run_tables, verdict_of
+from bench.tables import Bench, Sheet, Unit, main, run_tables, verdict_of
 
 TINY = """--device cpu --corpus_size 120 --hidden_size 16 --layers 1 --heads 2 --intermediate_size 32 --eval_sets 4
 --max_turns 6 --max_tokens 256 --sft_trajectories 16 --sft_steps 4 --sft_batch 2 --groups 2 --group_size 2
@@ -330,32 +332,50 @@ def test_two_pi_ref_and_a_wrong_option(tmp_path, played, monkeypatch, ran):
     assert played == [f"{cell}-{seed}{pi}" for seed in (0, 1) for pi in ("", "-pi1") for cell in TABLE.cells]
     for words, told in ((["--only", "sizes"], "no such table; choose among small, single"),
                         (["--omegga", "1"], "unknown setting --omegga"),
-                        (["--seed=3"], "--seed=3: each cell has its"), (["--data", str(tmp_path)], "no NAME.jsonl")):
+                        (["--seed=3"], "--seed=3: each cell has its")):
         with pytest.raises(UserError, match=told):
             main([*given, *words])
 
 
-def test_files_are_more_arms_of_the_solver(tmp_path, played, monkeypatch):
-    [data] = [table for table in TABLES if table.name == "data"]
-    monkeypatch.setattr(tables, "CELLS", dict(CELLS))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "agentic_math.jsonl").write_text("")
-    [table] = tables.add_data(str(tmp_path / "data"), [data])
-    assert table.cells == (*data.cells, "agentic_math") and table.claims[-1].text == "proposer > agentic_math"
-    bench = Bench(tmp_path / "out")
-    sheet = Sheet(table, bench, seeds=1)
-    assert sheet.units[-1].cell.options[-1] == str(tmp_path / "data" / "agentic_math.jsonl")
-    assert {bench.folder(unit).name for unit in sheet.units} == {"solver-0"}  # one proposer, one start of the solver
-    folder = tmp_path / "out" / "solver-0"
-    for arm, phase, value in (("start", "start", 0.2), ("random", "end", 0.5)):
-        write_json(folder / "solver" / arm / f"evaluation_{phase}.json",
-                   {"deeper": {"mean@4": [value, 0, 1], "pass@2": [0.9, 0, 1], "cut": 0.1}})
-    bench.run(sheet.units[1])
-    assert played == [] and bench.records["random", 0, 0]["numbers"] == {
+def test_arms_of_the_solver_share_what_they_begin_with(tmp_path, monkeypatch):
+    """One proposer a seed, whose file or that of another system they learn from; one start of the solver for all."""
+    played = []
+
+    def play(script, argv, log):
+        played.append((script[0], log.stem, argv))
+        if script[0] == "bench/data.py":
+            return write_jsonl(Path(argv[0]) / "one-shot.jsonl", [])
+        if script != SOLVER:
+            (tmp_path / log.stem).mkdir()
+            save_config(Config(out=str(tmp_path), name=log.stem, solver_sft_steps=5))
+            return write_text(tmp_path / log.stem / "report.html", "")
+        solver, arm = tmp_path / log.stem / "solver", argv[argv.index("--solver_arm") + 1]
+        weights = solver / "start" / "step-000005" / "weights.json"
+        if not weights.exists():
+            write_json(weights, log.stem)
+        for name, phase, value in (("start", "start", 0.2), (arm, "end", 0.5)):
+            write_json(solver / name / f"evaluation_{phase}.json",
+                       {"deeper": {"mean@4": [value, 0, 1], "pass@2": [0.9, 0, 1], "cut": 0.1}})
+
+    monkeypatch.setattr(runs, "play", play)
+    bench = Bench(tmp_path)
+    for name, seed, number in (("one-shot", 0, 0), ("one-shot-sft", 0, 0), ("proposer", 1, 0), ("proposer", 1, 1)):
+        bench.run(Unit(CELLS[name], seed, number))
+    assert [(script, log) for script, log, _ in played] == [
+        ("run_mgpo.py", "solver-0"), ("bench/data.py", "data-0"), ("run_solver.py", "solver-0"),
+        ("run_solver.py", "solver-0"), ("run_mgpo.py", "solver-1"), ("run_solver.py", "solver-1"),
+        ("run_mgpo.py", "solver-1-pi1"), ("run_solver.py", "solver-1-pi1")]
+    began = {log: json.loads((tmp_path / log / "solver/start/step-000005/weights.json").read_text())
+             for script, log, _ in played if script == "run_solver.py"}
+    assert began == {"solver-0": "solver-0", "solver-1": "solver-0", "solver-1-pi1": "solver-1-pi1"}
+    assert bench.records["one-shot", 0, 0]["numbers"] == {
         f"{phase}/deeper/{name}": number for phase, mean in (("start", 0.2), ("end", 0.5))
         for name, number in (("mean", mean), ("pass@2", 0.9), ("cut", 0.1))}
-    with pytest.raises(UserError, match="solver-0 was not played"):
-        bench.run(sheet.units[0])
+    data, one_shot, imitated = (argv for _, _, argv in played[1:4])
+    assert data[1:] == ["--seed", "0"]
+    file = ["--solver_problems", str(tmp_path / "data-0" / "one-shot.jsonl")]
+    assert one_shot[-4:] == ["--solver_arm", "one-shot", *file]
+    assert imitated[-6:] == ["--solver_arm", "one-shot-sft", "--solver_learn", "sft", *file]
 
 
 # -------------------------------------------------------------------------------------------- runs, pictures
@@ -418,3 +438,4 @@ def test_a_picture_has_a_dot_for_each_value_in_its_place(tmp_path):
         0.405, 0.41, 0.415]), (17, 95, [20, 40, 60, 80])])
 def test_ticks_are_round(low, high, expected):
     assert ticks_of(low, high) == pytest.approx(expected)
+
