@@ -180,8 +180,8 @@ TABLES = (
         "episodes begin with few skills, as pruned ones end, and when as many edits remove a skill at random.",
         ("mgpo", "mgpo-no-edit", "mgpo-random-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
         _above("mgpo", "mgpo-no-edit", "mgpo-random-edit", "mgpo-no-edit-24-turns", "mgpo-no-edit-few-skills"),
-        measures=("after/valid_rate", "after/skills_kept", "before/valid_rate", "after/turns",
-                  "after/outcome/turn_limit"),
+        measures=("after/valid_rate", "after/valid_rate/2", "after/skills_kept", "after/exec_calls",
+                  "after/outcome/turn_limit", "after/outcome/token_limit", "before/valid_rate"),
         left_out="Few skills are evaluated on skill sets of 2 and 3. Random edits begin from the pi_ref of mgpo, whose "
         "experts choose."),
     Table(
@@ -228,9 +228,9 @@ TABLES = (
     Table(
         "data", "The data of the solver",
         "At an equal budget a solver learns more from the proposer's problems than from random valid ones (whose draws "
-        "were repeated until the tool passed them), and than from those of other systems; more by GRPO than by imitating "
-        "solutions; and from right answers more than from those that nobody checked: by bench/product_law.py 0.02 to "
-        "0.05 between a third of them and all.",
+        "were repeated until the tool passed them), and than from those of other systems; more by GRPO than by "
+        "imitating solutions; and more from right answers than from those that nobody checked: by bench/product_law.py "
+        "0.02 to 0.05 between a third of them and all.",
         ("proposer", "random", "one-shot", "agentic", "mathsmith", "proposer-sft", "random-sft", "one-shot-sft",
          "agentic-sft"),
         _above("proposer", "random", "one-shot", "agentic", "mathsmith", "proposer-sft")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from statistics import fmean
 from typing import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,13 +52,17 @@ def stop() -> None:
 def numbers_of(folder: Path) -> dict[str, float]:
     """The numbers of a finished run of run_mgpo.py.
 
-    before/NAME, after/NAME: the summaries of both evaluations (ap/tools/summary.py). train/NAME, last/NAME: the
-    metrics, as their mean over the steps that have them, and in the last of these. hours, tokens: of the whole run.
+    before/NAME, after/NAME: the summaries of both evaluations (ap/tools/summary.py); valid_rate/N: where N skills
+    were drawn. train/NAME, last/NAME: the metrics, as their mean over the steps that have them, and in the last of
+    these. hours, tokens: of the whole run.
     """
     numbers = {}
     for phase in ("before", "after"):
-        summary = read_json(folder / f"evaluation_{phase}.json")["summary"]
-        numbers |= {f"{phase}/{name}": value for name, value in summary.items()}
+        evaluation, by_size = read_json(folder / f"evaluation_{phase}.json"), {}
+        for valid, skills in zip(evaluation["valid"], evaluation["skills"], strict=True):
+            by_size.setdefault(f"{phase}/valid_rate/{len(skills)}", []).append(valid)
+        numbers |= {f"{phase}/{name}": value for name, value in evaluation["summary"].items()}
+        numbers |= {name: fmean(valid) for name, valid in by_size.items()}
     columns: dict[str, list[float]] = {}
     for record in read_jsonl(folder / "metrics.jsonl"):
         for name, value in record.items():

@@ -11,9 +11,9 @@ command goes on where it was. After each cell it writes
     OUT/TABLE.md, TABLE.svg     the table with its claims, and every seed as a dot
 
 pi_ref is made by run_sft.py in OUT, with the seeds 0, 1, ..., unless --reference names finished runs. All seeds with
-one pi_ref share a start of the solver, and for each seed bench/data.py writes what other systems would give it. --quick:
-one seed of a tiny size, to see that all of it runs; its figures mean nothing. Cells whose settings differ from the
-finished ones' are refused.
+one pi_ref share a start of the solver, and for each seed bench/data.py writes what other systems would give it.
+--quick: one seed of a tiny size, to see that all of it runs; its figures mean nothing. Cells whose settings differ from
+the finished ones' are refused.
 """
 from __future__ import annotations
 

@@ -383,11 +383,15 @@ def test_arms_of_the_solver_share_what_they_begin_with(tmp_path, monkeypatch):
 
 def test_the_numbers_of_a_run_by_hand(tmp_path):
     for phase, rate in (("before", 0.4), ("after", 0.7)):
-        write_json(tmp_path / f"evaluation_{phase}.json", {"summary": {"valid_rate": rate}, "valid": [1.0]})
+        write_json(tmp_path / f"evaluation_{phase}.json", {
+            "summary": {"valid_rate": rate}, "valid": [1.0, 0.0, 1.0],
+            "skills": [["a", "b"], ["a", "c"], ["a", "b", "c"]]})
     write_jsonl(tmp_path / "metrics.jsonl", [
         {"step": 1, "critic/agrees": 0.9, "kl": 0.5, "prober": "weak"}, {"step": 2, "kl": 0.7}])
     assert runs.numbers_of(tmp_path) == {
-        "before/valid_rate": 0.4, "after/valid_rate": 0.7, "train/kl": pytest.approx(0.6), "last/kl": 0.7,
+        "before/valid_rate": 0.4, "before/valid_rate/2": 0.5, "before/valid_rate/3": 1.0,
+        "after/valid_rate": 0.7, "after/valid_rate/2": 0.5, "after/valid_rate/3": 1.0,
+        "train/kl": pytest.approx(0.6), "last/kl": 0.7,
         "train/critic/agrees": 0.9, "last/critic/agrees": 0.9, "train/step": 1.5, "last/step": 2, "hours": 0,
         "tokens": 0}
 
