@@ -120,9 +120,10 @@ CELLS = {
         "ulorl": "--solver_arm ulorl --solver_tokens ulorl",
         "entropy": "--solver_arm entropy --solver_tokens entropy",
     }, script=SOLVER),
-    **{name: Cell(name, ("--solver_arm", name, *learn), SOLVER, file=file) for name, learn, file in (
-        ("one-shot", (), "one-shot.jsonl"), ("agentic", (), "agentic.jsonl"), ("mathsmith", (), "mathsmith.jsonl"),
-        *((f"{name}-sft", ("--solver_learn", "sft"), f"{name}.jsonl") for name in ("random", "one-shot", "agentic")))},
+    **{name: Cell(name, ("--solver_arm", name), SOLVER, file=f"{name}.jsonl")
+       for name in ("one-shot", "agentic", "mathsmith")},
+    **{f"{name}-sft": Cell(f"{name}-sft", ("--solver_arm", f"{name}-sft", "--solver_learn", "sft"), SOLVER,
+                           file=f"{name}.jsonl") for name in ("random", "one-shot", "agentic")},
 }
 
 TABLES = (

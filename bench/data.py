@@ -35,11 +35,17 @@ from ap.trajectory import Problem  # noqa: E402
 MINI, ATTEMPTS = Mini(), 5
 
 
-def one_shot(rng: random.Random) -> tuple[str, str]:
-    """A problem of as many skills as the proposer begins with, and the answer that its author claims."""
+def checked(rng: random.Random) -> tuple[str, str | None]:
+    """A problem of as many skills as the proposer begins with, and its answer, if the check passes it."""
     skills = rng.sample(MINI.skills, rng.randint(Config.skills_min, Config.skills_max))
     question = MINI.draw_problem(skills, rng)
-    return question, MINI.check(question, skills).answer or str(rng.randint(0, 99))
+    return question, MINI.check(question, skills).answer
+
+
+def one_shot(rng: random.Random) -> tuple[str, str]:
+    """The same, with the answer that its author claims: a guess where the check does not pass."""
+    question, answer = checked(rng)
+    return question, answer or str(rng.randint(0, 99))
 
 
 def mathsmith(rng: random.Random) -> tuple[str, str | None]:
@@ -48,13 +54,6 @@ def mathsmith(rng: random.Random) -> tuple[str, str | None]:
     attempts = program_pool(MINI)[-1].attempt(Problem(question, ""), ATTEMPTS, question)
     answer, votes = Counter(attempts).most_common(1)[0]
     return question, answer if 2 * votes > ATTEMPTS else None
-
-
-def checked(rng: random.Random) -> tuple[str, str | None]:
-    """A problem of as many skills as the proposer begins with, and its answer, if the check passes it."""
-    skills = rng.sample(MINI.skills, rng.randint(Config.skills_min, Config.skills_max))
-    question = MINI.draw_problem(skills, rng)
-    return question, MINI.check(question, skills).answer
 
 
 WRITERS = {"one-shot": one_shot, "mathsmith": mathsmith, "random": checked}

@@ -442,4 +442,3 @@ def test_a_picture_has_a_dot_for_each_value_in_its_place(tmp_path):
         0.405, 0.41, 0.415]), (17, 95, [20, 40, 60, 80])])
 def test_ticks_are_round(low, high, expected):
     assert ticks_of(low, high) == pytest.approx(expected)
-
