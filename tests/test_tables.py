@@ -61,7 +61,7 @@ def test_claims_are_about_cells_that_the_table_runs_and_can_be_seen():
 def test_cells_set_what_they_are_named_after(tmp_path):
     settings = Bench(tmp_path).settings
     assert settings(CELLS["mgpo"]) == {}
-    assert settings(CELLS["off-4"]) == {"updates": 4, "gate": "off"}
+    assert settings(CELLS["off-4"]) == {"updates": 4, "gate": "off", "lr": 5e-4}
     assert settings(CELLS["mgpo-no-stage-24-turns"]) == {"omega": 0.0, "max_turns": 24}
     assert settings(CELLS["random"]) == {"problems": tables.PROBLEMS, "solver_arm": "random"}
     assert Bench(tmp_path, ["--steps", "3"]).settings(CELLS["omega-2"]) == {"omega": 2.0, "steps": 3}
