@@ -72,7 +72,7 @@ GATES = {"asymmetric": "", "symmetric": "--gate symmetric", "off": "--gate off",
          "token": "--gate_ratio token"}
 SLOW = {gate: f"{options} --lr 5e-4".strip() for gate, options in GATES.items()}  # the clip's own rate
 GATED_UPDATES = {8: tuple(GATES), 4: ("asymmetric", "off", "clip", "token"), 2: ("asymmetric", "off")}  # that are run
-GATED = ("after/valid_rate", "after/reward", "last/kl_to_ref", "train/gate_pos", "train/gate_neg")
+GATED = ("after/valid_rate", "after/reward", "train/log_ratio_abs", "train/gate_pos", "train/gate_neg")
 SOLVER = ("run_solver.py",)
 TURNS = (4, 8, 24)  # beside the default, 16
 REWARDS = {f"reward-{name}": f"--reward {name}" for name in FIELDS["reward"].metadata["choices"]
