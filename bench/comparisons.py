@@ -155,8 +155,8 @@ TABLES = (
         (Claim("asymmetric - off grows from 2 to 8 updates", ("asymmetric-8", "off-2"), ("off-8", "asymmetric-2")),
          *_above("asymmetric-4", "off-4", "clip-4", "token-4")),
         measures=GATED,
-        left_out="The symmetric gate at 2 and 4 updates, the token gate and the clip at 2. With one update mgpo has its "
-        "own learning rate, twice that of the others."),
+        left_out="The symmetric gate at 2 and 4 updates, the token gate and the clip at 2. With one update mgpo has "
+        "its own learning rate, twice that of the others."),
     Table(
         "stale", "The gates, with rollouts that are a step old",
         "Where rollouts are of the policy of a step before, a ratio is not 1 even at the only update. There the "
