@@ -150,8 +150,8 @@ TABLES = (
     Table(
         "gates-fewer", "The gates, with fewer updates a rollout",
         "With 1, 2 and 4 updates the gates matter less than with 8.",
-        ("mgpo", "grpo-fused", *(f"{gate}-{updates}" for updates in (2, 4) for gate in GATED_UPDATES[updates]),
-         "asymmetric-8", "off-8"),
+        ("mgpo", "asymmetric-8", "off-8",
+         *(f"{gate}-{updates}" for updates in (2, 4) for gate in GATED_UPDATES[updates])),
         (Claim("asymmetric - off grows from 2 to 8 updates", ("asymmetric-8", "off-2"), ("off-8", "asymmetric-2")),
          *_above("asymmetric-4", "off-4", "clip-4", "token-4")),
         measures=GATED,
