@@ -2,7 +2,7 @@
 
     python bench/agentic.py [--seeds 3] [--noise 0.2] [--count 1000]
 
-The four stages (ap/arms/agentic_math.py) by programs, from 600 seeds. The rater's T is injected, so the estimate of it
+The four stages (ap/arms/agentic_stages.py) by programs, from 600 seeds. The rater's T is injected, so the estimate of it
 can be compared with the truth, and so can the labels of `count` problems that different rules keep of all that passed
 the review: chance; the rater's own scores; the corrected ones; each of these with the long tail first among equals.
 
@@ -21,7 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.arms.agentic_math import NEAREST, Stages  # noqa: E402
+from ap.arms.agentic_stages import NEAREST, Stages  # noqa: E402
 from ap.arms.agentic_programs import Programs, joint, noise  # noqa: E402
 from ap.arms.transition import neighbours, ranking, stabilise, words  # noqa: E402
 from ap.mini.domain import Mini  # noqa: E402

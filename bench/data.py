@@ -6,7 +6,7 @@ Writes FOLDER/NAME.jsonl of {question, answer, solution}:
 
     one-shot   The only message of an author that may neither run a program nor edit: a naive draw and its answer, or a
                guess where it has none. Nobody checks either.
-    agentic    AgenticMath's four stages (ap/arms/agentic_math.py), by programs.
+    agentic    AgenticMath's four stages (ap/arms/agentic_stages.py), by programs.
     mathsmith  Two skills that nobody chose (arXiv 2508.05592), and the answer that most attempts of the strongest
                simulated prober give; without a majority the draw is dropped. *Choices*: two skills, since its five
                nearly always conflict here; without its nine strategies, which are words for a model.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ap.arms.agentic_math import Stages  # noqa: E402
+from ap.arms.agentic_stages import Stages  # noqa: E402
 from ap.arms.agentic_programs import Programs, noise  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.files import write_jsonl  # noqa: E402

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ap.arms import agentic_math
-from ap.arms.agentic_math import Stages
 from ap.arms.agentic_models import ASPECTS, Models
 from ap.arms.agentic_programs import Programs, joint, noise
+from ap.arms.agentic_stages import Stages
 from ap.arms.transition import words
 from ap.config import Config
 from ap.domains.math import Math

@@ -41,6 +41,10 @@ def test_a_reader_opens_little():
     assert len((ROOT / "README.md").read_text().split()) <= 1500
 
 
+def test_an_arm_is_short():
+    assert {path.name: lines for path in (ROOT / "ap/arms").glob("*.py") if (lines := house.code_lines(path)) > 120} == {}
+
+
 def test_functions_are_short():
     found = [f for path in (*READER, *SCRIPTS) for f in house.functions(path)]
     assert len(found) > 300
