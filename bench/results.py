@@ -24,10 +24,11 @@ KEPT, RESULTS = ROOT / "docs" / "tables", ROOT / "RESULTS.md"
 
 
 def kept_records(table: Table, records: list[dict]) -> list[dict]:
-    """Those of the table's cells, with its measures, and the hours, only."""
+    """The planned ones (a cell may have more seeds for another table), with the table's measures and the hours only."""
     names = (*table.measures, "hours")
     return [record | {"numbers": {name: round(value, 6) for name, value in record["numbers"].items() if name in names}}
-            for record in records if record["cell"] in table.cells]
+            for record in records if record["cell"] in table.cells
+            and record["seed"] < table.seeds and record["pi_ref"] < table.references]
 
 
 def sheet_of(table: Table, records: list[dict], folder: Path) -> Sheet:

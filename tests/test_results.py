@@ -40,7 +40,7 @@ def test_finished_cells_are_kept_and_put_on_the_page(tmp_path, monkeypatch):
         {"cell": cell, "seed": seed, "pi_ref": 0, "settings": {
             "eval_sets": 200, "reproducible": False, "reference": "pi_ref-0"},
          "commit": "abc", "numbers": {"after/valid_rate": value + seed / 100, "after/other": 1.0, "hours": 0.1}}
-        for cell, value in (("mgpo", 0.8), ("omega-2", 0.7), ("grpo", 0.6)) for seed in (0, 1)])
+        for cell, value in (("mgpo", 0.8), ("omega-2", 0.7), ("grpo", 0.6)) for seed in (0, 1, omega.seeds)])
     page.write_text("Before.\n")
     with pytest.raises(UserError, match="one place for the table omega: .*; there are 0"):
         main([str(tmp_path), "--only", "omega"])
