@@ -21,8 +21,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from ap.arms.agentic_stages import NEAREST, Stages  # noqa: E402
 from ap.arms.agentic_programs import Programs, joint, noise  # noqa: E402
+from ap.arms.agentic_stages import NEAREST, Stages  # noqa: E402
 from ap.arms.transition import neighbours, ranking, stabilise, words  # noqa: E402
 from ap.mini.domain import Mini  # noqa: E402
 

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from ap.arms.agentic_stages import Stages  # noqa: E402
 from ap.arms.agentic_programs import Programs, noise  # noqa: E402
+from ap.arms.agentic_stages import Stages  # noqa: E402
 from ap.config import Config  # noqa: E402
 from ap.files import write_jsonl  # noqa: E402
 from ap.mini.domain import Mini  # noqa: E402

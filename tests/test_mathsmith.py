@@ -11,8 +11,8 @@ from test_endpoint import Server, endpoint
 import run_mgpo
 from ap.arms import agentic_math
 from ap.arms.agentic_math import failed
-from ap.arms.agentic_stages import Stages
 from ap.arms.agentic_programs import Programs
+from ap.arms.agentic_stages import Stages
 from ap.arms.mathsmith import agreement, of_episode, reward, structure
 from ap.arms.rewards import pay
 from ap.config import Config
